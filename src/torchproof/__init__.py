@@ -1,0 +1,1 @@
+"""torchproof: attack, train, certify, diagnose and guard PyTorch models, and leave evidence."""

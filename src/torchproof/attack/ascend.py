@@ -1,0 +1,229 @@
+"""`ascend`: the one loop that drives every search at every site, over a queue of jobs with a fixed
+number of slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.attack.cases import Cases, Found, Jobs, Point
+from torchproof.attack.oracle import Oracle
+from torchproof.attack.queue import Queue
+from torchproof.attack.search import Search
+from torchproof.core import keys
+from torchproof.core.errors import InputError
+from torchproof.core.sets import Set
+from torchproof.core.sites import Site
+from torchproof.core.values import overwrite, put, take, tree
+
+Enclose = Callable[[Tensor], Set]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a search is run; nothing here changes what is asked about one example, but for `seed`,
+    `patience`, `budget`.
+
+    seed; ids: the examples' global ids (N,), by default their positions; slots: problems per model
+    call; patience: the number of won answers an example may give before it leaves (0: the first
+    win ends it; inf: never; in between: friendly adversarial training); last: return the last
+    iterate (training) instead of the worst point;
+    budget: forward plus backward samples a job may spend; on_done: called with problems that are
+    finished and with what was found; stop: asked before every step, True ends the run.
+    """
+
+    seed: int = 0
+    ids: Tensor | None = None
+    slots: int = 128
+    patience: float = 0.0
+    last: bool = False
+    budget: float = math.inf
+    on_done: Callable[[Found, list[int]], None] | None = None
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise InputError(
+                f"slots = {self.slots}", "a whole number >= 1", "128 is a good batch size on a CPU"
+            )
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The jobs in flight; every leaf has one row per slot. best, score, won: the worst point each
+    job has seen.
+    """
+
+    cases: Cases
+    state: Any
+    best: Any
+    score: Tensor
+    won: Tensor
+    wins: Tensor
+    spent: Tensor
+    job: Tensor
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What stays fixed during one call of `ascend`."""
+
+    oracle: Oracle
+    search: Search
+    site: Site
+    enclose: Enclose
+    x: Tensor
+    y: Tensor
+    jobs: Jobs
+    run: Run
+    device: torch.device
+    dtype: torch.dtype
+
+    def admit(self, picked: list[int]) -> Slots | None:
+        """Fresh rows for the picked jobs; asks the model nothing (but what a latent set needs)."""
+        if not picked:
+            return None
+        job = torch.tensor(picked)
+        problem, target = self.jobs.problem[job], self.jobs.target[job]
+        rows = self.site.rows(problem)
+        x, y = self.x[rows].to(self.device, self.dtype), self.y[rows].to(self.device)
+        number = problem if self.run.ids is None or self.site.shared else self.run.ids[problem]
+        key = keys.mix(self.run.seed, number, target, self.jobs.restart[job]).to(self.device)
+        allowed = self.enclose(x)
+        cases = Cases(x, y, target.to(self.device).expand(len(x)), allowed, key)
+        state = self.search.init(allowed, key)
+        zero = torch.zeros(len(picked), device=self.device)
+        best = None if self.run.last else tree(torch.clone, state.delta)
+        score = zero.to(self.dtype) - torch.inf
+        spent = torch.zeros(len(picked), 2, dtype=torch.int64, device=self.device)
+        return Slots(cases, state, best, score, zero.bool(), zero, spent, job.to(self.device))
+
+    def ask(self, live: Slots, gradient: bool) -> tuple[Slots, Point]:
+        """One question about every slot; the answer is recorded."""
+        delta = live.state.delta
+        point = self.oracle(
+            live.cases, delta, gradient, live.state.t.to(self.dtype) / self.search.steps
+        )
+        allowed = torch.ones_like(point.won)
+        if self.search.wanders:
+            allowed = live.cases.set.inside(delta)
+        won = point.won & allowed
+        live.spent.add_(torch.tensor(point.cost, device=self.device))
+        live = replace(live, wins=live.wins + won)
+        return live if self.run.last else self.remember(live, point, won, allowed), point
+
+    def remember(self, live: Slots, point: Point, won: Tensor, allowed: Tensor) -> Slots:
+        """Ranks by (won, score): two keys, never one number."""
+        better = (won & ~live.won) | ((won == live.won) & (point.score > live.score))
+        better = better & allowed
+        rows = better.nonzero()[:, 0]
+        if not len(rows):
+            return live
+        overwrite(live.best, rows, live.state.delta)
+        score = torch.where(better, point.score, live.score)
+        return replace(live, score=score, won=live.won | (won & better))
+
+    def retire(self, found: Found, gone: Slots, queue: Queue) -> None:
+        """Writes what finished jobs found, and tells who is interested."""
+        job = gone.job.cpu()
+        problem = self.jobs.problem[job]
+        value = gone.state.delta if self.run.last else gone.best
+        won = (gone.wins > 0) if self.run.last else gone.won
+        won = (won & gone.cases.set.inside(value)).cpu()
+        score = gone.score.to(found.score)
+        found.spent.index_add_(0, problem, gone.spent.cpu())
+        better = won | (~found.lost[problem] & (score > found.score[problem])) | self.run.last
+        rows, at = better.nonzero()[:, 0], problem[better]
+        put(found.value, at, take(value, rows.to(self.device)))
+        found.score[at] = score[rows]
+        found.lost[at] |= won[rows]
+        by = torch.stack([self.jobs.target[job], self.jobs.restart[job]], 1)
+        found.by[problem[won]] = by[won]
+        finished = queue.land(problem.tolist(), found.lost[problem].tolist())
+        found.done[finished] = True
+        if self.run.on_done is not None and finished:
+            self.run.on_done(found, finished)
+
+
+def ascend(
+    oracle: Oracle,
+    search: Search,
+    site: Site,
+    enclose: Enclose,
+    x: Tensor,
+    y: Tensor,
+    jobs: Jobs,
+    run: Run = Run(),
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Found:
+    """Runs every job until it is won more often than `run.patience` allows, finished, or given up.
+
+    x (N, C, H, W), y (N,) or (N, K) may live on another device than the model: rows travel when
+    their turn comes. An example leaves the batch the moment it is lost, its other jobs are
+    cancelled, and its slot is refilled. One forward and one backward per step; the last point of a
+    job is judged by a forward alone.
+    """
+    device, dtype = device or x.device, dtype or x.dtype
+    loop = _Loop(oracle, search, site, enclose, x, y, jobs, run, device, dtype)
+    with torch.inference_mode(False):
+        queue = Queue(jobs)
+        live = loop.admit(queue.pop(run.slots))
+        if live is None:
+            return Found.empty(0, x[:0], x.device)
+        found = Found.empty(site.problems(len(x)), live.state.delta, x.device)
+        while live is not None and not run.stop():
+            live, leave = _advance(loop, found, live, queue)
+            live = _refill(loop, live, leave, queue)
+    return found
+
+
+def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor]:
+    """One question and one step for every slot; retires the rows that are through."""
+    search, run = loop.search, loop.run
+    live, point = loop.ask(live, search.gradient)
+    leave = (live.wins > run.patience) | (live.spent.sum(1) >= run.budget)
+    if bool(leave.any()):
+        loop.retire(found, _pick(live, leave), queue)
+        if bool(leave.all()):
+            return live, leave
+    state = search.step(live.cases.set, live.cases.key, live.state, point)
+    live = replace(live, state=state)
+    over = (state.t >= search.steps) & ~leave
+    if bool(over.any()):
+        ending = _pick(live, over)
+        if not run.last:
+            ending, _ = loop.ask(ending, gradient=False)
+        loop.retire(found, ending, queue)
+    return live, leave | over
+
+
+def _pick(live: Slots, rows: Tensor) -> Slots:
+    """The rows of a mask; the slots themselves when it holds everywhere (at a shared site,
+    always).
+    """
+    return live if bool(rows.all()) else take(live, rows)
+
+
+def _refill(loop: _Loop, live: Slots, leave: Tensor, queue: Queue) -> Slots | None:
+    """Freed rows take new jobs in place; when the queue is dry the batch shrinks."""
+    free = leave.nonzero()[:, 0]
+    if not len(free):
+        return live
+    picked = queue.pop(len(free))
+    fresh = loop.admit(picked)
+    if len(free) == len(leave):
+        return fresh
+    if fresh is not None:
+        put(live, free[: len(picked)], fresh)
+    if len(picked) == len(free):
+        return live
+    stay = ~leave
+    stay[free[: len(picked)]] = True
+    return take(live, stay)

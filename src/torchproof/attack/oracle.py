@@ -1,0 +1,130 @@
+"""Oracles: what happens at this point? Functions of (cases, delta), without memory; wrappers have
+the same one method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from torchproof.attack.cases import Cases, Point
+from torchproof.core.errors import InputError, ModelError
+from torchproof.core.objectives import Goal, Objective
+from torchproof.core.sites import Model, Site
+from torchproof.core.values import Value, leaves, tree
+
+
+class Oracle(Protocol):
+    """Answers about P problems at once; `progress` (P,) in [0, 1] says how far each search is."""
+
+    def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Asks the model once: one forward, and one backward when the gradient is wanted.
+
+    Losses are computed in at least float32, whatever the model answers in. Raises ModelError for
+    NaN or infinite answers.
+    """
+
+    model: Model
+    site: Site
+    objective: Objective
+
+    def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
+        live = tree(lambda d: d.detach().requires_grad_(gradient), delta)
+        mode = torch.enable_grad() if gradient else torch.inference_mode()
+        with mode:
+            out = _precise(self.site.outputs(self.model, cases.x, live))
+            goal = Goal(cases.y, cases.target, progress.expand(len(cases.x)))
+            loss = self.site.gather(self.objective.loss(out, goal))
+            grad = _gradient(loss, live) if gradient else None
+        with torch.no_grad():
+            out = tree(torch.detach, out)
+            score = self.site.gather(self.objective.score(out, goal))
+            won = self.site.gather_won(self.objective.won(out, goal))
+            if not bool(torch.isfinite(score).all()):
+                raise ModelError(
+                    "a model that answers NaN or infinity at some allowed perturbation",
+                    "finite logits",
+                    "look for divisions, logarithms and overflows in its forward pass",
+                )
+        samples = len(cases.x) // len(loss)
+        cost = (samples, samples * gradient)
+        return Point(loss.detach().clone(), score.clone(), won.clone(), grad, cost)
+
+
+def _precise(out: Any) -> Any:
+    """Half-precision answers as float32."""
+    return tree(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t, out)
+
+
+def _gradient(loss: Tensor, live: Value) -> Value:
+    """The gradient of the summed losses in every leaf: rows do not mix, so each row is its own
+    loss's.
+    """
+    inputs = list(leaves(live))
+    if not loss.requires_grad:
+        raise ModelError(
+            "a model whose output does not depend on its input by differentiable operations",
+            "logits with a gradient",
+            "use a search without gradients (Square), or wrap the layer that cuts it in BPDA",
+        )
+    parts = iter(torch.autograd.grad(loss.sum(), inputs, materialize_grads=True))
+    return tree(lambda _: next(parts), live)
+
+
+@dataclass(frozen=True)
+class EOT:
+    """Expectation over transformation: the mean of `samples` answers of a randomised model
+    (Athalye et al. 2018).
+
+    A point has won when it wins in more than half of the draws.
+    """
+
+    inner: Oracle
+    samples: int = 20
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(
+                f"samples = {self.samples}", "a whole number >= 1", "the usual number is 20"
+            )
+
+    def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
+        points = [self.inner(cases, delta, gradient, progress) for _ in range(self.samples)]
+
+        def mean(ts: list[Tensor]) -> Tensor:
+            return torch.stack(ts).mean(0)
+
+        grad = tree(lambda *g: mean(list(g)), *(p.grad for p in points)) if gradient else None
+        won = mean([p.won.float() for p in points]) > 0.5
+        forward, backward = (sum(p.cost[i] for p in points) for i in (0, 1))
+        loss, score = mean([p.loss for p in points]), mean([p.score for p in points])
+        return Point(loss, score, won, grad, (forward, backward))
+
+
+def on_grid(x: Tensor, delta: Tensor, levels: int = 255) -> Tensor:
+    """delta cut towards zero until x + delta is one of levels + 1 equal grey levels, x being one
+    already.
+
+    No coordinate grows, so every ball and box that held delta holds the result.
+    """
+    return (delta * levels + 1e-4 * delta.sign()).trunc() / levels
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Asks about perturbations rounded to 8-bit images, so that what wins survives saving
+    (straight-through gradient).
+    """
+
+    inner: Oracle
+    levels: int = 255
+
+    def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
+        return self.inner(cases, on_grid(cases.x, delta, self.levels), gradient, progress)

@@ -1,0 +1,123 @@
+"""Projected gradient ascent (Madry et al. 2018) and its momentum variants (Dong et al. 2018, Lin
+et al. 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.attack.cases import Point
+from torchproof.attack.search import Search, State
+from torchproof.attack.starts import Start, Uniform
+from torchproof.core.errors import InputError
+from torchproof.core.schedules import Constant, Schedule
+from torchproof.core.sets import Set
+from torchproof.core.values import expand, tree
+
+
+def check_steps(steps: int) -> None:
+    """Raises InputError unless `steps` is a whole number >= 1."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise InputError(
+            f"steps = {steps!r}", "a whole number >= 1", "give the number of gradient steps"
+        )
+
+
+@dataclass(frozen=True)
+class PGD(Search):
+    """delta <- project(delta + length * eps * steepest(gradient)), `steps` times.
+
+    `length` is the step in units of eps, times `schedule` at each step's progress; by default 2.5
+    / steps (Madry et al. 2018's rule). Returned is the worst point seen (evaluation) or the last
+    iterate (training).
+    """
+
+    steps: int = 20
+    length: float | None = None
+    start: Start = field(default_factory=Uniform)
+    schedule: Schedule = field(default_factory=Constant)
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if self.length is not None and not self.length > 0:
+            raise InputError(
+                f"length = {self.length!r}", "a number > 0, in units of eps", "write 0.25 for eps/4"
+            )
+
+    @property
+    def random(self) -> bool:
+        return self.start.random
+
+    def init(self, set: Set, key: Tensor) -> State:
+        return State(self.start(set, key), key.new_zeros(len(key)))
+
+    def step(self, set: Set, key: Tensor, state: Any, point: Point) -> State:
+        grad: Any = point.grad
+        return State(set.advance(state.delta, grad, self.stride(state.t, point.loss)), state.t + 1)
+
+    def stride(self, t: Tensor, like: Tensor) -> Tensor:
+        """(P,) step lengths in units of eps."""
+        length = 2.5 / self.steps if self.length is None else self.length
+        return length * self.schedule(t.to(like.dtype) / self.steps)
+
+
+def _mean_scaled(g: Tensor) -> Tensor:
+    """A gradient divided by its mean absolute entry, so that gradients of all sizes weigh alike."""
+    mean = g.abs().flatten(1).mean(1) if g.dim() > 1 else g.abs()
+    return g / expand(mean.clamp_min(torch.finfo(g.dtype).tiny), g)
+
+
+@dataclass(frozen=True)
+class Moving(State):
+    """A state with a velocity."""
+
+    velocity: Any
+
+
+@dataclass(frozen=True)
+class MomentumPGD(PGD):
+    """PGD along a decayed sum of gradients, each scaled by its mean size (MI-FGSM, Dong et al.
+    2018, eq. 6).
+    """
+
+    decay: float = 1.0
+
+    def init(self, set: Set, key: Tensor) -> Moving:
+        delta = self.start(set, key)
+        return Moving(delta, key.new_zeros(len(key)), tree(torch.zeros_like, delta))
+
+    def step(self, set: Set, key: Tensor, state: Any, point: Point) -> Moving:
+        velocity = tree(lambda v, g: self.decay * v + _mean_scaled(g), state.velocity, point.grad)
+        delta: Any = set.advance(state.delta, velocity, self.stride(state.t, point.loss))
+        return Moving(delta, state.t + 1, velocity)
+
+
+@dataclass(frozen=True)
+class Looking(Moving):
+    """`delta` is the point looked ahead at, `base` the iterate itself."""
+
+    base: Any
+
+
+@dataclass(frozen=True)
+class NesterovPGD(MomentumPGD):
+    """Momentum that asks where the velocity would lead (NI-FGSM, Lin et al. 2020, eq. 6-8).
+
+    Deviation: the point looked ahead at is brought into the set, so that it may count as a result.
+    """
+
+    def init(self, set: Set, key: Tensor) -> Looking:
+        delta = self.start(set, key)
+        velocity, base = tree(torch.zeros_like, delta), tree(torch.clone, delta)
+        return Looking(delta, key.new_zeros(len(key)), velocity, base)
+
+    def step(self, set: Set, key: Tensor, state: Any, point: Point) -> Looking:
+        velocity = tree(lambda v, g: self.decay * v + _mean_scaled(g), state.velocity, point.grad)
+        stride = self.stride(state.t, point.loss)
+        base: Any = set.advance(tree(torch.clone, state.base), velocity, stride)
+        ahead: Any = set.advance(tree(torch.clone, base), velocity, self.decay * stride)
+        return Looking(ahead, state.t + 1, velocity, base)

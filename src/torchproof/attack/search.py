@@ -1,0 +1,56 @@
+"""A search: two pure functions, `init` and `step`, that never see the model, x or y (the pair
+optax has).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from torchproof.attack.cases import Point
+from torchproof.core.sets import Set
+
+
+@dataclass(frozen=True)
+class State:
+    """Where to ask next, and how many steps were taken; every leaf (P, ...), no two sharing
+    storage.
+    """
+
+    delta: Any
+    t: Tensor
+
+
+class Search(ABC):
+    """How to look for the worst point of a set.
+
+    `steps` is the number of answers it uses; evaluation then asks once more, by value only, about
+    the last point. `gradient` says whether it needs gradients, `needs` what site, set and
+    objective have to offer, `wanders` whether it also asks about points outside the set, which
+    never count.
+    """
+
+    gradient: ClassVar[bool] = True
+    wanders: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Number of answers used per job."""
+
+    @abstractmethod
+    def init(self, set: Set, key: Tensor) -> Any:
+        """The state before the first question; asks nothing."""
+
+    @abstractmethod
+    def step(self, set: Set, key: Tensor, state: Any, point: Point) -> Any:
+        """The next state, from the answer about `state.delta`."""
+
+    @property
+    def random(self) -> bool:
+        """Does the key matter? If not, restarts would repeat the same run."""
+        return True

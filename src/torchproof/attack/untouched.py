@@ -1,0 +1,100 @@
+"""Leave a model, and the global random state, exactly as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def forked(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators seeded for the block and given back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=True):
+        torch.default_generator.manual_seed(seed)
+        for d in devices:
+            torch.cuda.default_generators[d.index or 0].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Buffers (batch-norm statistics and counters) bit-equal afterwards, whatever the block does
+    to them.
+    """
+    saved = [(b, b.clone()) for b in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
+
+
+@contextmanager
+def untouched(
+    model: Callable[..., Any], seed: int = 0, device: torch.device | None = None
+) -> Iterator[None]:
+    """Eval mode and a private random state inside; every mode, buffer and generator as before
+    afterwards.
+
+    Parameters and their .grad are safe because nothing inside writes to them: gradients are taken
+    with torch.autograd.grad in the perturbation only.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [(m, m.training) for m in modules]
+    device = device if device is not None else home(model)
+    with forked(seed, device):
+        if not isinstance(model, nn.Module):
+            yield
+            return
+        with kept_buffers(model):
+            try:
+                model.eval()
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+
+def _first(model: Callable[..., Any]) -> Tensor | None:
+    if not isinstance(model, nn.Module):
+        return None
+    floating = (t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point())
+    return next(floating, None)
+
+
+def home(model: Callable[..., Any]) -> torch.device:
+    """The device a model lives on; the CPU for a plain function."""
+    first = _first(model)
+    return torch.device("cpu") if first is None else first.device
+
+
+def precision(model: Callable[..., Any]) -> torch.dtype | None:
+    """The floating type a model computes in; None for a plain function, which may take any."""
+    first = _first(model)
+    return None if first is None else first.dtype
+
+
+class Cast(nn.Module):
+    """A low-precision model that is asked, and answers, in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        out = self.model(x.to(precision(self.model)))
+        return out.float() if isinstance(out, Tensor) else out
+
+
+def adapted(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model, inside `Cast` when it is float16 or bfloat16: perturbations are always kept in at
+    least float32.
+    """
+    low = precision(model) in (torch.float16, torch.bfloat16)
+    return Cast(model) if low and isinstance(model, nn.Module) else model

@@ -1,0 +1,116 @@
+"""Counter-based random numbers: pure functions of (key, step, stream), never of batch size or
+order.
+
+A key is one int64 per problem, mixed from whatever the numbers may depend on: the seed, the
+example's id, the purpose, the restart. The generator is splitmix64 (Steele, Lea and Flood 2014),
+two 23-bit floats from each 64-bit hash, so every row is bit-identical whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
+_FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_SECOND = -7723592293110705685  # 0x94D049BB133111EB
+_HALF = (1 << 23) - 1
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of an int64 tensor."""
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _scramble(z: Tensor) -> Tensor:
+    """The splitmix64 finaliser, in place; int64 arithmetic wraps around as it needs to."""
+    z.bitwise_xor_(_shift(z, 30)).mul_(_FIRST)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_SECOND)
+    return z.bitwise_xor_(_shift(z, 31))
+
+
+def purpose(name: str) -> int:
+    """A stable number for a purpose named in words."""
+    return zlib.crc32(name.encode())
+
+
+def mix(*parts: Tensor | int | str, device: torch.device | None = None) -> Tensor:
+    """One int64 key per row from integers, words and int64 tensors, which broadcast; shape (P,).
+
+    >>> bool(mix(0, "start", torch.arange(3))[1] == mix(0, "start", torch.tensor([1]))[0])
+    True
+    """
+    key = torch.zeros(1, dtype=torch.int64, device=device)
+    for part in parts:
+        number = purpose(part) if isinstance(part, str) else part
+        key = _scramble((key * 3 + number) + _GOLDEN)
+    return key
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed in [0, 2**63) for torch's own generators, from integers and words."""
+    return int(mix(*parts)[0]) & ((1 << 63) - 1)
+
+
+def _bits(key: Tensor, step: Tensor | int, count: int, stream: int) -> Tensor:
+    """(P, 2 * count) integers of 23 bits each."""
+    start = mix(key, step, stream).unsqueeze(1)
+    z = torch.arange(1, count + 1, dtype=torch.int64, device=start.device).mul_(_GOLDEN)
+    z = _scramble(start + z)
+    return torch.cat([_shift(z, 41), z.bitwise_and_(_HALF)], 1)
+
+
+def uniform(
+    key: Tensor,
+    step: Tensor | int,
+    shape: tuple[int, ...],
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """(P, *shape) numbers in the open interval (0, 1)."""
+    n = math.prod(shape)
+    bits = _bits(key, step, (n + 1) // 2, stream)[:, :n]
+    return bits.to(dtype).add_(0.5).mul_(2.0**-23).reshape(-1, *shape)
+
+
+def normal(
+    key: Tensor,
+    step: Tensor | int,
+    shape: tuple[int, ...],
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """(P, *shape) standard normal numbers (Box and Muller 1958)."""
+    n = math.prod(shape)
+    half = (n + 1) // 2
+    u = uniform(key, step, (2 * half,), stream, dtype)
+    radius, angle = u[:, :half].log_().mul_(-2).sqrt_(), u[:, half:].mul_(2 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :n].reshape(-1, *shape)
+
+
+def integers(
+    key: Tensor, step: Tensor | int, high: Tensor | int, shape: tuple[int, ...], stream: int = 0
+) -> Tensor:
+    """(P, *shape) integers in [0, high), int64; `high` is a number or a (P,) tensor."""
+    u = uniform(key, step, shape, stream, torch.float64)
+    top = high if isinstance(high, int) else high.reshape(-1, *(1,) * len(shape))
+    return (u * top).long()
+
+
+def signs(
+    key: Tensor,
+    step: Tensor | int,
+    shape: tuple[int, ...],
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """(P, *shape) fair signs, -1 or 1."""
+    return uniform(key, step, shape, stream, dtype).sub_(0.5).sign_()
+
+
+def permutation(n: int, *parts: int | str) -> Tensor:
+    """A permutation of n things keyed by `parts`, int64."""
+    return mix(mix(*parts), torch.arange(n)).argsort(dim=0, stable=True)

@@ -1,0 +1,23 @@
+"""Intervals for proportions."""
+
+from __future__ import annotations
+
+from scipy.special import betaincinv
+
+from torchproof.core.errors import InputError
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact binomial interval of Clopper and Pearson (1934) for `hits` out of `n`.
+
+    >>> tuple(round(v, 4) for v in clopper_pearson(0, 10))
+    (0.0, 0.3085)
+    """
+    if not 0 <= hits <= n or n == 0:
+        raise InputError(
+            f"{hits} of {n}", "0 <= hits <= n with n > 0", "count at least one example"
+        )
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return low, high
