@@ -1,0 +1,48 @@
+"""What all tests share: one thread, the folder of real data, the trained networks in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+torch.set_num_threads(1)  # tests run side by side, and timings must not depend on the machine
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets and trained networks, `$TORCHPROOF_DATA`."""
+    folder = os.environ.get("TORCHPROOF_DATA")
+    if not folder:
+        pytest.skip("TORCHPROOF_DATA is not set: real data sets and trained networks are needed")
+    path = Path(folder)
+    assert path.is_dir(), f"TORCHPROOF_DATA={folder} is no folder"
+    return path
+
+
+@pytest.fixture(scope="session")
+def networks(data_dir: Path) -> Callable[[str], nn.Module]:
+    """`networks(name)`: a packed trained network in eval mode, images in [0, 1] to logits."""
+    path = data_dir / "networks.py"
+    assert path.is_file(), f"{path} is missing"
+    spec = importlib.util.spec_from_file_location("torchproof_test_networks", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    load: Callable[[str], nn.Module] = module.load
+    return load
+
+
+@pytest.fixture(autouse=True)
+def default_dtype_kept() -> Iterator[None]:
+    """No test, and nothing it calls, leaves torch's default dtype changed."""
+    before = torch.get_default_dtype()
+    yield
+    after = torch.get_default_dtype()
+    torch.set_default_dtype(before)  # one offender must not fail all tests after it
+    assert after == before, f"the test left torch's default dtype at {after}"
