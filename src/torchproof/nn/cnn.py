@@ -1,0 +1,56 @@
+"""A small convolutional network: seconds to train on a CPU, and quick to attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchproof.core.errors import InputError
+
+
+class SmallCNN(nn.Module):
+    """Two strided convolutions and two linear layers: x (B, C, S, S) to logits (B, K).
+
+    The shape of the small network of Wong and Kolter 2018 (kernel 4, stride 2, padding 1, which
+    halves even sizes exactly), with its widths as options: `widths` are the channels of the
+    convolutions, `hidden` the units of the first linear layer. `batch_norm` follows each
+    convolution, `dropout` is the probability with which a unit before the last layer is dropped in
+    training.
+
+    Raises InputError for images below 4 pixels, or `widths` that are not two numbers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        widths: Sequence[int] = (16, 32),
+        hidden: int = 100,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if size < 4:
+            remedy = "enlarge the images, or use the network 'mlp'"
+            raise InputError(f"images of {size} x {size}", "at least 4 x 4 for small-cnn", remedy)
+        if len(widths) != 2:
+            remedy = "give two numbers such as widths=(16, 32)"
+            raise InputError(f"widths={widths!r}", "the channels of two convolutions", remedy)
+        first, second = widths
+        self.conv1 = nn.Conv2d(channels, first, 4, stride=2, padding=1, bias=not batch_norm)
+        self.bn1 = nn.BatchNorm2d(first) if batch_norm else nn.Identity()
+        self.conv2 = nn.Conv2d(first, second, 4, stride=2, padding=1, bias=not batch_norm)
+        self.bn2 = nn.BatchNorm2d(second) if batch_norm else nn.Identity()
+        self.fc1 = nn.Linear(second * (size // 4) ** 2, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.fc1(x.flatten(1)))
+        logits: Tensor = self.fc2(self.dropout(x))
+        return logits
