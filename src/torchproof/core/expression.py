@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import inspect
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,15 @@ def _lookup(name: str, names: Mapping[str, Any]) -> Any:
     raise unknown("name", name, names)
 
 
+def _joined(text: str, names: Mapping[str, Any]) -> str:
+    """`text` with the hyphens of known names made underscores: `apgd-t(steps=50)` is no sum."""
+    for name in names:
+        if "-" in name:
+            pattern = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+            text = re.sub(pattern, _canonical(name), text, flags=re.IGNORECASE)
+    return text
+
+
 def parse(text: str, names: Mapping[str, Callable[..., Any]], **bound: Any) -> Any:
     """The object that `text` describes: a name of the table, or a call of one, nested, with
     literal arguments.
@@ -46,7 +56,7 @@ def parse(text: str, names: Mapping[str, Callable[..., Any]], **bound: Any) -> A
     if _canonical(text.strip()) in map(_canonical, names):
         return _call(text.strip(), _lookup(text.strip(), names), [], {}, bound)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_joined(text.strip(), names), mode="eval").body
     except SyntaxError as error:
         raise InputError(
             f"expression {text!r}",
@@ -106,6 +116,9 @@ def _call(
         raise InputError(
             f"{name} with wrong arguments ({error})", f"{name}{signature}", "correct the call"
         ) from None
-    positional = iter(args)
-    values = [p.name for p in rest if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    return function(**filled, **dict(zip(values, positional, strict=False)), **named)
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in rest):
+        return function(*args, **filled, **named)
+    given = dict(
+        zip((p.name for p in rest), args, strict=False)
+    )  # by name: a bound one may be first
+    return function(**filled, **given, **named)

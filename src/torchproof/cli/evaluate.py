@@ -1,0 +1,130 @@
+"""`torchproof evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from torchproof import data as sets
+from torchproof.cli import options
+from torchproof.cli.options import console, percent
+from torchproof.core.threats import parse as parse_threat
+from torchproof.evaluate import Progress as State
+from torchproof.evaluate import Report
+from torchproof.evaluate import evaluate as measure
+from torchproof.nn import load_model
+from torchproof.report import render
+
+
+def evaluate(
+    model: options.Model,
+    threat: options.Threats,
+    data: options.Data = "digits",
+    suite: Annotated[str, typer.Option(help="See `torchproof list suites`.")] = "standard",
+    n: options.First = None,
+    batch_size: options.Slots = 128,
+    out: Annotated[Path, typer.Option(help="Where the ledger and the result go.")] = Path(
+        "runs/evaluate"
+    ),
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    data_dir: options.DataDir = None,
+    resume: options.Resume = False,
+    shard: Annotated[
+        str | None, typer.Option(help="i/k: every k-th example; see `torchproof merge`.")
+    ] = None,
+    quantised: Annotated[
+        bool, typer.Option("--quantised", help="Count only adversarial images of 8 bits.")
+    ] = False,
+    adversarial: Annotated[
+        bool, typer.Option("--adversarial/--no-adversarial", help="Keep the adversarial images.")
+    ] = True,
+    max_seconds: options.MaxSeconds = None,
+) -> None:
+    """Measure clean and robust accuracy on the test part of a data set, with a record per example.
+
+    Writes result.json, examples.csv, the adversarial images and report.html. A killed run goes on
+    with --resume and ends with the same result; neither batch size nor order nor sharding changes
+    any decision. Exit code 1 says that the result should not be believed, or is not complete.
+    """
+    threats = [parse_threat(text) for text in threat]
+    test = sets.load(data, data_dir=data_dir, split="test")
+    loaded = load_model(model, options.device_of(device))
+    with progress_bar() as show:
+        report = measure(
+            loaded.model,
+            test,
+            threats if len(threats) > 1 else threats[0],
+            suite,
+            seed=seed,
+            n=n,
+            slots=batch_size,
+            out=out,
+            resume=resume,
+            shard=shard,
+            quantised=quantised,
+            save_adversarial=adversarial,
+            max_seconds=max_seconds,
+            progress=show,
+            name=loaded.name,
+            data_name=f"{data} (test)",
+            model_sha256=loaded.sha256,
+            data_sha256=test.sha256,
+            command=options.command_line(),
+        )
+    run = Path(model) / "metrics.jsonl"
+    page = render(
+        [out],
+        out / "report.html",
+        training=run if run.is_file() else None,
+        classes=test.classes,
+    )
+    show_report(report)
+    console.print(f"report: {page}", soft_wrap=True)
+    raise typer.Exit(0 if report.verdict == "ok" else 1)
+
+
+@contextmanager
+def progress_bar() -> Iterator[State | None]:
+    """A bar per attack; nothing where the output is not a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("{task.fields[lost]} broken"), console=console,
+                  transient=True, disable=not console.is_terminal) as bar:  # fmt: skip
+        tasks: dict[str, int] = {}
+
+        def show(state: State) -> None:
+            if state.stage not in tasks:
+                tasks[state.stage] = bar.add_task(state.stage, total=state.total, lost=0)
+            task = tasks[state.stage]
+            bar.update(task, completed=state.done, total=state.total, lost=state.broken)
+
+        yield show
+
+
+def show_report(report: Report) -> None:
+    """The result as a table, with flags below."""
+    result = report.result
+    low, high = result.robust_accuracy_ci95
+    norm, eps = result.threat.norm, result.threat.eps_text
+    about = f"{escape(result.model)} on {escape(result.data)}, n = {result.n}"
+    table = Table(title=f"{about}, threat {norm}:{eps}, suite {result.suite}")
+    for name in ("attack", "robust after it", "broken", "forward", "backward", "seconds"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    table.add_row("clean", percent(result.clean_accuracy), "", "", "", "")
+    for row in result.attacks:
+        counts = (f"{row.broken:,}", f"{row.forward:,}", f"{row.backward:,}", f"{row.seconds:.1f}")
+        table.add_row(escape(row.name), percent(row.robust_accuracy), *counts)
+    console.print(table)
+    console.print(
+        f"[bold]robust accuracy {percent(result.robust_accuracy)}[/bold] "
+        f"(95 % interval {percent(low)} to {percent(high)}), verdict: {result.verdict}"
+    )
+    for flag in result.flags:
+        console.print(f"{flag.severity}: {escape(flag.name)}: {escape(flag.evidence)}")

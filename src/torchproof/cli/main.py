@@ -1,0 +1,58 @@
+"""The commands, and what becomes of errors: exit code 0 = fine, 1 = the result is unreliable or a
+check failed, 2 = bad input.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from torchproof.cli.attack import attack
+from torchproof.cli.evaluate import evaluate
+from torchproof.cli.listing import listing
+from torchproof.cli.merge import merge
+from torchproof.cli.quickstart import quickstart
+from torchproof.cli.reproduce import reproduce
+from torchproof.cli.train import train
+from torchproof.core.errors import TorchproofError
+
+app = typer.Typer(
+    name="torchproof",
+    help="Attack, train and measure PyTorch models, and leave evidence that a sceptic accepts.",
+    epilog="Start with `torchproof quickstart`. Exit codes: 0 fine, 1 unreliable or a check "
+    "failed, 2 bad input.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (quickstart, train, evaluate, attack, reproduce, merge):
+    app.command(command.__name__)(command)
+app.command("list")(listing)
+
+
+def main() -> None:
+    """The entry point: runs a command and turns torchproof's errors into exit code 2."""
+    errors = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_time=False, show_path=False)],
+    )
+    try:
+        app()
+    except TorchproofError as error:
+        for title, text in zip(
+            ("Given", "Expected", "What to do"),
+            (error.given, error.expected, error.remedy),
+            strict=True,
+        ):
+            errors.print(f"[bold]{title}:[/bold] {escape(text)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. What was finished is kept: run the same command with --resume.")
+        sys.exit(130)

@@ -1,0 +1,25 @@
+"""`torchproof merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchproof.cli.evaluate import show_report
+from torchproof.cli.options import console
+from torchproof.evaluate import merge as merged
+from torchproof.report import render
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="Folders of `evaluate --shard i/k`.")],
+    out: Annotated[Path, typer.Option(help="Where the merged result goes.")] = Path("runs/merged"),
+) -> None:
+    """Merge the shards of one evaluation into the result that one process would have had."""
+    report = merged(shards, out)
+    page = render([out], out / "report.html")
+    show_report(report)
+    console.print(f"report: {page}", soft_wrap=True)
+    raise typer.Exit(0 if report.verdict == "ok" else 1)

@@ -1,0 +1,41 @@
+"""`torchproof reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from torchproof.cli import options
+from torchproof.cli.options import console
+from torchproof.core.errors import InputError, unknown
+from torchproof.reproduce import EXPERIMENTS, Request
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}.")],
+    scale: Annotated[str, typer.Option(help="small (minutes on 2 cores) or paper.")] = "small",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/reproduce/NAME.")] = None,
+    data_dir: options.DataDir = None,
+    resume: options.Resume = False,
+) -> None:
+    """Repeat a paper's main experiment in small, beside what was published.
+
+    Writes outcome.json, table.md and a picture. A claim that does not show is said so; exit code 1
+    says that our figures contradict it.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    if scale not in ("small", "paper"):
+        raise InputError(f"--scale {scale}", "small or paper", "choose one of the two")
+    folder = out or Path("runs/reproduce") / name
+    request = Request(
+        folder, "paper" if scale == "paper" else "small", seeds, resume, data_dir, console.print
+    )
+    outcome = EXPERIMENTS[name](request)
+    console.print(Markdown(outcome.table()))
+    console.print(f"stored in {folder}", soft_wrap=True)
+    raise typer.Exit(1 if outcome.verdict == "contradicts" else 0)

@@ -1,0 +1,128 @@
+"""`torchproof train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from torchproof.cli import options
+from torchproof.cli.options import console, percent
+from torchproof.core.errors import InputError
+from torchproof.recipes import Prepared, prepare, recipe, run
+from torchproof.train import Record, Settings, distributed
+
+
+def train(
+    data: Annotated[str | None, typer.Option(help="See `torchproof list data`.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="See `torchproof list models`, e.g. 'wide-resnet(depth=34)'.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="E.g. 'AWP(TRADES(beta=6), gamma=0.005)'.")
+    ] = None,
+    threat: Annotated[str | None, typer.Option(help="NORM:EPS, such as linf:8/255.")] = None,
+    recipe_: Annotated[
+        str | None,
+        typer.Option("--recipe", help="A named plan, or file.py:function returning a Plan."),
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="E.g. 'Compose(Crop(4), Flip())'.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other setting, NAME=VALUE; see `torchproof list settings`."
+        ),
+    ] = None,
+    n: options.First = None,
+    out: Annotated[Path, typer.Option(help="The run directory.")] = Path("runs/train"),
+    data_dir: options.DataDir = None,
+    device: options.Device = None,
+    resume: options.Resume = False,
+    max_seconds: options.MaxSeconds = None,
+) -> None:
+    """Train a network against a threat, into a run directory that can be killed and resumed.
+
+    What is not given comes from the recipe, by default `digits-at`. On several GPUs or machines:
+    `torchrun --nproc-per-node 4 -m torchproof train ...`.
+
+    The directory then holds config.json, metrics.jsonl, checkpoint.safetensors and the best network
+    as model.safetensors beside its card; `torchproof evaluate` takes the directory as a model.
+    """
+    plan = recipe(recipe_ or "digits-at")
+    texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
+    given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}
+    if n is not None:
+        given["n"] = n
+    numbers = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    chosen = {k: v for k, v in numbers.items() if v is not None} | _settings(setting or [])
+    given["settings"] = Settings.of(plan.settings.model_dump(), **chosen)
+    local = _local(device)
+    with distributed.joined(local):
+        ready = prepare(plan.model_copy(update=given), data_dir, local)
+        follow(ready, run(ready, out, resume=resume, stop=options.deadline(max_seconds)), out)
+
+
+def _local(name: str | None) -> torch.device:
+    """This process's device: under torchrun, the GPU of its rank."""
+    device = options.device_of(name)
+    rank = os.environ.get("LOCAL_RANK")
+    if device.type == "cuda" and device.index is None and rank is not None:
+        device = torch.device("cuda", int(rank))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are read as YAML, so numbers are numbers."""
+    out = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}", "NAME=VALUE", "write --set ema=0.995")
+        out[name.strip()] = yaml.safe_load(value)
+    return out
+
+
+def follow(ready: Prepared, records: Iterator[Record], out: Path | None) -> Record | None:
+    """Shows an epoch a line and a bar; only the first process speaks. Returns the last record."""
+    plan, quiet = ready.plan, distributed.rank() > 0
+    if quiet:
+        return [None, *records][-1]
+    console.print(
+        f"[bold]{escape(plan.method)}[/bold] on {escape(plan.data)} ({len(ready.train)} rows), "
+        f"{escape(plan.model)}, threat {plan.threat or 'none'}, {plan.settings.epochs} epochs"
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    last: Record | None = None
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=plan.settings.epochs)
+        for last in records:
+            bar.update(task, completed=last.epoch)
+            bar.console.print(_line(last))
+    if last is None:
+        console.print("Stopped before the first epoch was over; go on with --resume.")
+    elif out is not None:
+        best = f"best epoch {last.best_epoch}: held-out clean {percent(last.best_clean)}, robust "
+        console.print(f"{best}{percent(last.best_robust)} ({last.attack}, n = {last.held_out})")
+        console.print(f"run directory: {out}", soft_wrap=True)
+        if last.epoch < plan.settings.epochs:
+            console.print(f"Stopped after epoch {last.epoch}; go on with --resume.")
+    return last
+
+
+def _line(record: Record) -> str:
+    return (
+        f"epoch {record.epoch:3d}  loss {record.loss:.4f}  held-out clean {percent(record.clean)}  "
+        f"robust {percent(record.robust)}  lr {record.lr:.2g}  {record.seconds:.1f} s"
+    )

@@ -1,0 +1,159 @@
+"""The cascade: each attack sees what survived those before it, packed into full batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchproof.attack.ascend import Run
+from torchproof.attack.cases import Found
+from torchproof.attack.oracle import on_grid
+from torchproof.core import keys
+from torchproof.core.errors import ModelError
+from torchproof.evaluate.course import Course
+from torchproof.evaluate.ledger import Record
+from torchproof.evaluate.outcome import alive
+from torchproof.evaluate.recheck import named, recheck
+from torchproof.evaluate.subject import Subject
+from torchproof.evaluate.suites import Member, bounded
+
+
+def cascade(subject: Subject, course: Course, members: list[tuple[str, Member]]) -> None:
+    """Runs every member on what is left, and re-checks what it found before the next one starts.
+
+    An image whose re-check fails is not broken by that member: the example goes on to the next.
+    """
+    for position, (label, member) in enumerate(members):
+        before = [earlier for earlier, _ in members[:position]]
+        Stage(subject, course, label, member, before).run()
+        recheck(subject, course, label, member.attack.threat)
+
+
+@dataclass
+class Stage:
+    """One member at work on the survivors of those before it."""
+
+    subject: Subject
+    course: Course
+    label: str
+    member: Member
+    before: list[str]
+    total: int = 0
+    done: int = 0
+    broken: int = 0
+
+    def pending(self) -> list[int]:
+        """Rows that every earlier attack left standing and that this one has not dealt with."""
+        labels = self.subject.examples.y.tolist()
+        ids = self.subject.examples.ids.tolist()
+        ledger = self.course.ledger
+        standing = [
+            row
+            for row, (i, y) in enumerate(zip(ids, labels, strict=True))
+            if alive(ledger.of(i), y, self.before)
+        ]
+        left = [row for row in standing if self.label not in ledger.of(ids[row])]
+        self.total, self.done = len(standing), len(standing) - len(left)
+        mine = (ledger.of(ids[row]).get(self.label, {}) for row in standing)
+        self.broken = sum(bool(record.get("lost")) for record in mine)
+        return left
+
+    def run(self) -> None:
+        """Until nothing is pending or the time is up; out of memory costs what was in flight."""
+        course = self.course
+        while not course.clock.over():
+            rows = self.pending()
+            if not rows:
+                return
+            course.clock.lap()
+
+            def attempt(rows: list[int] = rows) -> None:
+                self.attack(rows)
+
+            if course.room.survives(attempt):
+                return
+
+    def attack(self, rows: list[int]) -> None:
+        """One call of the engine; results are recorded as examples finish."""
+        subject, course = self.subject, self.course
+        index = torch.tensor(rows)
+        x, y = subject.examples.x[index], subject.examples.y[index]
+        run = Run(
+            seed=keys.seed_of(subject.seed, self.member.name),
+            ids=subject.examples.ids[index],
+            slots=course.room.slots,
+            on_done=lambda found, done: self.record(rows, x, found, done),
+            stop=course.clock.over,
+        )
+        self.member.attack(subject.model, x, y, run=run)
+
+    def record(self, rows: list[int], x: Tensor, found: Found, done: list[int]) -> None:
+        """Writes the images of the lost among the finished examples, then a record of each."""
+        course, attack = self.course, self.member.attack
+        lost = [problem for problem in done if bool(found.lost[problem])]
+        sums = dict(zip(lost, self._store(rows, x, found, lost), strict=True))
+        seconds = course.clock.lap() / len(done)
+        ranked = 1 if attack.targets else 0  # the forward that ranks the target classes
+        ids = self.subject.examples.ids
+        records: list[Record] = []
+        for problem in done:
+            forward, backward = found.spent[problem].tolist()
+            score = float(found.score[problem])
+            records.append(
+                {
+                    "id": int(ids[rows[problem]]),
+                    "attack": self.label,
+                    "lost": problem in sums,
+                    "image": sums.get(problem),
+                    "score": score if math.isfinite(score) else None,
+                    "forward": forward + ranked,
+                    "backward": backward,
+                    "seconds": seconds,
+                }
+            )
+        course.ledger.add(records)
+        self.done, self.broken = self.done + len(done), self.broken + len(lost)
+        course.tell(self.label, self.done, self.total, self.broken)
+
+    def _store(self, rows: list[int], x: Tensor, found: Found, lost: list[int]) -> list[int]:
+        if not lost:
+            return []
+        threat, clean = bounded(self.member.attack.threat), x[lost]
+        if not isinstance(found.value, Tensor):
+            raise ModelError(
+                "a perturbation in several parts", "one image", "evaluate single inputs"
+            )
+        delta = found.value[torch.tensor(lost, device=found.value.device)].to(clean)
+        delta = on_grid(clean, delta) if self.subject.eight_bit else delta
+        images = (clean + delta).clamp(threat.low, threat.high)
+        return self.course.images.write([rows[problem] for problem in lost], images)
+
+
+def forget_unfounded(subject: Subject, course: Course, labels: list[str], kept: bool) -> None:
+    """Drops records whose image is not the one that is stored, so that they are made again.
+
+    That happens when the power failed between the two, or the images were deleted. Where they were
+    not to be kept (`kept` is False), a verdict that was reached from them stands without them.
+    """
+    ledger, images = course.ledger, course.images
+    for row, i in enumerate(subject.examples.ids.tolist()):
+        for label in labels:
+            record = ledger.of(i).get(label)
+            verdict = ledger.of(i).get(named(label))
+            if record is None or not record["lost"]:
+                continue
+            # the place of an image that failed may since have been taken by another attack's
+            if verdict is not None and (not verdict["ok"] or (images.fresh and not kept)):
+                continue
+            if record["image"] != images.checksum(row):
+                _forget(course, i, [label, *labels[labels.index(label) + 1 :]])
+                break
+
+
+def _forget(course: Course, example: int, labels: list[str]) -> None:
+    for label in labels:
+        course.ledger.drop(example, label)
+        course.ledger.drop(example, named(label))

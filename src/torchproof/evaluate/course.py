@@ -1,0 +1,62 @@
+"""A run in progress: its ledger, the room in memory, the clock, and who is told how far it is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torchproof.core.errors import InputError
+from torchproof.evaluate.images import Images
+from torchproof.evaluate.ledger import Ledger
+from torchproof.evaluate.room import Room
+
+
+class Progress(NamedTuple):
+    """How far an evaluation is: `done` of `total` examples of this stage, `broken` by it so far."""
+
+    stage: str
+    done: int
+    total: int
+    broken: int
+
+
+@dataclass
+class Clock:
+    """Seconds since the last question, and whether the time is up."""
+
+    limit: float | None
+    started: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        limit = self.limit
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            remedy = "leave it out for no limit"
+            raise InputError(f"max_seconds = {limit!r}", "a number of seconds > 0", remedy)
+
+    def over(self) -> bool:
+        return self.limit is not None and time.monotonic() - self.started > self.limit
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        return seconds
+
+
+@dataclass
+class Course:
+    """What the stages of an evaluation share."""
+
+    ledger: Ledger
+    images: Images
+    room: Room
+    clock: Clock
+    progress: Callable[[Progress], None] | None = None
+
+    def tell(self, stage: str, done: int, total: int, broken: int) -> None:
+        if self.progress is not None:
+            self.progress(Progress(stage, done, total, broken))

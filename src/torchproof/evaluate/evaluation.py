@@ -1,0 +1,131 @@
+"""`evaluate`: clean accuracy, a cascade of attacks on what survives, a record of every example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import InputError
+from torchproof.core.norms import L0
+from torchproof.core.sites import Model
+from torchproof.core.threats import AnyThreat
+from torchproof.evaluate.cascade import cascade, forget_unfounded
+from torchproof.evaluate.clean import clean_pass
+from torchproof.evaluate.course import Clock, Course, Progress
+from torchproof.evaluate.images import Images
+from torchproof.evaluate.ledger import IMAGES, Header, Ledger
+from torchproof.evaluate.outcome import BROKEN, UNFINISHED, Example
+from torchproof.evaluate.plan import Plan
+from torchproof.evaluate.report import Report
+from torchproof.evaluate.room import Room
+from torchproof.evaluate.subject import Subject, examples_of, measured, sharded
+from torchproof.evaluate.suites import Member, bounded, members
+from torchproof.evaluate.summary import summarise
+
+
+def evaluate(
+    model: Model, data: Any, threat: AnyThreat | Sequence[AnyThreat],
+    suite: str | Sequence[Member] = "standard", *,
+    seed: int = 0, n: int | None = None, ids: Tensor | None = None, slots: int = 128,
+    out: Path | str | None = None, resume: bool = False, shard: str | None = None,
+    quantised: bool = False, max_seconds: float | None = None, save_adversarial: bool = True,
+    progress: Callable[[Progress], None] | None = None, name: str | None = None,
+    data_name: str | None = None, model_sha256: str | None = None,
+    data_sha256: str | None = None, command: str | None = None,
+) -> Report:  # fmt: skip
+    """Clean and robust accuracy of a model on the first n examples; the model stays as it was.
+
+    data: (x, y) or an object with .x and .y; threat: one, or several for the per-example union;
+    suite: a name of SUITES or own Members; ids: what keys each example's randomness, by default its
+    position; slots: examples per model call; out: a folder for the ledger and the result, where an
+    interrupted run goes on with resume=True; shard: "i/k" takes every k-th example (see `merge`);
+    quantised: only images of 8 bits count; max_seconds: stops and says what is missing; name,
+    data_name, the two hashes, command: what the record says of model, data and call.
+
+    No decision depends on slots, order, sharding or resumption. Raises InputError, ModelError,
+    UnknownName, FileError and ResumeError, all but the last model errors before anything is done.
+    """
+    clock, room = Clock(max_seconds), Room(slots)
+    threats: list[Any] = list(threat) if isinstance(threat, (list, tuple)) else [threat]
+    with torch.inference_mode(False):
+        examples = examples_of(data, n, ids, data_name, data_sha256)
+        examples = sharded(measured(examples) if quantised else examples, shard)
+        plan = Plan(tuple(threats), suite, tuple(_chosen(suite, threats, quantised)))
+        subject = Subject.of(model, examples, seed, quantised)
+        plan.rehearse(subject)
+        header = plan.header(subject, model_sha256, name, command)
+        with _opened(header, subject, out, resume, save_adversarial) as (ledger, images):
+            course = Course(ledger, images, room, clock, progress)
+            forget_unfounded(
+                subject, course, [label for label, _ in plan.members], save_adversarial
+            )
+            clean_pass(subject, course)
+            cascade(subject, course, list(plan.members))
+            return _report(subject, course, save_adversarial)
+
+
+def _chosen(
+    suite: str | Sequence[Member], threats: Sequence[AnyThreat], quantised: bool
+) -> list[tuple[str, Member]]:
+    """The members to run; raises InputError for threats nobody can evaluate."""
+    if not threats:
+        raise InputError("no threat", "at least one", "pass Threat(Linf(), 8/255)")
+    for ball in map(bounded, threats):
+        if quantised and ball.eps < 1 / 255 and not isinstance(ball.norm, L0):
+            raise InputError(
+                f"eps = {ball.eps:.4g} with quantised=True",
+                "eps >= 1/255, because no other 8-bit image is that near",
+                "drop quantised, or choose a larger eps",
+            )
+    chosen = members(suite, threats)
+    return [(label, m.rounded() if quantised else m) for label, m in chosen]
+
+
+@contextmanager
+def _opened(
+    header: Header, subject: Subject, out: Path | str | None, resume: bool, keep: bool
+) -> Iterator[tuple[Ledger, Images]]:
+    """The ledger and its images, closed afterwards; images not to be kept go when all is done."""
+    folder = None if out is None else Path(out)
+    path = None if folder is None else folder / IMAGES
+    ledger = Ledger.open(header, folder, resume)
+    try:
+        shape = tuple(subject.examples.x.shape[1:])
+        images = Images.open(path, len(subject), shape, subject.dtype, subject.eight_bit)
+        ledger.images = images
+        yield ledger, images
+        ledger.sync()
+    finally:
+        ledger.close()
+    done = all(row.status != UNFINISHED for row in summarise(header, ledger.records)[1])
+    if path is not None and not keep and done:
+        path.unlink()
+
+
+def _report(subject: Subject, course: Course, keep: bool) -> Report:
+    """The report, written beside the ledger where there is a folder."""
+    ledger = course.ledger
+    result, rows = summarise(ledger.header, ledger.records)
+    x, adversarial = subject.examples.x, _adversarial(subject, course, rows)
+    report = Report(result, rows, x, adversarial)
+    if ledger.folder is not None:
+        (report if keep else Report(result, rows)).save(ledger.folder)
+    return report
+
+
+def _adversarial(subject: Subject, course: Course, rows: Sequence[Example]) -> Tensor | None:
+    """The clean images with those of the broken examples in place; None where one is gone."""
+    broken = [row for row, example in enumerate(rows) if example.status == BROKEN]
+    records, images = course.ledger.records, course.images
+    for row in broken:
+        if records[rows[row].id][rows[row].broken_by]["image"] != images.checksum(row):
+            return None
+    whole = subject.examples.x.clone()
+    if broken:
+        whole[broken] = images.read(broken).to(whole)
+    return whole

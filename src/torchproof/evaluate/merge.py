@@ -1,0 +1,113 @@
+"""Shards put together: the result that one process would have reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import FileError, InputError
+from torchproof.evaluate.ledger import RECORDS, RESULT, Header, Record, read_records
+from torchproof.evaluate.report import PICTURES, Report, read_pictures
+from torchproof.evaluate.summary import summarise
+
+_OWN = ("shard", "ids")  # settings in which shards differ
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One shard: number `index` of `count`."""
+
+    folder: Path
+    header: Header
+    index: int
+    count: int
+
+    @classmethod
+    def read(cls, folder: Path) -> _Part:
+        header = Header.read(folder)
+        if not (folder / RESULT).exists():
+            remedy = "evaluate that shard again with resume=True"
+            raise FileError(f"{folder} without {RESULT}", "a shard that has ended", remedy)
+        index, _, count = str(header.settings["shard"]).partition("/")
+        return cls(folder, header, int(index), int(count))
+
+
+def merge(
+    folders: Sequence[Path | str], out: Path | str | None = None, *, command: str | None = None
+) -> Report:
+    """The report of all shards together, written to `out` where that is given.
+
+    It equals that of one process but for seconds, date and command. Raises FileError for a folder
+    that is no ended shard or an `out` that holds a result, InputError for shards that are not all
+    parts of one evaluation, each exactly once.
+    """
+    if out is not None and (Path(out) / RESULT).exists():
+        raise FileError(f"{out}, which has {RESULT}", "a new folder", "choose another")
+    parts = sorted((_Part.read(Path(folder)) for folder in folders), key=lambda part: part.index)
+    _require_whole(parts)
+    header = _joined(parts, command or f"torchproof.evaluate.merge({[str(f) for f in folders]})")
+    records: dict[int, dict[str, Record]] = {}
+    for part in parts:
+        for record in read_records(part.folder / RECORDS)[0]:
+            records.setdefault(record["id"], {})[record["attack"]] = record
+    result, rows = summarise(header, records)
+    report = Report(result, rows, *_pictures(parts))
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def _require_whole(parts: Sequence[_Part]) -> None:
+    """Raises InputError unless these are shards 0 ... k - 1 of k of the same evaluation."""
+    if not parts:
+        raise InputError("no folders", "the folders of all shards", "pass them as a list")
+    count, first = parts[0].count, parts[0].header.settings
+    numbers = [f"{part.index}/{part.count}" for part in parts]
+    if numbers != [f"{i}/{count}" for i in range(count)]:
+        expected = ", ".join(f"{i}/{count}" for i in range(count))
+        raise InputError(f"shards {', '.join(numbers)}", expected, "pass every shard once")
+    for part in parts[1:]:
+        other = part.header.settings
+        names = [k for k in first if k not in _OWN and first[k] != other.get(k)]
+        if names:
+            raise InputError(
+                f"{part.folder}, which differs from {parts[0].folder} in {', '.join(names)}",
+                "shards of one evaluation",
+                "merge only runs with the same model, data and settings",
+            )
+
+
+def _joined(parts: Sequence[_Part], command: str) -> Header:
+    """The header of the whole: shard i has the examples i, i + k, ... in order."""
+    total = parts[0].header.settings["n"]
+    settings = parts[0].header.settings | {"shard": "0/1"}
+    about = parts[0].header.about | {"command": command}
+    about["date"] = max(part.header.about["date"] for part in parts)
+    ids, labels = [0] * total, [0] * total
+    for part in parts:
+        ids[part.index :: part.count] = part.header.ids
+        labels[part.index :: part.count] = part.header.labels
+    if len(set(ids)) < total:
+        remedy = "evaluate the shards with the same ids"
+        raise InputError("shards that share examples", f"{total} different ids", remedy)
+    return Header(settings, about, ids, labels)
+
+
+def _pictures(parts: Sequence[_Part]) -> Any:
+    """Clean and adversarial images of all shards, interleaved; None twice where one has none."""
+    if not all((part.folder / PICTURES).exists() for part in parts):
+        return None, None
+    total = parts[0].header.settings["n"]
+    whole: list[Tensor] = []
+    for part in parts:
+        pair = read_pictures(part.folder, part.header.ids)
+        if not whole:
+            whole = [torch.empty(total, *images.shape[1:], dtype=images.dtype) for images in pair]
+        for target, images in zip(whole, pair, strict=True):
+            target[part.index :: part.count] = images
+    return tuple(whole)

@@ -1,0 +1,85 @@
+"""What became of each example, read from its records, for a run and merged shards alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torchproof.evaluate.clean import CLEAN
+from torchproof.evaluate.ledger import Record
+from torchproof.evaluate.recheck import named
+
+Records = Mapping[str, Record]
+
+MISCLASSIFIED, BROKEN, ROBUST, UNFINISHED = "misclassified", "broken", "robust", "unfinished"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of examples.csv.
+
+    status: misclassified (wrong on the clean image), broken, robust, or unfinished (an attack of
+    the suite has not been at it yet); clean: is the clean image classified correctly; budget: the
+    attacks that were run on it, joined by ";"; forward, backward: its sample-evaluations;
+    predicted, adversarial: the classes answered to the clean and to the final image, -1 for not
+    asked.
+    """
+
+    id: int
+    label: int
+    clean: bool
+    status: str
+    broken_by: str
+    budget: str
+    forward: int
+    backward: int
+    predicted: int = -1
+    adversarial: int = -1
+
+
+def broken_with(records: Records, label: str) -> bool:
+    """Did the attack `label` find an image that held when it was re-checked?"""
+    return bool(records.get(named(label), {}).get("ok"))
+
+
+def alive(records: Records, y: int, before: Sequence[str]) -> bool:
+    """Correctly classified, and left standing by every attack in `before`?"""
+    if records.get(CLEAN, {}).get("prediction") != y:
+        return False
+    return all(label in records and not broken_with(records, label) for label in before)
+
+
+def outcome(example: int, label: int, records: Records, attacks: Sequence[str]) -> Example:
+    """The row of one example with class `label`, `attacks` being the whole suite in order."""
+    run = [name for name in attacks if name in records]
+    counted = [records[name] for name in (CLEAN, *run) if name in records]
+    forward, backward = (sum(r[way] for r in counted) for way in ("forward", "backward"))
+    status, by = _fate(label, records, attacks)
+    predicted = int(records.get(CLEAN, {}).get("prediction", -1))
+    adversarial = int(records[named(by)]["prediction"]) if by else predicted
+    return Example(
+        id=example,
+        label=label,
+        clean=predicted == label,
+        status=status,
+        broken_by=by,
+        budget=";".join(run),
+        forward=forward,
+        backward=backward,
+        predicted=predicted,
+        adversarial=adversarial,
+    )
+
+
+def _fate(label: int, records: Records, attacks: Sequence[str]) -> tuple[str, str]:
+    """Status and, where broken, by which attack."""
+    if CLEAN not in records:
+        return UNFINISHED, ""
+    if records[CLEAN]["prediction"] != label:
+        return MISCLASSIFIED, ""
+    for name in attacks:
+        if name not in records:
+            return UNFINISHED, ""
+        if broken_with(records, name):
+            return BROKEN, name
+    return ROBUST, ""

@@ -1,0 +1,114 @@
+"""What an evaluation is going to ask, checked beforehand, and how the record names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from torchproof.core import keys
+from torchproof.core.norms import name_of
+from torchproof.core.threats import AnyThreat, Region, eps_text
+from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
+from torchproof.evaluate.ledger import Header
+from torchproof.evaluate.subject import Subject
+from torchproof.evaluate.suites import Member, bounded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of the model: the threats and the attacks, labelled."""
+
+    threats: tuple[AnyThreat, ...]
+    suite: str | Sequence[Member]
+    members: tuple[tuple[str, Member], ...]
+
+    def rehearse(self, subject: Subject) -> None:
+        """Starts every search once, asking nothing: what cannot serve the threat says so now."""
+        x, _ = subject.rows([0])
+        for _, member in self.members:
+            attack = member.attack
+            key = keys.mix(0, torch.zeros(1, dtype=torch.int64)).to(subject.device)
+            attack.search.init(attack.threat.set(subject.model, x), key)
+
+    def header(
+        self, subject: Subject, sha256: str | None, name: str | None, command: str | None
+    ) -> Header:
+        """What identifies this evaluation, and what the record says about it."""
+        examples, model = subject.examples, subject.model
+        ids, labels = examples.ids.tolist(), examples.y.tolist()
+        called = name or str(getattr(model, "__name__", type(model).__name__))
+        digest = sha256 or weights_sha256(model)
+        settings = {
+            "model_sha256": digest,
+            "function": None if digest else called,  # all that tells two functions apart
+            "data_sha256": examples.sha256,
+            "ids": hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()[:16],
+            "n": examples.total,
+            "shard": examples.shard,
+            "threats": [_identity(threat) for threat in self.threats],
+            "suite": self.suite if isinstance(self.suite, str) else "custom",
+            "attacks": [{"name": label, "settings": m.settings} for label, m in self.members],
+            "seed": subject.seed,
+            "quantised": subject.eight_bit,
+            "device": str(subject.device),
+            "dtype": str(subject.dtype).removeprefix("torch."),
+            "versions": _versions(),
+        }
+        about = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": called,
+            "data": examples.name,
+            "threat": _threat(self.threats),
+            "labels": self._labels(subject),
+            "command": command or self._call(called, subject),
+        }
+        return Header(settings, about, ids, labels)
+
+    def _labels(self, subject: Subject) -> list[str]:
+        moved = subject.examples.rounded
+        texts = [f"clean images rounded to 8 bits, moved by at most {moved:.2g}"] if moved else []
+        inside = any(isinstance(threat, Region) for threat in self.threats)
+        return texts + (["changes confined to a region"] if inside else [])
+
+    def _call(self, model: str, subject: Subject) -> str:
+        texts = [str(bounded(threat)) for threat in self.threats]
+        threats = repr(texts[0]) if len(texts) == 1 else repr(texts)
+        suite = repr(self.suite) if isinstance(self.suite, str) else "[...]"
+        rest = f"n={subject.examples.total}, seed={subject.seed}"
+        rest += ", quantised=True" if subject.eight_bit else ""
+        data = subject.examples.name
+        return f"torchproof.evaluate({model}, {data}, {threats}, suite={suite}, {rest})"
+
+
+def _identity(threat: AnyThreat) -> str:
+    """The threat as text, masks as hashes."""
+    if not isinstance(threat, Region):
+        return repr(threat)
+    mask = threat.mask.to("cpu", torch.uint8).contiguous()
+    digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
+    return f"Region({threat.threat!r}, mask={tuple(mask.shape)} {digest})"
+
+
+def _threat(threats: Sequence[AnyThreat]) -> dict[str, Any]:
+    """The entry `threat` of result.json."""
+    balls = [bounded(threat) for threat in threats]
+    parts = [{"norm": name_of(b.norm), "eps": b.eps, "eps_text": eps_text(b.eps)} for b in balls]
+    if len(parts) == 1:
+        return parts[0]
+    return {"norm": "union", "eps": None, "eps_text": " + ".join(map(str, balls)), "union": parts}
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ours = metadata.version("torchproof")
+    except metadata.PackageNotFoundError:  # a source tree that was not installed
+        ours = "source"
+    return {"torchproof": ours, "torch": torch.__version__, "python": platform.python_version()}

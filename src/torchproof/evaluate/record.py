@@ -1,0 +1,145 @@
+"""`result.json` (schema torchproof.evaluation/1) and `examples.csv`, for other tools to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
+
+from torchproof.core.errors import FileError
+from torchproof.evaluate.images import replace_file
+from torchproof.evaluate.ledger import RESULT
+from torchproof.evaluate.outcome import Example
+
+SCHEMA = "torchproof.evaluation/1"
+EXAMPLES = "examples.csv"
+
+
+class ThreatRecord(BaseModel):
+    """norm and eps (input units); for several threats "union", null, and the list `union`."""
+
+    norm: str
+    eps: float | None
+    eps_text: str
+    union: list[ThreatRecord] = []
+
+    @model_serializer
+    def _plain(self) -> dict[str, Any]:
+        single = {"norm": self.norm, "eps": self.eps, "eps_text": self.eps_text}
+        return single | ({"union": [t._plain() for t in self.union]} if self.union else {})
+
+
+class AttackRecord(BaseModel):
+    """One attack: robust_accuracy is what it and those before it left, of all n examples."""
+
+    name: str
+    settings: str
+    robust_accuracy: float
+    broken: int
+    forward: int
+    backward: int
+    seconds: float
+
+
+class FlagRecord(BaseModel):
+    """A reason not to believe the numbers; severity is severe, warning or note."""
+
+    name: str
+    severity: str
+    evidence: str
+    remedy: str = ""
+
+
+class Result(BaseModel):
+    """The content of result.json.
+
+    Accuracies are fractions of all n examples; forward and backward count samples, those of the
+    clean pass included. robust_accuracy: correctly classified and broken by no attack that was run;
+    seconds: time spent on what is recorded, without what an interruption lost; model_sha256 is null
+    for a plain function.
+    """
+
+    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True)
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    date: str
+    model: str
+    model_sha256: str | None
+    data: str
+    data_sha256: str
+    n: int
+    threat: ThreatRecord
+    suite: str
+    seed: int
+    device: str
+    dtype: str
+    quantised: bool
+    clean_accuracy: float
+    robust_accuracy: float
+    robust_accuracy_ci95: tuple[float, float]
+    certified_accuracy: float | None = None
+    attacks: list[AttackRecord]
+    forward: int
+    backward: int
+    seconds: float
+    examples: str = EXAMPLES
+    flags: list[FlagRecord]
+    labels: list[str]
+    verdict: str
+    versions: dict[str, str]
+    command: str
+
+    def write(self, folder: Path) -> None:
+        """Writes result.json whole or not at all; raises FileError."""
+        replace_file(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """Raises FileError for a result.json that is missing, damaged or of another schema."""
+        path = folder / RESULT
+        expected, remedy = f"a result of schema {SCHEMA}", "evaluate into this folder first"
+        try:
+            result = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise FileError(f"no {RESULT} in {folder}", expected, remedy) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise FileError(f"{path} ({where}: {first['msg']})", expected, remedy) from error
+        if result.schema_ != SCHEMA:
+            raise FileError(f"{path} of schema {result.schema_!r}", expected, remedy)
+        return result
+
+
+def write_examples(folder: Path, rows: Sequence[Example]) -> None:
+    """Writes examples.csv, one row per example; raises FileError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Example)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    replace_file(folder / EXAMPLES, text.getvalue().encode())
+
+
+def read_examples(folder: Path) -> tuple[Example, ...]:
+    """The rows of examples.csv; raises FileError naming the line that cannot be read."""
+    path = folder / EXAMPLES
+    kinds = {f.name: f.type for f in fields(Example)}
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                rows.append(Example(**{k: _value(str(kinds[k]), v) for k, v in row.items()}))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        given = f"{path}, line {len(rows) + 2} ({error})"
+        raise FileError(given, "a table written by an evaluation", "evaluate again") from error
+    return tuple(rows)
+
+
+def _value(kind: str, text: str) -> Any:
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "str": str, "bool": "True".__eq__}
+    return kinds[kind](text)

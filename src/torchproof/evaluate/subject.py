@@ -1,0 +1,164 @@
+"""What is evaluated: a model and the examples of this run, and how the model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.attack.untouched import adapted, home, precision, untouched
+from torchproof.core import keys
+from torchproof.core.checks import check, check_labels, check_logits, check_weights
+from torchproof.core.errors import InputError
+from torchproof.core.sites import Model
+from torchproof.evaluate.fingerprints import data_sha256
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images x (N, C, H, W), labels y (N,), ids (N,): those of one shard.
+
+    `sha256` and `total` speak of all shards together; `shard` is "i/k", `rounded` how far the
+    images were moved to become 8-bit ones (0 where they were not).
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    name: str
+    sha256: str
+    total: int
+    shard: str = "0/1"
+    rounded: float = 0.0
+
+
+def examples_of(
+    data: Any, n: int | None, ids: Tensor | None, name: str | None, sha256: str | None
+) -> Examples:
+    """The first n examples of (x, y), or of an object with .x and .y (and .name, .sha256, .take).
+
+    Raises InputError for data that `torchproof.core.checks.check` refuses, n out of range, ids that
+    are not one distinct integer per example.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        x, y = data
+    elif hasattr(data, "x") and hasattr(data, "y"):
+        x, y = data.x, data.y
+    else:
+        remedy = "pass evaluate(model, (x, y), ...)"
+        raise InputError(f"data of type {type(data).__name__}", "(x, y), or .x and .y", remedy)
+    check(x, y)
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(x)):
+        remedy = "ask for fewer examples, or leave n out"
+        raise InputError(f"n = {n!r}", f"a whole number from 1 to {len(x)}", remedy)
+    if n is not None and n < len(x):
+        taken = data.take(n) if hasattr(data, "take") else (x[:n], y[:n])
+        taken_ids = None if ids is None else ids[:n]
+        return examples_of(taken, None, taken_ids, name or getattr(data, "name", None), sha256)
+    digest = sha256 or getattr(data, "sha256", None) or data_sha256(x, y)
+    label = name or getattr(data, "name", None) or "unnamed"
+    return Examples(x, y, _checked_ids(ids, len(x)), label, digest, len(x))
+
+
+def _checked_ids(ids: Tensor | None, count: int) -> Tensor:
+    if ids is None:
+        return torch.arange(count)
+    good = ids.dtype == torch.int64 and tuple(ids.shape) == (count,)
+    if not good or int(ids.min()) < 0 or len(set(ids.tolist())) < count:
+        given = f"ids of {ids.dtype}, shape {tuple(ids.shape)}"
+        raise InputError(
+            given, f"{count} different int64 numbers >= 0", "leave ids out to number by position"
+        )
+    return ids.cpu()
+
+
+def sharded(examples: Examples, shard: str | None) -> Examples:
+    """The examples i, i + k, i + 2k, ... of shard "i/k"; raises InputError for anything else."""
+    if shard is None:
+        return examples
+    first, slash, count = str(shard).partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        given, expected = f"shard {shard!r}", "i/k with 0 <= i < k"
+        raise InputError(given, expected, "write 0/2 and 1/2 for the two halves")
+    i, k = int(first), int(count)
+    if i >= examples.total:
+        remedy = "use fewer shards"
+        raise InputError(
+            f"shard {shard} of {examples.total} examples", "at least one in it", remedy
+        )
+    mine = {f: getattr(examples, f)[i::k] for f in ("x", "y", "ids")}
+    return replace(examples, shard=f"{i}/{k}", **mine)
+
+
+def on_bytes(x: Tensor) -> Tensor:
+    """The nearest images whose values are multiples of 1/255."""
+    return (x * 255).round() / 255
+
+
+def measured(examples: Examples) -> Examples:
+    """Notes how far the images of all shards are from 8-bit ones (0 for bytes stored as floats)."""
+    moved = float((on_bytes(examples.x) - examples.x).abs().max())
+    return replace(examples, rounded=moved if moved > 1e-6 else 0.0)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model and the examples; x is in the working type `dtype`, which is at least float32."""
+
+    model: Model
+    examples: Examples
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    eight_bit: bool
+
+    @classmethod
+    def of(cls, model: Model, examples: Examples, seed: int, eight_bit: bool) -> Subject:
+        """Checks weights and a first answer; raises InputError and ModelError."""
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InputError(f"seed = {seed!r}", "a whole number", "pass seed=0")
+        check_weights(model)
+        dtype = working(model, examples.x)
+        x = examples.x.detach().to(dtype)
+        x = x.clone() if x.is_inference() else x
+        x = on_bytes(x) if eight_bit else x
+        subject = cls(model, replace(examples, x=x), home(model), dtype, seed, eight_bit)
+        with subject.asked("first") as ask:
+            classes = ask(x[:2].to(subject.device)).shape[1]
+        check_labels(examples.y, len(examples.y), classes)
+        return subject
+
+    def __len__(self) -> int:
+        return len(self.examples.ids)
+
+    @contextmanager
+    def asked(self, purpose: str) -> Iterator[Callable[[Tensor], Tensor]]:
+        """The model as a function to checked logits, outside autocast, left as it was."""
+        model = adapted(self.model)
+
+        def ask(x: Tensor) -> Tensor:
+            logits: Tensor = model(x)
+            check_logits(logits, len(x))
+            return logits
+
+        seed = keys.seed_of(self.seed, purpose)
+        with (
+            untouched(self.model, seed, self.device),
+            torch.autocast(self.device.type, enabled=False),
+        ):
+            yield ask
+
+    def rows(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Images and labels of the given rows, on the model's device."""
+        index = torch.tensor(rows, device=self.examples.x.device)
+        x, y = self.examples.x[index], self.examples.y[index.to(self.examples.y.device)]
+        return x.to(self.device), y.to(self.device)
+
+
+def working(model: Model, x: Tensor) -> torch.dtype:
+    """The type of perturbations: the model's (that of x for a function), at least float32."""
+    return torch.promote_types(precision(model) or x.dtype, torch.float32)

@@ -1,0 +1,108 @@
+"""A plan: what is trained, on what, how. Written down as text, so that a run directory tells all
+of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from torchproof import data as sets
+from torchproof.core.errors import InputError
+from torchproof.core.expression import parse
+from torchproof.core.threats import Threat
+from torchproof.core.threats import parse as parse_threat
+from torchproof.data.augment import AUGMENTATIONS
+from torchproof.data.dataset import Dataset
+from torchproof.nn import MODELS, build, cards
+from torchproof.train import Method, Record, Settings, fit
+from torchproof.train import method as parse_method
+
+
+class Plan(BaseModel):
+    """One training run as text: data set, network, method, threat, augmentation and settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field("digits", description="a name of `torchproof list data`")
+    model: str = Field("small-cnn", description="a network, such as 'wide-resnet(depth=34)'")
+    method: str = Field("AT", description="a method, such as 'AWP(TRADES(beta=6), gamma=0.005)'")
+    threat: str | None = Field(None, description="NORM:EPS, such as linf:8/255")
+    augment: str | None = Field(None, description="such as 'Compose(Crop(4), Flip())'")
+    settings: Settings = Field(default_factory=Settings.of, description="how it is trained")
+    n: int | None = Field(None, description="train on the first n rows only")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with its names looked up: everything that can be wrong with it has been checked."""
+
+    plan: Plan
+    train: Dataset
+    model: nn.Module
+    method: Method
+    threat: Threat | None
+    augment: Any
+
+
+def network(text: str, data: Dataset, seed: int) -> nn.Module:
+    """The network that `text` describes, shaped for `data`; raises UnknownName, InputError."""
+    _, channels, height, width = data.x.shape
+    if height != width:
+        raise InputError(
+            f"images of {height} x {width}", "square images", "crop or pad them to a square"
+        )
+    makers: dict[str, Callable[..., Any]] = {name: partial(build, name) for name in MODELS}
+    shape = {"channels": channels, "size": height, "classes": len(data.classes), "seed": seed}
+    made: nn.Module = parse(text, makers, **shape)
+    return made
+
+
+def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
+    """Looks everything up; raises the error of the first name, file or setting that is wrong."""
+    threat = None if plan.threat is None else parse_threat(plan.threat)
+    method = parse_method(plan.method, threat)
+    augment = None if plan.augment is None else parse(plan.augment, AUGMENTATIONS)
+    train = sets.load(plan.data, data_dir=data_dir, split="train")
+    train = train if plan.n is None else train.take(plan.n)
+    model = network(plan.model, train, plan.settings.seed).to(device)
+    return Prepared(plan, train, model, method, threat, augment)
+
+
+def run(
+    ready: Prepared,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> Iterator[Record]:
+    """Trains; yields a record per epoch. The model of `ready` then holds the best weights."""
+    plan = ready.plan
+    about = {"plan": plan.model_dump(exclude={"settings"}), "data_sha256": ready.train.sha256}
+    return fit(
+        ready.model,
+        (ready.train.x, ready.train.y),
+        ready.method,
+        plan.settings,
+        threat=ready.threat,
+        augment=ready.augment,
+        out=out,
+        resume=resume,
+        save=partial(_save, ready),
+        info={**about, **(info or {})},
+        stop=stop,
+    )
+
+
+def _save(ready: Prepared, model: nn.Module, path: Path, card: Mapping[str, Any]) -> None:
+    """The network with a card that names its data and classes."""
+    more = {"data": ready.plan.data, "classes": list(ready.train.classes)}
+    cards.save(model, path, {**card, **more})

@@ -1,0 +1,124 @@
+"""One stored evaluation, read back: result.json, examples.csv and, where saved, adversarial.npz."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchproof.core.errors import FileError
+from torchproof.evaluate.outcome import BROKEN, Example
+from torchproof.evaluate.record import EXAMPLES, Result, ThreatRecord, read_examples
+from torchproof.report import numbers
+from torchproof.report.numbers import Share
+
+ADVERSARIAL = "adversarial.npz"
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+
+def broken(example: Example) -> bool:
+    return example.status == BROKEN
+
+
+def held(example: Example) -> bool:
+    """Correct, and not broken by any attack that was run: what robust accuracy counts."""
+    return example.clean and example.status != BROKEN
+
+
+@dataclass(frozen=True)
+class Images:
+    """Clean and adversarial images (N, C, H, W) of the examples `id` (N,), values in [0, 1]."""
+
+    x: Floats
+    x_adv: Floats
+    id: Ints
+
+    def rows(self) -> dict[int, int]:
+        """Example id -> row."""
+        return {int(number): row for row, number in enumerate(self.id)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A result with what was stored beside it; None where that was not saved."""
+
+    result: Result
+    examples: tuple[Example, ...] | None
+    images: Images | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Reads a directory with result.json; what lies beside it is optional.
+
+        Raises FileError where result.json is missing, damaged, of another schema or states what
+        cannot be, and where a file beside it is damaged.
+        """
+        result = Result.read(folder)
+        shares = (result.clean_accuracy, result.robust_accuracy, *result.robust_accuracy_ci95)
+        if result.n < 1 or not all(0 <= share <= 1 for share in shares):
+            given = f"{folder}: accuracies {shares} of n = {result.n}"
+            raise FileError(given, "fractions in [0, 1] of n > 0 examples", "evaluate again")
+        table, pictures = folder / EXAMPLES, folder / ADVERSARIAL
+        return cls(
+            result,
+            read_examples(folder) if table.is_file() else None,
+            _images(pictures) if pictures.is_file() else None,
+        )
+
+    @property
+    def n(self) -> int:
+        return self.result.n
+
+    @property
+    def clean(self) -> Share:
+        return Share.measured(self.result.clean_accuracy, self.n)
+
+    @property
+    def robust(self) -> Share:
+        """The robust accuracy with the interval that result.json states."""
+        return Share(self.result.robust_accuracy, *self.result.robust_accuracy_ci95, self.n)
+
+    @property
+    def certified(self) -> Share | None:
+        value = self.result.certified_accuracy
+        return None if value is None else Share.measured(value, self.n)
+
+    @property
+    def threats(self) -> list[ThreatRecord]:
+        """One threat, or those whose per-example union this is."""
+        return self.result.threat.union or [self.result.threat]
+
+    @property
+    def threat(self) -> str:
+        return numbers.threat(self.threats)
+
+    @property
+    def conditions(self) -> str:
+        """What every accuracy of this evaluation must be read with."""
+        return f"{self.threat}, suite {self.result.suite}, n = {numbers.count(self.n)}"
+
+    @property
+    def reliable(self) -> bool:
+        return self.result.verdict == "ok"
+
+
+def _images(path: Path) -> Images:
+    """The arrays of adversarial.npz; object arrays, which would need pickle, are refused."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            x, x_adv = stored["x"], stored["x_adv"]
+            ids = stored["id"] if "id" in stored else np.arange(len(x))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path}: {error}", "arrays x, x_adv and id", "evaluate again") from error
+    if x.ndim != 4 or x.shape != x_adv.shape or len(ids) != len(x):
+        shapes = f"x {x.shape}, x_adv {x_adv.shape}, id {ids.shape}"
+        raise FileError(
+            f"{path}: {shapes}", "images (N, C, H, W) twice, ids (N,)", "evaluate again"
+        )
+    return Images(x, x_adv, ids)

@@ -1,0 +1,160 @@
+"""The plots: accuracy against eps, and the curves of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from torchproof.report.figures import DASHES, MARKERS, PAINT, SERIES, drawing, inline, percent_axis
+from torchproof.report.numbers import Share
+from torchproof.report.training import Training
+
+TIGHT = 0.1  # of the axis: nearer radii would have their labels overlap, so round ones are used
+
+
+@dataclass(frozen=True)
+class Point:
+    """An accuracy at a radius; `tick` is the radius as it was written."""
+
+    eps: float
+    tick: str
+    share: Share
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of one model, by radius; `mark` is its letter, `number` its colour."""
+
+    mark: str
+    number: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A recorded number of the training run, and how it is named and drawn."""
+
+    name: str
+    words: str
+    number: int
+
+
+ACCURACIES = (
+    Curve("clean", "held-out examples, clean", 2),
+    Curve("robust", "held-out examples, attacked", 0),
+    Curve("train_clean", "training batches, clean", 3),
+    Curve("train_robust", "training batches, attacked", 1),
+)
+LOSSES = (Curve("loss", "loss of the training method, mean over the epoch", 0),)
+
+
+def against_eps(lines: Sequence[Line], norm: str, name: str) -> Markup:
+    """Accuracy (percent) against the radius, with the 95 % interval of every point."""
+    with drawing() as (figure, axes):
+        for line in lines:
+            _errors(axes, line)
+        ticks = {point.eps: point.tick for line in lines for point in line.points}
+        widest = max(ticks)
+        axes.set_xlim(-0.03 * widest, 1.08 * widest)
+        radii = sorted(ticks)
+        if all(after - before > TIGHT * widest for before, after in pairwise(radii)):
+            axes.set_xticks(radii, [ticks[eps] for eps in radii])
+        axes.set_xlabel(f"ε ({norm}, input units)")
+        axes.set_ylabel("accuracy, %")
+        percent_axis(axes)
+        said = "; ".join(
+            f"{line.mark}: "
+            + ", ".join(f"{point.share.percent} % at {point.tick}" for point in line.points)
+            for line in lines
+        )
+        return inline(figure, name, f"Accuracy against ε, {norm}", said)
+
+
+def _errors(axes: Axes, line: Line) -> None:
+    colour = PAINT[f"s{line.number % SERIES}"]
+    values = [point.share.value for point in line.points]
+    axes.errorbar(
+        [point.eps for point in line.points],
+        values,
+        yerr=[
+            [max(0.0, point.share.value - point.share.low) for point in line.points],
+            [max(0.0, point.share.high - point.share.value) for point in line.points],
+        ],
+        color=colour,
+        marker=MARKERS[line.number % SERIES],
+        linestyle=DASHES[line.number % SERIES],
+        elinewidth=1.2,
+        capsize=4,
+        clip_on=False,
+    )
+    last = line.points[-1]
+    axes.annotate(
+        line.mark,
+        (last.eps, last.share.value),
+        xytext=(11, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        weight="bold",
+        annotation_clip=False,
+    )
+
+
+def curves(training: Training, wanted: Sequence[Curve], axis: str, name: str) -> Markup | None:
+    """The recorded ones of `wanted` against the epoch, None if none is."""
+    found = [curve for curve in wanted if training.series(curve.name)]
+    if not found:
+        return None
+    with drawing() as (figure, axes):
+        for curve in found:
+            _curve(axes, training, curve)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel(axis)
+        if axis.endswith("%"):
+            percent_axis(axes)
+            _mark_best(axes, training)
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        said = "; ".join(
+            f"{curve.words}: from {values[0][1]:.4g} to {values[-1][1]:.4g}"
+            for curve in found
+            for values in [training.series(curve.name)]
+        )
+        return inline(figure, name, f"{axis.split(',')[0].capitalize()} over the epochs", said)
+
+
+def _curve(axes: Axes, training: Training, curve: Curve) -> None:
+    rows, values = zip(*training.series(curve.name), strict=True)
+    epochs = [training.epoch(row) for row in rows]
+    colour = PAINT[f"s{curve.number}"]
+    lone = MARKERS[curve.number] if len(epochs) < 3 else ""
+    axes.plot(epochs, values, color=colour, linestyle=DASHES[curve.number], marker=lone)
+    if curve.name.startswith("train_"):
+        return
+    shares = [share for row in rows if (share := training.share(row, curve.name)) is not None]
+    if len(shares) == len(epochs):
+        low, high = [share.low for share in shares], [share.high for share in shares]
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _mark_best(axes: Axes, training: Training) -> None:
+    """A ring around the epoch whose weights are kept."""
+    best = training.best
+    height = None if best is None else training.number(best, training.merit)
+    if best is None or height is None:
+        return
+    at = (training.epoch(best), height)
+    ring: dict[str, Any] = {
+        "markerfacecolor": "none",
+        "markeredgecolor": PAINT["ink"],
+        "markeredgewidth": 1.4,
+    }
+    axes.plot(*at, marker="o", markersize=10, **ring)
+    axes.annotate("kept", at, xytext=(0, -12), textcoords="offset points", ha="center", va="top")

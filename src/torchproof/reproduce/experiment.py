@@ -1,0 +1,129 @@
+"""What an experiment leaves: rows of ours beside the published figures, a verdict in words, a
+picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from torchproof.core.errors import FileError, ResumeError
+
+SCHEMA = "torchproof.experiment/1"
+Verdict = Literal["shows", "does not show at this scale", "contradicts"]
+Scale = Literal["small", "paper"]
+
+
+class Row(BaseModel):
+    """One figure: ours per seed (fractions), and what was published, with its setting."""
+
+    what: str
+    ours: tuple[float, ...]
+    n: int
+    published: float | None = None
+    setting: str = ""
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.ours)
+
+    @property
+    def spread(self) -> float:
+        """The sample standard deviation over seeds, 0 for one seed."""
+        return statistics.stdev(self.ours) if len(self.ours) > 1 else 0.0
+
+
+class Outcome(BaseModel):
+    """The stored result of an experiment (outcome.json)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: str = SCHEMA
+    name: str
+    paper: str
+    claim: str
+    scale: Scale
+    settings: dict[str, str]
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    verdict: Verdict
+    because: str
+    seconds: float
+    versions: dict[str, str]
+
+    def write(self, out: Path) -> None:
+        """outcome.json and table.md, each whole or not at all; raises FileError."""
+        _replace(out / "outcome.json", self.model_dump_json(indent=2) + "\n")
+        _replace(out / "table.md", self.table())
+
+    def table(self) -> str:
+        """The rows as Markdown, ours beside the published."""
+        lines = [
+            f"# {self.name}: {self.paper}",
+            "",
+            f"Claim: {self.claim}",
+            "",
+            f"**{self.verdict}**: {self.because}",
+            "",
+            "; ".join(f"{k}: {v}" for k, v in self.settings.items()),
+            "",
+            f"| accuracy, n = {self.rows[0].n}, seeds {list(self.seeds)} | ours | published |",
+            "|---|---:|---|",
+        ]
+        for row in self.rows:
+            published = "–" if row.published is None else f"{100 * row.published:.2f} %"
+            note = f"{published} ({row.setting})" if row.setting else published
+            lines.append(
+                f"| {row.what} | {100 * row.mean:.1f} ± {100 * row.spread:.1f} % | {note} |"
+            )
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """How an experiment is to be run."""
+
+    out: Path
+    scale: Scale = "small"
+    seeds: int = 3
+    resume: bool = False
+    data_dir: Path | None = None
+    say: Callable[[str], None] = print
+
+    def claim(self, settings: dict[str, str]) -> None:
+        """Makes the folder this run's; raises ResumeError or FileError for one that is
+        another's.
+        """
+        path = self.out / "request.json"
+        wanted = {"scale": self.scale, "seeds": str(self.seeds), **settings}
+        if path.exists() and not self.resume:
+            raise FileError(
+                f"{self.out}, which holds an experiment", "a new folder", "add --resume"
+            )
+        if path.exists():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            differing = [k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)]
+            if differing:
+                raise ResumeError(
+                    f"other settings ({', '.join(sorted(differing))})",
+                    "the settings the experiment was started with",
+                    "choose another --out",
+                )
+        self.out.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps(wanted, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError(f"{path} ({error})", "a writable file", "free some space") from error

@@ -1,0 +1,121 @@
+"""The tables of what training can be asked for by name: methods, optimisers, learning-rate
+schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import lr_scheduler as torch_schedules
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchproof.attack.starts import Gaussian, Sphere, Uniform, Zero
+from torchproof.core.errors import InputError, unknown
+from torchproof.core.expression import parse
+from torchproof.core.threats import AnyThreat
+from torchproof.train.at import AT
+from torchproof.train.awp import AWP
+from torchproof.train.mart import MART
+from torchproof.train.method import Method
+from torchproof.train.settings import Settings
+from torchproof.train.standard import Standard
+from torchproof.train.trades import TRADES
+
+METHODS: dict[str, type[Method]] = {
+    "Standard": Standard,
+    "AT": AT,
+    "TRADES": TRADES,
+    "MART": MART,
+    "AWP": AWP,
+}
+
+# What an expression may use as an argument of a method.
+PARTS: dict[str, Callable[..., Any]] = {
+    "Uniform": Uniform,
+    "Gaussian": Gaussian,
+    "Sphere": Sphere,
+    "Zero": Zero,
+}
+
+
+def method(text: str, threat: AnyThreat | None = None) -> Method:
+    """The method that an expression such as `AWP(TRADES(beta=6), gamma=0.005)` describes, for
+    `threat`.
+
+    Raises InputError for an expression that is no method, UnknownName for a name in no table.
+    """
+    bound = {} if threat is None else {"threat": threat}
+    made = parse(text, {**METHODS, **PARTS}, **bound)
+    if not isinstance(made, Method):
+        raise InputError(f"{text!r}", "a training method", f"choose one of {', '.join(METHODS)}")
+    return made
+
+
+Parameters = Iterable[nn.Parameter]
+
+OPTIMISERS: dict[str, Callable[[Parameters, Settings], Optimizer]] = {
+    "sgd": lambda p, s: SGD(p, s.lr, s.momentum, weight_decay=s.weight_decay),
+    "nesterov": lambda p, s: SGD(p, s.lr, s.momentum, weight_decay=s.weight_decay, nesterov=True),
+    "adam": lambda p, s: Adam(p, s.lr, (s.momentum, 0.999), weight_decay=s.weight_decay),
+    "adamw": lambda p, s: AdamW(p, s.lr, (s.momentum, 0.999), weight_decay=s.weight_decay),
+}
+
+
+def _constant(optimiser: Optimizer, steps: int) -> LRScheduler:
+    return torch_schedules.ConstantLR(optimiser, factor=1.0, total_iters=0)
+
+
+def _piecewise(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten after half and after three quarters (Rice, Wong and Kolter 2020; AWP)."""
+    milestones = [max(1, steps // 2), max(1, steps * 3 // 4)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
+def _cosine(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Half a cosine down to 0."""
+    return torch_schedules.CosineAnnealingLR(optimiser, T_max=steps)
+
+
+def _linear(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """A straight line down to 0."""
+    return torch_schedules.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+
+
+def _cyclic(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Up in a straight line for two fifths, then down to nearly 0 (Wong, Rice and Kolter 2020)."""
+    return torch_schedules.OneCycleLR(
+        optimiser,
+        max_lr=[group["lr"] for group in optimiser.param_groups],
+        total_steps=steps + 1,
+        pct_start=0.4,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
+
+
+SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
+    "constant": _constant,
+    "piecewise": _piecewise,
+    "cosine": _cosine,
+    "linear": _linear,
+    "cyclic": _cyclic,
+}
+
+
+def optimiser(parameters: Parameters, settings: Settings) -> Optimizer:
+    """The optimiser that the settings name; raises UnknownName."""
+    if settings.optimiser not in OPTIMISERS:
+        raise unknown("optimiser", settings.optimiser, OPTIMISERS)
+    return OPTIMISERS[settings.optimiser](parameters, settings)
+
+
+def schedule(optimiser: Optimizer, settings: Settings, steps: int) -> LRScheduler:
+    """The schedule that the settings name, for `steps` optimiser steps in all; raises
+    UnknownName.
+    """
+    if settings.schedule not in SCHEDULES:
+        raise unknown("learning-rate schedule", settings.schedule, SCHEDULES)
+    return SCHEDULES[settings.schedule](optimiser, steps)

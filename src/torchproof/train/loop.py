@@ -1,0 +1,225 @@
+"""`fit`: the training loop, a generator of one record per epoch.
+
+It takes
+
+- data: (x, y), or an object with .x and .y: images (N, C, H, W) in [0, 1] and labels (N,). A part
+  is held out, keyed by the seed, to choose the checkpoint.
+- threat: what robust accuracy is measured against on the held-out part, by default the method's
+  own.
+- augment: called with images (B, C, H, W) and keys (B,), one per example and epoch.
+- out: a run directory; resume: go on where the run in it was killed, with the same result as if it
+  had not been. In a folder without a run, resume starts one.
+- save(model, path, card): writes the best network to model.safetensors there, and the last to
+  last.safetensors.
+- info: what else identifies the run; compared, as all settings are, when it is resumed.
+- stop: asked after every step; True ends the run after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torchproof.attack.untouched import forked, home
+from torchproof.core import keys
+from torchproof.core.checks import check, check_weights
+from torchproof.core.threats import AnyThreat
+from torchproof.train import distributed
+from torchproof.train.folder import Folder, Save, described
+from torchproof.train.held_out import Measured, measure
+from torchproof.train.job import Job, Stop, identity_of, lesson_of, started
+from torchproof.train.learner import State, copied, snapshot, tensors_of
+from torchproof.train.method import Method
+from torchproof.train.record import Record, Sums
+from torchproof.train.rows import order
+from torchproof.train.settings import Settings
+from torchproof.train.step import Augment, take
+
+_log = logging.getLogger(__name__)
+
+
+def fit(
+    model: nn.Module,
+    data: Any,
+    method: Method,
+    settings: Settings | None = None,
+    *,
+    threat: AnyThreat | None = None,
+    augment: Augment | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    save: Save | None = None,
+    info: Mapping[str, Any] | None = None,
+    stop: Stop | None = None,
+) -> Iterator[Record]:
+    """Trains `model` in place; yields a `Record` after every epoch.
+
+    When the generator ends, the model holds the best weights, averaged ones if there is an
+    average, in eval mode. The arguments are described at the head of this module. Raises
+    InputError, ModelError, ResumeError and FileError before anything is trained; ModelError for a
+    loss that is not finite.
+    """
+    settings = settings or Settings.of()
+    x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
+    check(x, y)
+    check_weights(model)
+    lesson = lesson_of(x, y, method, settings, threat, augment)
+    folder = None
+    if out is not None:
+        identity = identity_of(model, lesson, info or {})
+        folder = Folder(Path(out), identity, save)
+        folder.claim(resume)
+    distributed.share_state(model)
+    job = started(model, lesson, folder, stop)
+    return _epochs(job)
+
+
+def _epochs(job: Job) -> Iterator[Record]:
+    while job.state.epoch < job.lesson.settings.epochs:
+        if not _train(job):
+            break
+        yield _close(job)
+    _finish(job)
+
+
+def _train(job: Job) -> bool:
+    """The rest of the present epoch; False when it was stopped."""
+    settings, state, model = job.lesson.settings, job.state, job.learner.model
+    model.train()
+    if state.step == 0:
+        seed = keys.seed_of(settings.seed, "begin", state.epoch)
+        with forked(seed, home(model)):
+            job.lesson.method.begin(model, job.lesson.train, state.total / job.lesson.steps)
+    batches = order(len(job.lesson.train), settings.batch_size, settings.seed, state.epoch)
+    kept = before = time.perf_counter()
+    for chosen in batches[state.step :]:
+        added = take(job.learner, job.lesson, state, chosen)
+        now = time.perf_counter()
+        state.sums = state.sums.plus(added).plus(Sums(seconds=now - before))
+        state.step, state.total, before = state.step + 1, state.total + 1, now
+        if _stopped(job):
+            _keep(job)
+            return False
+        if state.step < len(batches) and _due(settings, state, now - kept):
+            _keep(job)
+            kept = time.perf_counter()
+    return True
+
+
+def _stopped(job: Job) -> bool:
+    """Does any process want to stop?"""
+    return job.stop is not None and distributed.total(int(job.stop()))[0] > 0
+
+
+def _due(settings: Settings, state: State, seconds: float) -> bool:
+    every = settings.checkpoint_steps
+    return (every > 0 and state.total % every == 0) or seconds >= settings.checkpoint_seconds
+
+
+def _keep(job: Job) -> None:
+    """Writes a checkpoint, of sound weights only."""
+    check_weights(job.learner.model)
+    if job.folder is not None and distributed.rank() == 0:
+        job.folder.keep(*snapshot(job.learner, job.lesson.method, job.state))
+
+
+def _close(job: Job) -> Record:
+    """The end of an epoch: measure, note, keep. The checkpoint holds the record, so the two never
+    disagree.
+    """
+    started, state, lesson = time.perf_counter(), job.state, job.lesson
+    settings = lesson.settings
+    check_weights(job.learner.model)
+    found = measure(
+        job.learner.result, lesson.held, lesson.threat, settings.held_out_steps, settings.seed
+    )
+    state.sums = state.sums.plus(Sums(seconds=time.perf_counter() - started))
+    record = _record(job, found)
+    if record.best_epoch == record.epoch:
+        state.best = copied(job.learner.result)
+    state.records.append(record)
+    state.epoch, state.step, state.sums = state.epoch + 1, 0, Sums()
+    _keep(job)
+    if job.folder is not None and distributed.rank() == 0:
+        job.folder.append(record)
+    if record.collapsed:
+        _log.warning("epoch %d: all held-out images get the same class", record.epoch)
+    return record
+
+
+def _record(job: Job, found: Measured) -> Record:
+    state, by = job.state, job.lesson.by
+    best_epoch, best = state.epoch + 1, found
+    if state.records and found.n:
+        last = state.records[-1]
+        before = Measured(found.n, last.best_clean, last.best_robust)
+        if before.merit(by) >= found.merit(by):
+            best_epoch, best = last.best_epoch, before
+    return Record(
+        epoch=state.epoch + 1,
+        step=state.total,
+        loss=state.sums.loss / state.sums.rows,
+        lr=job.learner.lr,
+        held_out=found.n,
+        clean=found.clean,
+        robust=found.robust,
+        attack=found.attack,
+        best_epoch=best_epoch,
+        best_clean=best.clean,
+        best_robust=best.robust,
+        overfitting=_overfitting(state, found),
+        collapsed=found.collapsed,
+        forward=state.sums.forward,
+        backward=state.sums.backward,
+        seconds=state.sums.seconds,
+    )
+
+
+def _overfitting(state: State, found: Measured) -> float | None:
+    """By how much the best held-out accuracy so far, robust where known, exceeds this one."""
+    if found.robust is not None:
+        return max([0.0, *(r.robust - found.robust for r in state.records if r.robust is not None)])
+    if found.clean is not None:
+        return max([0.0, *(r.clean - found.clean for r in state.records if r.clean is not None)])
+    return None
+
+
+def _finish(job: Job) -> None:
+    """Saves the last and the best network; the model then holds the best weights. A stopped run
+    saves what it has.
+    """
+    state, model = job.state, job.learner.model
+    model.eval()
+    if not state.records:
+        return
+    writing = job.folder is not None and distributed.rank() == 0
+    model.load_state_dict(tensors_of(job.learner.result))
+    if job.folder is not None and writing:
+        job.folder.store(model, "last", _card(job, state.records[-1]))
+    model.load_state_dict(state.best)
+    if job.folder is not None and writing:
+        best = state.records[state.records[-1].best_epoch - 1]
+        job.folder.store(model, "model", _card(job, best))
+    distributed.wait()
+
+
+def _card(job: Job, record: Record) -> dict[str, Any]:
+    """What is said about a network beside its weights."""
+    lesson = job.lesson
+    return {
+        "training": {
+            "method": described(lesson.method),
+            "settings": lesson.settings.model_dump(),
+            "threat": None if lesson.threat is None else str(lesson.threat),
+            "epoch": record.epoch,
+            "held_out": record.held_out,
+            "clean": record.clean,
+            "robust": record.robust,
+            "attack": record.attack,
+        }
+    }

@@ -1,0 +1,74 @@
+"""Rows of a data set: the split into training and held-out rows, and the order in which an epoch
+visits them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torchproof.core import keys
+from torchproof.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a data set: x (N, C, H, W), y (N,), and the chosen row numbers `index` (n,),
+    int64 on the CPU.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def part(self, chosen: Tensor | slice) -> Rows:
+        """Those of the rows that `chosen`, positions among them, picks."""
+        return replace(self, index=self.index[chosen])
+
+    def tensors(self, device: torch.device, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """Images and labels of the rows, on `device`; images in `dtype`, if there is one."""
+        x = self.x[self.index]
+        return x.to(device, dtype or x.dtype), self.y[self.index].to(device)
+
+
+def held_out_size(n: int, wanted: int | None) -> int:
+    """How many of n rows are held out: `wanted`, by default a tenth, at most 1,000.
+
+    Raises InputError when no training rows would be left.
+    """
+    size = min(n // 10, 1000) if wanted is None else wanted
+    if size >= n:
+        raise InputError(
+            f"{size} held-out examples of {n}",
+            f"fewer than {n}",
+            "hold out less, or bring more data",
+        )
+    return size
+
+
+def split(x: Tensor, y: Tensor, seed: int, held_out: int | None) -> tuple[Rows, Rows]:
+    """Training and held-out rows, disjoint, in the order of the data set; the choice is keyed by
+    `seed`.
+    """
+    order = keys.permutation(len(x), seed, "held-out")
+    size = held_out_size(len(x), held_out)
+    return Rows(x, y, order[size:].sort().values), Rows(x, y, order[:size].sort().values)
+
+
+def steps_of(n: int, batch_size: int) -> int:
+    """Steps in an epoch of n rows."""
+    return max(1, -(-n // batch_size))
+
+
+def order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The global batches of an epoch as positions; every row once, batch sizes equal up to one.
+
+    A rest that is no full batch is spread over all batches: a last batch of two images would have
+    batch statistics of its own.
+    """
+    return keys.permutation(n, seed, "order", epoch).tensor_split(steps_of(n, batch_size))
