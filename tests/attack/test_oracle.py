@@ -1,0 +1,187 @@
+"""Oracles: functions of the point without memory, the wrappers around them, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.attack.ascend import Run
+from torchproof.attack.cases import Cases
+from torchproof.attack.combine import Attack
+from torchproof.attack.fgsm import FGSM
+from torchproof.attack.oracle import EOT, Plain, Quantised
+from torchproof.attack.pgd import PGD
+from torchproof.attack.square import Square
+from torchproof.attack.starts import Zero
+from torchproof.core.errors import ModelError
+from torchproof.core.norms import Linf
+from torchproof.core.objectives import CrossEntropy, Margin, Objective
+from torchproof.core.sites import Input
+from torchproof.core.threats import Threat
+
+LINF = Threat(Linf(), 0.2)
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda o: o,
+    "eot": lambda o: EOT(o, 3),
+    "quantised": Quantised,
+    "both": lambda o: EOT(Quantised(o), 2),
+}
+each_oracle = pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS.keys())
+each_type = pytest.mark.parametrize("kind", [Plain, EOT, Quantised])
+
+
+@each_type
+def test_an_oracle_has_one_method(kind: type) -> None:
+    public = [n for n in dir(kind) if callable(getattr(kind, n)) and not n.startswith("_")]
+    assert public == [] and "__call__" in vars(kind)
+
+
+@each_type
+def test_an_oracle_has_no_memory(kind: type, make_problem: Any) -> None:
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    for name, hint in typing.get_type_hints(kind).items():
+        origin = typing.get_origin(hint) or hint
+        assert origin not in (list, dict, set, Tensor, bytearray), f"{name} could remember"
+    problem = make_problem()
+    plain = Plain(problem.model, Input(), CrossEntropy())
+    oracle = plain if kind is Plain else kind(plain)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        oracle.samples = 3
+    before = dict(vars(oracle))
+    oracle(cases(problem), torch.zeros_like(problem.x), True, torch.zeros(4))
+    assert dict(vars(oracle)) == before, "asking left something behind"
+
+
+def cases(problem: Any, threat: Any = LINF) -> Cases:
+    n = len(problem.x)
+    allowed = threat.set(problem.model, problem.x)
+    return Cases(problem.x, problem.y, problem.target, allowed, torch.arange(n))
+
+
+@each_oracle
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_same_question_has_the_same_answer(
+    wrap: Any, gradient: bool, make_problem: Any
+) -> None:
+    problem = make_problem()
+    oracle = wrap(Plain(problem.model, Input(), CrossEntropy()))
+    delta = torch.full_like(problem.x, 3 / 255)
+    given = delta.clone()
+    one = oracle(cases(problem), delta, gradient, torch.zeros(4))
+    oracle(cases(problem), delta * 2, True, torch.ones(4))
+    two = oracle(cases(problem), delta, gradient, torch.zeros(4))
+    assert torch.equal(delta, given) and not delta.requires_grad
+    for a, b in zip(one[:3], two[:3], strict=True):
+        assert torch.equal(a, b) and not a.requires_grad and not a.is_inference()
+    assert one.cost == two.cost
+    assert (one.grad is not None) is gradient
+    if gradient:
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_plain_is_one_forward_and_one_backward(make_problem: Any, counted: Any) -> None:
+    problem = make_problem()
+    model = counted(problem.model)
+    oracle = Plain(model, Input(), CrossEntropy())
+    point = oracle(cases(problem), torch.zeros_like(problem.x), True, torch.zeros(4))
+    assert (model.forwards, model.backwards) == (4, 4) and point.cost == (1, 1)
+    point = oracle(cases(problem), torch.zeros_like(problem.x), False, torch.zeros(4))
+    assert (model.forwards, model.backwards) == (8, 4) and point.cost == (1, 0)
+
+
+def test_plain_gives_the_gradient_of_each_loss(make_problem: Any) -> None:
+    problem = make_problem(dtype=torch.float64)
+    delta = torch.full_like(problem.x, 0.01)
+    point = Plain(problem.model, Input(), CrossEntropy())(
+        cases(problem), delta, True, torch.zeros(4)
+    )
+    for i in range(4):
+        x = (problem.x[i : i + 1] + 0.01).requires_grad_()
+        loss = nn.functional.cross_entropy(problem.model(x), problem.y[i : i + 1])
+        (grad,) = torch.autograd.grad(loss, x)
+        assert float(point.loss[i]) == pytest.approx(loss.item())
+        assert isinstance(point.grad, Tensor) and torch.allclose(point.grad[i], grad[0], atol=1e-12)
+
+
+class Nonsense(nn.Module):
+    """Fine at the images, NaN or infinity elsewhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (x.detach().flatten(1) > 0.55).any(1, keepdim=True)
+        return x.flatten(1)[:, :3] * torch.where(far, self.value, 1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("search", [FGSM(), PGD(3), Square(20)], ids=["fgsm", "pgd", "square"])
+def test_nan_and_infinity_are_refused(value: float, search: Any) -> None:
+    x = torch.full((2, 1, 2, 2), 0.5)
+    with pytest.raises(ModelError):
+        Attack(LINF, CrossEntropy(), search)(
+            Nonsense(value), x, torch.zeros(2).long(), run=Run(patience=99)
+        )
+
+
+@pytest.mark.parametrize(
+    "search", [FGSM(), PGD(3), PGD(3, start=Zero())], ids=["fgsm", "pgd", "pgd zero"]
+)
+def test_gradients_that_are_no_numbers_are_refused(search: Any) -> None:
+    """A NaN has no sign: without a word the search would stand still, and the model look robust."""
+
+    def kinked(x: Tensor) -> Tensor:
+        return (x - x.detach()).abs().sqrt().flatten(1)[:, :3] * 0 + x.flatten(1)[:, :3]
+
+    x, y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2).long()
+    with pytest.raises(ModelError):
+        Attack(LINF, CrossEntropy(), search)(kinked, x, y, run=Run(patience=99))
+
+
+def test_a_model_without_a_gradient_is_refused_unless_none_is_needed() -> None:
+    def rounded(x: Tensor) -> Tensor:
+        return x.detach().flatten(1)[:, :3]
+
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+    with pytest.raises(ModelError, match="BPDA"):
+        Attack(LINF, CrossEntropy(), PGD(3))(rounded, x, y)
+    assert Attack(LINF, Margin(), Square(5))(rounded, x, y).done.all()
+
+
+def test_losses_of_a_half_precision_model_are_float32(make_problem: Any) -> None:
+    problem = make_problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert problem.model(problem.x).dtype == torch.bfloat16
+        point = Plain(problem.model, Input(), CrossEntropy())(
+            cases(problem), torch.zeros_like(problem.x), True, torch.zeros(4)
+        )
+    assert point.loss.dtype == point.score.dtype == torch.float32
+    assert isinstance(point.grad, Tensor) and point.grad.dtype == torch.float32
+
+
+def test_objectives_of_other_tasks_fit_in() -> None:
+    """A regression task writes its own loss and verdict, and reads outputs of its own shape."""
+
+    class Far(Objective):
+        def loss(self, out: Any, goal: Any) -> Tensor:
+            return (out["value"] - goal.y).abs()
+
+        def won(self, out: Any, goal: Any) -> Tensor:
+            return self.loss(out, goal) > 0.35
+
+    def model(x: Tensor) -> dict[str, Tensor]:
+        return {"value": x.flatten(1).sum(1)}
+
+    x = torch.full((2, 1, 1, 2), 0.5)
+    found = Attack(LINF, Far(), PGD(5, start=Zero()))(
+        model, x, torch.tensor([0.9, 1.2]), run=Run(patience=99)
+    )
+    assert found.lost.tolist() == [True, True]
+    assert torch.allclose(found.score, torch.tensor([0.5, 0.6]), atol=1e-6)
