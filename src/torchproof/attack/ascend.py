@@ -33,9 +33,9 @@ class Run:
     seed; ids: the examples' global ids (N,), by default their positions; slots: problems per model
     call; patience: the number of won answers an example may give before it leaves (0: the first
     win ends it; inf: never; in between: friendly adversarial training); last: return the last
-    iterate (training) instead of the worst point;
-    budget: forward plus backward samples a job may spend; on_done: called with problems that are
-    finished and with what was found; stop: asked before every step, True ends the run.
+    iterate (training) instead of the worst point; budget: forward plus backward samples that no
+    job exceeds, its first question apart; on_done: called with what was found and the problems that are finished; stop: asked
+    before every step, True ends the run.
     """
 
     seed: int = 0
@@ -102,6 +102,7 @@ class _Loop:
         best = None if self.run.last else tree(torch.clone, state.delta)
         score = zero.to(self.dtype) - torch.inf
         spent = torch.zeros(len(picked), 2, dtype=torch.int64, device=self.device)
+        spent[:, 0] = self.site.entry * (len(x) // len(picked))
         return Slots(cases, state, best, score, zero.bool(), zero, spent, job.to(self.device))
 
     def ask(self, live: Slots, gradient: bool) -> tuple[Slots, Point]:
@@ -125,7 +126,7 @@ class _Loop:
         rows = better.nonzero()[:, 0]
         if not len(rows):
             return live
-        overwrite(live.best, rows, live.state.delta)
+        overwrite(live.best, rows, live.state.delta if point.at is None else point.at)
         score = torch.where(better, point.score, live.score)
         return replace(live, score=score, won=live.won | (won & better))
 
@@ -171,16 +172,21 @@ def ascend(
     job is judged by a forward alone.
     """
     device, dtype = device or x.device, dtype or x.dtype
-    loop = _Loop(oracle, search, site, enclose, x, y, jobs, run, device, dtype)
     with torch.inference_mode(False):
+        # tensors made under inference mode cannot take part in a graph; copies can
+        x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+        loop = _Loop(oracle, search, site, enclose, x, y, jobs, run, device, dtype)
         queue = Queue(jobs)
         live = loop.admit(queue.pop(run.slots))
         if live is None:
             return Found.empty(0, x[:0], x.device)
         found = Found.empty(site.problems(len(x)), live.state.delta, x.device)
+        found.spent[:, 0] = jobs.cost
         while live is not None and not run.stop():
             live, leave = _advance(loop, found, live, queue)
             live = _refill(loop, live, leave, queue)
+        if live is not None:  # stopped: what the jobs in flight have spent is spent
+            found.spent.index_add_(0, jobs.problem[live.job.cpu()], live.spent.cpu())
     return found
 
 
@@ -188,7 +194,7 @@ def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slot
     """One question and one step for every slot; retires the rows that are through."""
     search, run = loop.search, loop.run
     live, point = loop.ask(live, search.gradient)
-    leave = (live.wins > run.patience) | (live.spent.sum(1) >= run.budget)
+    leave = (live.wins > run.patience) | (live.spent.sum(1) + sum(point.cost) > run.budget)
     if bool(leave.any()):
         loop.retire(found, _pick(live, leave), queue)
         if bool(leave.all()):

@@ -19,4 +19,4 @@ class BPDA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         smooth: Tensor = self.surrogate(x)
         exact: Tensor = self.layer(x)
-        return smooth + (exact - smooth).detach()
+        return exact.detach() + (smooth - smooth.detach())  # bit-exact in value

@@ -34,9 +34,9 @@ class Cases:
 class Point(NamedTuple):
     """An oracle's answer at one point per problem; all leaves (P, ...).
 
-    `loss` is what is ascended, `score` the yardstick, `won` the objective's verdict, `grad` the
-    gradient of the loss (None when it was not asked for), `cost` the forward and backward samples
-    spent per problem.
+    loss: what is ascended; score: the yardstick; won: the objective's verdict; grad: the gradient
+    of the loss, None when it was not asked for; cost: forward and backward samples spent per
+    problem; at: the perturbation the answer is about, where it is not the one asked about.
     """
 
     loss: Tensor
@@ -44,17 +44,19 @@ class Point(NamedTuple):
     won: Tensor
     grad: Value | None
     cost: tuple[int, int]
+    at: Value | None = None
 
 
 @dataclass(frozen=True)
 class Jobs:
     """What is to be done, in order: (problem, target, restart), each (J,) int64; target -1 means
-    none.
+    none. `cost` counts the forward samples per problem that it took to draw up the list.
     """
 
     problem: Tensor
     target: Tensor
     restart: Tensor
+    cost: int = 0
 
     @classmethod
     def one_each(cls, problems: int, target: Tensor | None = None) -> Jobs:
@@ -66,9 +68,8 @@ class Jobs:
     def repeated(self, times: int) -> Jobs:
         """Every job `times` times, as restarts 0, 1, ..."""
         restart = torch.arange(times).repeat(len(self))
-        return Jobs(
-            self.problem.repeat_interleave(times), self.target.repeat_interleave(times), restart
-        )
+        problem, target = (t.repeat_interleave(times) for t in (self.problem, self.target))
+        return Jobs(problem, target, restart, self.cost)
 
     def __len__(self) -> int:
         return len(self.problem)

@@ -17,12 +17,12 @@ from torchproof.attack.ascend import Run, ascend
 from torchproof.attack.cases import Found, Jobs
 from torchproof.attack.oracle import Oracle, Plain
 from torchproof.attack.search import Search
-from torchproof.attack.untouched import adapted, home, precision, untouched
+from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Objective, hard
 from torchproof.core.sets import Set
-from torchproof.core.sites import Model
+from torchproof.core.sites import Model, ask
 from torchproof.core.threats import AnyThreat
 from torchproof.core.values import put, take
 
@@ -59,13 +59,28 @@ class Attack:
     def _check_parts(self) -> None:
         """What the search needs, site and objective must offer."""
         site = self.threat.site
-        missing = self.search.needs - (site.offers | self.objective.offers)
+        offers = self.threat.offers | site.offers | self.objective.offers
+        missing = self.search.needs - offers
         names = [type(part).__name__ for part in (self.search, site, self.objective)]
         if missing:
             raise InputError(
                 f"{names[0]} at the site {names[1]} with the objective {names[2]}",
-                f"a site and an objective that offer: {', '.join(sorted(missing))}",
+                f"a threat and an objective that offer: {', '.join(sorted(missing))}",
                 "choose a search that needs less, such as PGD or APGD",
+            )
+        norm = type(getattr(self.threat, "norm", None))
+        if self.search.norms is not None and norm not in self.search.norms:
+            known = sorted(n.__name__ for n in self.search.norms)
+            raise InputError(
+                f"{names[0]} against a threat of norm {norm.__name__}",
+                f"the norm {' or '.join(known)}",
+                "choose a search for every norm, such as PGD or APGD",
+            )
+        if self.targets and not self.objective.targeted:
+            raise InputError(
+                f"EveryTarget with the objective {names[2]}, which reads no target",
+                "a targeted objective",
+                "use TargetedMargin() or TargetedDLR()",
             )
         if self.targets and site.shared:
             raise InputError(
@@ -107,16 +122,19 @@ class Attack:
         target: (N,) classes for targeted objectives without `EveryTarget` (one class at a shared
         site). Raises InputError, ModelError.
         """
+        if len(y) != len(x):
+            given = f"{len(x)} images and {len(y)} labels"
+            raise InputError(given, "one label per image", "cut both to the same examples")
         if not len(x):
             return Found.empty(0, x, x.device)
-        device, kind = home(model), _working(precision(model), x.dtype)
+        x, device = x.detach(), home(model, x.device)
+        kind = _working(precision(model), x.dtype)
         with untouched(model, keys.seed_of(run.seed, "model"), device):
-            asked = adapted(model)
-            oracle = self.wrap(Plain(asked, self.threat.site, self.objective))
-            jobs = self._base(asked, x.to(kind), y, target, run.slots, device)
+            oracle = self.wrap(Plain(model, self.threat.site, self.objective))
+            jobs = self._base(model, x.to(kind), y, target, run.slots, device)
 
             def enclose(rows: Tensor) -> Set:
-                return self.threat.set(asked, rows)
+                return self.threat.set(model, rows)
 
             jobs = jobs.repeated(self.restarts)
             site = self.threat.site
@@ -162,12 +180,12 @@ def _wrong_classes(
     count = min(count, z.shape[1] - 1)
     target = z.topk(count, dim=1).indices.cpu()
     problem = torch.arange(len(x)).repeat_interleave(count)
-    return Jobs(problem, target.reshape(-1), torch.zeros_like(problem))
+    return Jobs(problem, target.reshape(-1), torch.zeros_like(problem), cost=1)
 
 
 @torch.no_grad()
 def _answer(model: Model, x: Tensor) -> Tensor:
-    out: Tensor = model(x)
+    out: Tensor = ask(model, x)
     return out.to(torch.promote_types(out.dtype, torch.float32))
 
 
@@ -202,15 +220,27 @@ class Chain:
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, run: Run = Run()) -> Found:
         ids = torch.arange(len(x)) if run.ids is None else run.ids
-        total: Found = self.attacks[0](model, x, y, run=replace(run, ids=ids))
+        quiet = replace(run, ids=ids, on_done=None)
+        total: Found = self.attacks[0](model, x, y, run=quiet)
+        told = _tell(run, total, total.lost & False, total.lost)
         for number, attack in enumerate(self.attacks[1:], 1):
-            rows = (~total.lost).nonzero()[:, 0]
-            if not len(rows):
+            problems = (~total.lost & total.done).nonzero()[:, 0]
+            if not len(problems):
                 break
-            seed = keys.seed_of(run.seed, number)
-            part = attack(model, x[rows], y[rows], run=replace(run, ids=ids[rows], seed=seed))
-            _merge(total, rows, part)
+            rows, seed = self.threat.site.rows(problems), keys.seed_of(run.seed, number)
+            part = attack(model, x[rows], y[rows], run=replace(quiet, ids=ids[rows], seed=seed))
+            _merge(total, problems, part)
+            told = _tell(run, total, told, total.lost)
+        _tell(run, total, told, total.done)
         return total
+
+
+def _tell(run: Run, found: Found, told: Tensor, ready: Tensor) -> Tensor:
+    """Calls run.on_done with the problems that are ready and were not told of; returns all told."""
+    fresh = (ready & ~told).nonzero()[:, 0].tolist()
+    if run.on_done is not None and fresh:
+        run.on_done(found, fresh)
+    return told | ready
 
 
 def _merge(total: Found, rows: Tensor, part: Found) -> None:

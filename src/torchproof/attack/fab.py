@@ -19,7 +19,7 @@ from torchproof.attack.pgd import check_steps
 from torchproof.attack.search import Search, State
 from torchproof.attack.starts import Start, Zero
 from torchproof.core.errors import InputError
-from torchproof.core.norms import L2, Linf, Norm, fill
+from torchproof.core.norms import L2, Linf, Norm, bound, fill
 from torchproof.core.sets import Ball, Set
 
 
@@ -34,8 +34,9 @@ def to_plane(norm: Norm, d: Tensor, w: Tensor, b: Tensor, low: Tensor, high: Ten
     """
     gap = b - (w * d).sum(1)
     unit = norm.steepest(w)
-    side, size = unit.sign() * gap.sign()[:, None], unit.abs()
-    room = ((low + high) / 2 - d).addcmul_(side, (high - low) / 2).abs_()
+    towards = unit * gap.sign()[:, None]
+    side, size = torch.copysign(torch.ones_like(towards), towards), unit.abs()
+    room = bound(towards, low - d, high - d)
     edge = (room + torch.finfo(w.dtype).tiny) / size  # where each coordinate meets the box
     far = fill(w.abs() * size, edge, gap.abs())
     return torch.minimum(size * far[:, None], room).mul_(side)
@@ -60,7 +61,7 @@ class FAB(Search):
 
     wanders: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"box", "boundary"})
-    norms: ClassVar[frozenset[type[Norm]]] = frozenset({Linf, L2})
+    norms: ClassVar[frozenset[type[Norm]] | None] = frozenset({Linf, L2})
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -94,12 +95,13 @@ class FAB(Search):
         return grad  # type: ignore[no-any-return]
 
 
-def require_norm(search: Any, set: Set) -> Ball:
+def require_norm(search: Search, set: Set) -> Ball:
     """The set as a ball of one of `search.norms`; raises InputError naming them otherwise."""
-    if isinstance(set, Ball) and type(set.norm) in search.norms:
+    known = search.norms or frozenset()
+    if isinstance(set, Ball) and type(set.norm) in known:
         return set
     given = type(set.norm).__name__ if isinstance(set, Ball) else type(set).__name__
-    names = sorted(n.__name__ for n in search.norms)
+    names = sorted(n.__name__ for n in known)
     raise InputError(
         f"{type(search).__name__} on a set of kind {given}",
         f"a ball of norm {' or '.join(names)}",

@@ -5,7 +5,7 @@ set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,6 +19,8 @@ class FGSM(Search):
     """delta = argmax over the set of <gradient at 0, delta>: x + eps sign(g) for Linf, exact for
     every norm and box.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"bounded"})
 
     @property
     def steps(self) -> int:

@@ -74,7 +74,15 @@ def _gradient(loss: Tensor, live: Value) -> Value:
             "logits with a gradient",
             "use a search without gradients (Square), or wrap the layer that cuts it in BPDA",
         )
-    parts = iter(torch.autograd.grad(loss.sum(), inputs, materialize_grads=True))
+    found = torch.autograd.grad(loss.sum(), inputs, materialize_grads=True)
+    # a sum is the cheapest test; a finite gradient with an infinite sum is looked at again
+    if not all(bool(g.sum().isfinite()) or bool(g.isfinite().all()) for g in found):
+        raise ModelError(
+            "a model whose gradient is NaN or infinite at some allowed perturbation",
+            "finite gradients",
+            "look for square roots and logarithms of 0 in its forward pass",
+        )
+    parts = iter(found)
     return tree(lambda _: next(parts), live)
 
 
@@ -105,7 +113,7 @@ class EOT:
         won = mean([p.won.float() for p in points]) > 0.5
         forward, backward = (sum(p.cost[i] for p in points) for i in (0, 1))
         loss, score = mean([p.loss for p in points]), mean([p.score for p in points])
-        return Point(loss, score, won, grad, (forward, backward))
+        return Point(loss, score, won, grad, (forward, backward), points[0].at)
 
 
 def on_grid(x: Tensor, delta: Tensor, levels: int = 255) -> Tensor:
@@ -127,4 +135,11 @@ class Quantised:
     levels: int = 255
 
     def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
-        return self.inner(cases, on_grid(cases.x, delta, self.levels), gradient, progress)
+        if not isinstance(delta, Tensor) or delta.shape != cases.x.shape:
+            raise InputError(
+                "8-bit rounding of a perturbation that is not one image per example",
+                "a threat at the site Input",
+                "leave Quantised out",
+            )
+        rounded = on_grid(cases.x, delta, self.levels)
+        return self.inner(cases, rounded, gradient, progress)._replace(at=rounded)

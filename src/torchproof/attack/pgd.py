@@ -4,6 +4,7 @@ et al. 2020).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class PGD(Search):
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        if self.length is not None and not self.length > 0:
+        if self.length is not None and not 0 < self.length < math.inf:
             raise InputError(
                 f"length = {self.length!r}", "a number > 0, in units of eps", "write 0.25 for eps/4"
             )

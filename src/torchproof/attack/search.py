@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from torchproof.attack.cases import Point
+from torchproof.core.norms import Norm
 from torchproof.core.sets import Set
 
 
@@ -28,14 +29,15 @@ class Search(ABC):
     """How to look for the worst point of a set.
 
     `steps` is the number of answers it uses; evaluation then asks once more, by value only, about
-    the last point. `gradient` says whether it needs gradients, `needs` what site, set and
-    objective have to offer, `wanders` whether it also asks about points outside the set, which
-    never count.
+    the last point. `gradient`: does it need gradients? `wanders`: does it also ask about points
+    outside the set, which never count? `needs`: what threat, site and objective have to offer;
+    `norms`: the norms it knows, None for all.
     """
 
     gradient: ClassVar[bool] = True
     wanders: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
+    norms: ClassVar[frozenset[type[Norm]] | None] = None
 
     @property
     @abstractmethod

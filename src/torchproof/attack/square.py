@@ -14,6 +14,7 @@ from torchproof.attack.fab import require_norm
 from torchproof.attack.pgd import check_steps
 from torchproof.attack.search import Search, State
 from torchproof.core import keys
+from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf, Norm
 from torchproof.core.sets import Ball, Set
 from torchproof.core.values import expand, overwrite
@@ -46,10 +47,13 @@ class Square(Search):
 
     gradient: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"box", "image"})
-    norms: ClassVar[frozenset[type[Norm]]] = frozenset({Linf})
+    norms: ClassVar[frozenset[type[Norm]] | None] = frozenset({Linf})
 
     def __post_init__(self) -> None:
         check_steps(self.queries)
+        if self.queries < 2:
+            given = f"queries = {self.queries}"
+            raise InputError(given, "at least 2", "one query judges the start, the next a square")
 
     @property
     def steps(self) -> int:

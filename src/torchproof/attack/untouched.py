@@ -23,16 +23,20 @@ def forked(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers (batch-norm statistics and counters) bit-equal afterwards, whatever the block does
-    to them.
+    """Buffers (batch-norm statistics and counters) bit-equal afterwards, whatever the block does to
+    them: written in place or assigned anew. Untouched ones are not written, so that graphs built
+    before stay valid.
     """
-    saved = [(b, b.clone()) for b in model.buffers()]
+    stores = [(m._buffers, name, b) for m in model.modules() for name, b in m._buffers.items()]
+    saved = [(s, n, b, b.clone()) for s, n, b in stores if b is not None]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)
+            for store, name, buffer, value in saved:
+                store[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextmanager
@@ -68,33 +72,15 @@ def _first(model: Callable[..., Any]) -> Tensor | None:
     return next(floating, None)
 
 
-def home(model: Callable[..., Any]) -> torch.device:
-    """The device a model lives on; the CPU for a plain function."""
+def home(model: Callable[..., Any], default: torch.device | None = None) -> torch.device:
+    """The device a model lives on; for a plain function the default, which is the CPU."""
     first = _first(model)
-    return torch.device("cpu") if first is None else first.device
+    if first is not None:
+        return first.device
+    return torch.device("cpu") if default is None else default
 
 
 def precision(model: Callable[..., Any]) -> torch.dtype | None:
     """The floating type a model computes in; None for a plain function, which may take any."""
     first = _first(model)
     return None if first is None else first.dtype
-
-
-class Cast(nn.Module):
-    """A low-precision model that is asked, and answers, in float32."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Any:
-        out = self.model(x.to(precision(self.model)))
-        return out.float() if isinstance(out, Tensor) else out
-
-
-def adapted(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model, inside `Cast` when it is float16 or bfloat16: perturbations are always kept in at
-    least float32.
-    """
-    low = precision(model) in (torch.float16, torch.bfloat16)
-    return Cast(model) if low and isinstance(model, nn.Module) else model

@@ -13,6 +13,8 @@ from typing import Any
 
 from torchproof.core.errors import InputError, unknown
 
+LONGEST = 2000  # characters of an expression
+
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
@@ -56,12 +58,14 @@ def parse(text: str, names: Mapping[str, Callable[..., Any]], **bound: Any) -> A
     if _canonical(text.strip()) in map(_canonical, names):
         return _call(text.strip(), _lookup(text.strip(), names), [], {}, bound)
     try:
+        if len(text) > LONGEST:
+            raise SyntaxError(f"more than {LONGEST} characters")
         tree = ast.parse(_joined(text.strip(), names), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(
-            f"expression {text!r}",
+            f"expression {text[:200]!r}",
             "something like 'AWP(TRADES(beta=6), gamma=0.005)'",
-            f"mend it: {error.msg}",
+            f"mend it: {error}",
         ) from None
     return _value(tree, text, names, bound)
 
@@ -78,18 +82,28 @@ def _value(node: ast.expr, text: str, names: Mapping[str, Any], bound: Mapping[s
             return -_number(operand, text, names, bound)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             sides = (_number(side, text, names, bound) for side in (left, right))
-            return _OPERATORS[type(op)](*sides)
+            return _computed(node, type(op), *sides)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(
             k.arg for k in keywords
         ):
             given = [_value(a, text, names, bound) for a in args]
             named = {str(k.arg): _value(k.value, text, names, bound) for k in keywords}
+            if len(named) < len(keywords):
+                raise InputError(text, "each argument once", f"{name} gets one of them twice")
             return _call(name, _lookup(name, names), given, named, bound)
     raise InputError(
         f"{ast.unparse(node)!r} in expression {text!r}",
         "a known name, a call of one, a number, a string or a tuple",
         "write it as a constructor expression",
     )
+
+
+def _computed(node: ast.expr, op: type[ast.operator], left: float, right: float) -> float:
+    try:
+        value: float = _OPERATORS[op](left, right)
+        return value
+    except (ZeroDivisionError, OverflowError) as error:
+        raise InputError(ast.unparse(node), "a number", f"correct it: {error}") from None
 
 
 def _number(node: ast.expr, text: str, names: Mapping[str, Any], bound: Mapping[str, Any]) -> float:
@@ -118,7 +132,6 @@ def _call(
         ) from None
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in rest):
         return function(*args, **filled, **named)
-    given = dict(
-        zip((p.name for p in rest), args, strict=False)
-    )  # by name: a bound one may be first
+    # by name, because a bound parameter may stand before the given ones
+    given = dict(zip((p.name for p in rest), args, strict=False))
     return function(**filled, **given, **named)

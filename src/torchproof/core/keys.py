@@ -37,12 +37,14 @@ def purpose(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def mix(*parts: Tensor | int | str, device: torch.device | None = None) -> Tensor:
-    """One int64 key per row from integers, words and int64 tensors, which broadcast; shape (P,).
+def mix(*parts: Tensor | int | str) -> Tensor:
+    """One int64 key per row from integers, words and int64 tensors, which broadcast; shape (P,), on
+    the device of the tensors.
 
     >>> bool(mix(0, "start", torch.arange(3))[1] == mix(0, "start", torch.tensor([1]))[0])
     True
     """
+    device = next((p.device for p in parts if isinstance(p, Tensor)), None)
     key = torch.zeros(1, dtype=torch.int64, device=device)
     for part in parts:
         number = purpose(part) if isinstance(part, str) else part

@@ -9,8 +9,10 @@ job, so that no step repeats it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +27,11 @@ def _rows(t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm(ABC):
-    """A way to measure perturbations; lengths and radii are in input units."""
+    """A way to measure perturbations; lengths and radii are in input units. `least` is the smallest
+    radius whose ball holds more than the origin.
+    """
+
+    least: ClassVar[float] = 0.0
 
     @abstractmethod
     def length(self, d: Tensor) -> Tensor:
@@ -52,7 +58,7 @@ class Norm(ABC):
         volume.
         """
         fraction = keys.uniform(key, 1, (), stream, torch.float64) ** (
-            1.0 / max(like[0].numel(), 1)
+            1.0 / max(math.prod(like.shape[1:]), 1)
         )
         return self.random(key, like, stream) * expand(radius * fraction.to(radius.dtype), like)
 
@@ -114,7 +120,7 @@ def fill(gain: Tensor, edge: Tensor, need: Tensor) -> Tensor:
     return torch.where((slope == 0) & (missing > 0), torch.finfo(level.dtype).max, level)
 
 
-def _bound(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def bound(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """How far the box lets each coordinate go in the direction of a; upwards where a is 0."""
     side = torch.copysign(torch.ones_like(a), a)
     return torch.maximum(high * side, low * side)
@@ -125,7 +131,7 @@ def _clamp_scaled(a: Tensor, square: Tensor, limit: float, low: Tensor, high: Te
     length squared is <= `square`: with t = s^2 that length is sum_i min(t a_i^2, b_i^2).
     """
     gain = a.square()
-    edge = (_bound(a, low, high).square() + torch.finfo(a.dtype).tiny) / gain  # 0 / 0 would be NaN
+    edge = (bound(a, low, high).square() + torch.finfo(a.dtype).tiny) / gain  # 0 / 0 would be NaN
     scale = fill(gain, edge, square).sqrt().clamp_max(limit)
     return torch.clamp(a * scale[:, None], low, high)
 
@@ -138,7 +144,9 @@ class L2(Norm):
         return length
 
     def steepest(self, g: Tensor) -> Tensor:
-        return g / expand(self.length(g).clamp_min(torch.finfo(g.dtype).tiny), g)
+        # float32 squares of very small or large gradients under- or overflow, float64 do not
+        length = torch.linalg.vector_norm(_rows(g), dim=1, dtype=torch.float64).to(g.dtype)
+        return g / expand(length.clamp_min(torch.finfo(g.dtype).tiny), g)
 
     def project(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         inside = torch.clamp(d, low, high)
@@ -202,7 +210,7 @@ class L1(Norm):
         rows = (self.length(inside) > radius).nonzero()[:, 0]
         if len(rows):
             d_ = _rows(d)[rows]
-            room = _bound(d_, _rows(low)[rows], _rows(high)[rows])
+            room = bound(d_, _rows(low)[rows], _rows(high)[rows])
             exact = d_.sign() * _soft_clip(d_, radius[rows], room)
             inside[rows] = exact.reshape(len(rows), *d.shape[1:])
         return inside
@@ -212,7 +220,7 @@ class L1(Norm):
         knapsack).
         """
         rows = _rows(a)
-        room = _bound(rows, _rows(low), _rows(high)).clamp_max(radius[:, None])
+        room = bound(rows, _rows(low), _rows(high)).clamp_max(radius[:, None])
         order = rows.abs().argsort(dim=1, descending=True, stable=True)
         ordered = room.gather(1, order)
         before = ordered.cumsum(1) - ordered
@@ -236,6 +244,8 @@ class L1(Norm):
 
 class L0(Norm):
     """Number of coordinates that change (a colour pixel counts once per channel)."""
+
+    least: ClassVar[float] = 1.0
 
     def length(self, d: Tensor) -> Tensor:
         return (_rows(d) != 0).sum(1).to(d.dtype)

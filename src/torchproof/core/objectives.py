@@ -62,9 +62,7 @@ def hard(y: Tensor) -> Tensor:
 
 
 def margin(z: Tensor, y: Tensor) -> Tensor:
-    """max_{j != y} z_j - z_y, (B,): positive exactly where the label is not the single best
-    class.
-    """
+    """max_{j != y} z_j - z_y, (B,): negative exactly where the label is the single best class."""
     own = z.gather(1, y[:, None])
     others = z.scatter(1, y[:, None], -torch.inf)
     return others.amax(1) - own[:, 0]
@@ -169,6 +167,12 @@ class KL(Classification):
         return F.kl_div(F.log_softmax(out, 1), goal.y, reduction="none").sum(1)
 
 
+def _inherit(objective: Objective, parts: tuple[Objective, ...]) -> None:
+    """What the parts read of the goal, the whole reads too."""
+    for trait in ("targeted", "soft"):
+        object.__setattr__(objective, trait, any(getattr(part, trait) for part in parts))
+
+
 @dataclass(frozen=True)
 class Hypocritical(Objective):
     """The inner objective turned around: won when a wrong model answers correctly (Tao et al.
@@ -176,6 +180,9 @@ class Hypocritical(Objective):
     """
 
     inner: Objective = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        _inherit(self, (self.inner,))
 
     def loss(self, out: Tensor, goal: Goal) -> Tensor:
         return -self.inner.loss(out, goal)
@@ -225,6 +232,7 @@ class Alternating(Classification):
                 "write Alternating((CrossEntropy(), Margin()), (0.5, 1.0))",
             )
         object.__setattr__(self, "until", tuple(ends))
+        _inherit(self, self.stages)
 
     def loss(self, out: Tensor, goal: Goal) -> Tensor:
         stage = segment(goal.progress, self.until)

@@ -25,7 +25,7 @@ def segment(progress: Tensor, until: Sequence[float]) -> Tensor:
     """
     ends = torch.tensor(until, dtype=torch.float64, device=progress.device)
     # the nudge keeps step k of n with k/n = end on the far side, whatever the rounding of k/n
-    index = torch.bucketize(progress.double() + 1e-9, ends, right=True)
+    index = torch.bucketize(progress.double() + 1e-6, ends, right=True)
     return index.clamp_max(len(until) - 1)
 
 

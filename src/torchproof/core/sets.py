@@ -79,7 +79,7 @@ class Ball:
     def advance(self, delta: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
         """One projected step uphill: project(delta + step of `length` scales along grad)."""
         step = length * self.scale
-        return self.project(self.norm.move(delta, grad, step, self.floor, self.ceiling))
+        return self.project(self.norm.move(delta, grad, step, self.low, self.high))
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest point of the set."""

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.values import Value
@@ -25,13 +24,28 @@ Model = Callable[[Tensor], Any]
 Keep = Callable[[str, nn.Parameter], bool]
 
 
+def ask(model: Model, x: Tensor) -> Any:
+    """model(x), with x in the precision of a float16 or bfloat16 model."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    low = first is not None and first.dtype in (torch.float16, torch.bfloat16)
+    return model(x.to(first.dtype) if low and first is not None else x)
+
+
+def _precise(t: Tensor) -> Tensor:
+    """t in at least float32, in which perturbations are kept."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class Site(ABC):
-    """Where a perturbation is added. `shared`: one problem ranks all examples together; `offers`:
-    what a search may rely on ("box": values have a range; "image": leaves are (P, C, H, W)).
+    """Where a perturbation is added. `shared`: one problem ranks all examples together; `single`:
+    values are one tensor, not a dict; `entry`: forward samples that `origin` costs; `offers`: what
+    a search may rely on ("box": values have a range; "image": leaves are (P, C, H, W)).
     """
 
     shared: ClassVar[bool] = False
+    single: ClassVar[bool] = True
+    entry: ClassVar[int] = 0
     offers: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -77,7 +91,7 @@ class Input(Site):
         return x
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
-        return model(x + delta)
+        return ask(model, x + delta)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Universal(Site):
         return torch.zeros_like(x[:1])
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
-        return model((x + delta).clamp(self.low, self.high))
+        return ask(model, (x + delta).clamp(self.low, self.high))
 
 
 def kernels(name: str, parameter: nn.Parameter) -> bool:
@@ -112,13 +126,15 @@ class Weights(Site):
 
     keep: Keep = kernels
     shared: ClassVar[bool] = True
+    single: ClassVar[bool] = False
 
     def origin(self, model: Model, x: Tensor) -> dict[str, Tensor]:
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"a {type(model).__name__}", "an nn.Module", "wrap the function in a module"
             )
-        chosen = {n: p.detach()[None] for n, p in model.named_parameters() if self.keep(n, p)}
+        named = model.named_parameters()
+        chosen = {n: _precise(p.detach())[None] for n, p in named if self.keep(n, p)}
         if not chosen:
             names = [n for n, _ in model.named_parameters()]
             raise InputError(
@@ -130,9 +146,27 @@ class Weights(Site):
 
     def outputs(self, model: Model, x: Tensor, delta: dict[str, Tensor]) -> Any:
         assert isinstance(model, nn.Module)
-        parameters = dict(model.named_parameters())
-        moved = {n: parameters[n] + d[0] for n, d in delta.items()}
-        return functional_call(model, moved, (x,))
+        own = dict(model.named_parameters())
+        moved = {id(own[n]): (own[n] + d[0]).to(own[n].dtype) for n, d in delta.items()}
+        with _swapped(model, moved):
+            return ask(model, x)
+
+
+@contextmanager
+def _swapped(model: nn.Module, moved: dict[int, Tensor]) -> Iterator[None]:
+    """Every module that holds one of the parameters (by id) sees the moved tensor in its place.
+
+    torch.func.functional_call does the same, but leaves a module that is used twice broken.
+    """
+    stores = [(m._parameters, k, p) for m in model.modules() for k, p in m._parameters.items()]
+    held = [(store, k, p) for store, k, p in stores if id(p) in moved]
+    try:
+        for store, name, parameter in held:
+            store[name] = moved[id(parameter)]  # type: ignore[assignment]
+        yield
+    finally:
+        for store, name, parameter in held:
+            store[name] = parameter
 
 
 @contextmanager
@@ -151,6 +185,7 @@ class Latent(Site):
     """
 
     layer: str
+    entry: ClassVar[int] = 1
 
     def _module(self, model: Model) -> nn.Module:
         modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
@@ -162,18 +197,18 @@ class Latent(Site):
     def origin(self, model: Model, x: Tensor) -> Tensor:
         seen: list[Tensor] = []
         with _hooked(self._module(model), lambda m, i, out: seen.append(out)), torch.no_grad():
-            model(x)
+            ask(model, x)
         if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(x):
             raise InputError(
                 f"layer {self.layer!r}, which answered {len(seen)} times",
                 "a layer that runs once per forward and returns one tensor (B, ...)",
                 "choose another layer",
             )
-        return seen[0]
+        return _precise(seen[0])
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
-        with _hooked(self._module(model), lambda m, i, out: out + delta):
-            return model(x)
+        with _hooked(self._module(model), lambda m, i, out: (out + delta).to(out.dtype)):
+            return ask(model, x)
 
 
 @dataclass(frozen=True)
@@ -184,6 +219,7 @@ class Joint(Site):
 
     weights: Weights = field(default_factory=Weights)
     shared: ClassVar[bool] = True
+    single: ClassVar[bool] = False
 
     def origin(self, model: Model, x: Tensor) -> dict[str, Tensor]:
         return {"": x[None]} | self.weights.origin(model, x)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,17 @@ from torchproof.core.norms import L2, NORMS, Norm, name_of
 from torchproof.core.sets import Ball, Each, Product, Set
 from torchproof.core.sites import Input, Joint, Latent, Model, Site, Universal, Weights
 
+BOUNDED = frozenset({"bounded"})
+
 
 class AnyThreat(Protocol):
-    """What an attack asks of a threat."""
+    """What an attack asks of a threat; `offers`: "bounded" where the set is."""
 
     @property
     def site(self) -> Site: ...
+
+    @property
+    def offers(self) -> frozenset[str]: ...
 
     def set(self, model: Model, x: Tensor) -> Set: ...
 
@@ -41,6 +46,16 @@ def _positive(eps: float, what: str) -> None:
             f"{what} = {eps!r}",
             "a finite number greater than 0, in input units",
             f"pass a radius such as {what}=8/255",
+        )
+
+
+def _single(site: Site) -> None:
+    """Raises InputError for a site whose values are several tensors."""
+    if not site.single:
+        raise InputError(
+            f"one ball at the site {type(site).__name__}",
+            "a site whose value is one tensor",
+            "use Relative for weights, Both for inputs and weights",
         )
 
 
@@ -62,6 +77,7 @@ class Threat:
     site: Site = field(default_factory=Input)
     low: float = 0.0
     high: float = 1.0
+    offers: ClassVar[frozenset[str]] = BOUNDED
 
     def __post_init__(self) -> None:
         if not isinstance(self.norm, Norm):
@@ -69,6 +85,13 @@ class Threat:
                 f"norm {self.norm!r}", "a Norm such as Linf()", "pass Linf(), L2(), L1() or L0()"
             )
         _positive(self.eps, "eps")
+        _single(self.site)
+        if self.eps < self.norm.least:
+            raise InputError(
+                f"eps = {self.eps} for {type(self.norm).__name__}",
+                f"at least {self.norm.least:g}",
+                "a smaller ball holds nothing but the input",
+            )
         if not self.low < self.high:
             raise InputError(
                 f"box [{self.low}, {self.high}]", "low < high", "pass the range of valid inputs"
@@ -98,6 +121,7 @@ class Relative:
     gamma: float
     norm: Norm = field(default_factory=L2)
     site: Weights = field(default_factory=Weights)
+    offers: ClassVar[frozenset[str]] = BOUNDED
 
     def __post_init__(self) -> None:
         _positive(self.gamma, "gamma")
@@ -114,15 +138,32 @@ class Region:
 
     threat: Threat
     mask: Tensor
+    offers: ClassVar[frozenset[str]] = BOUNDED
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threat, Threat):
+            given = f"a region of {type(self.threat).__name__}"
+            raise InputError(given, "a Threat", "write Region(Threat(norm, eps), mask)")
 
     @property
     def site(self) -> Site:
         return self.threat.site
 
+    @property
+    def norm(self) -> Norm:
+        return self.threat.norm
+
     def set(self, model: Model, x: Tensor) -> Set:
         ball = self.threat.set(model, x)
         assert isinstance(ball, Ball)
-        mask = self.mask.to(x.device, torch.bool).expand_as(ball.low)
+        try:
+            mask = self.mask.to(x.device, torch.bool).expand_as(ball.low)
+        except RuntimeError:
+            raise InputError(
+                f"a mask of shape {tuple(self.mask.shape)}",
+                f"one that broadcasts to {tuple(ball.low.shape)}",
+                "give a mask (H, W), (C, H, W) or (N, C, H, W)",
+            ) from None
         return ball.within(mask)
 
 
@@ -135,9 +176,11 @@ class Free:
     site: Site
     unit: float = 1.0
     norm: Norm = field(default_factory=L2)
+    offers: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         _positive(self.unit, "unit")
+        _single(self.site)
 
     def set(self, model: Model, x: Tensor) -> Set:
         origin = self.site.origin(model, x)
@@ -154,6 +197,14 @@ class Both:
 
     inputs: Threat
     weights: Relative
+    offers: ClassVar[frozenset[str]] = BOUNDED
+
+    def __post_init__(self) -> None:
+        if "image" not in self.inputs.site.offers:
+            given = f"inputs perturbed at the site {type(self.inputs.site).__name__}"
+            raise InputError(
+                given, "the site Input", "write Both(Threat(norm, eps), Relative(gamma))"
+            )
 
     @property
     def site(self) -> Joint:
@@ -188,7 +239,7 @@ def number(text: str, what: str = "eps") -> float:
     """A number or a fraction such as 8/255; raises InputError for anything else."""
     try:
         return float(Fraction(text.strip())) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(
             f"{what} {text!r}", "a number or a fraction", "write 8/255 or 0.5"
         ) from None

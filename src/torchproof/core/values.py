@@ -1,6 +1,6 @@
 """Values: a tensor or a dict of tensors, every leaf with one row per problem, shape (P, ...).
 
-`tree`, `take` and `put` also walk dataclasses and tuples of such leaves, so a search's state, a set
+`tree`, `take` and `put` also walk dataclasses of such leaves, so a search's state, a set
 of cases and a perturbation of all the weights are handled by the same few functions.
 """
 

@@ -34,7 +34,7 @@ class Crop:
         corner = keys.integers(key, 0, 2 * self.pad + 1, (2,))
         height, width = x.shape[2:]
         windows = F.pad(x, (self.pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-        return windows[torch.arange(len(x), device=x.device), :, corner[:, 0], corner[:, 1]]
+        return windows[torch.arange(len(x)), :, corner[:, 0], corner[:, 1]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Compose:
 
     def __call__(self, x: Tensor, key: Tensor) -> Tensor:
         for place, part in enumerate(self.parts):
-            x = part(x, keys.mix(key, place, device=key.device))
+            x = part(x, keys.mix(key, place))
         return x
 
 
@@ -113,7 +113,7 @@ def _drawn(x: Tensor, key: Tensor, purpose: str) -> Tensor:
         given = f"images {tuple(x.shape)} with keys {tuple(key.shape)} of {key.dtype}"
         remedy = "make one key per image with torchproof.core.keys.mix"
         raise InputError(given, "images (B, C, H, W) with keys (B,) of int64", remedy)
-    return keys.mix(key.to(x.device), purpose, device=x.device)
+    return keys.mix(key.to(x.device), purpose)
 
 
 def _positive(name: str, value: int) -> None:

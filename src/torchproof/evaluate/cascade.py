@@ -92,11 +92,10 @@ class Stage:
 
     def record(self, rows: list[int], x: Tensor, found: Found, done: list[int]) -> None:
         """Writes the images of the lost among the finished examples, then a record of each."""
-        course, attack = self.course, self.member.attack
+        course = self.course
         lost = [problem for problem in done if bool(found.lost[problem])]
         sums = dict(zip(lost, self._store(rows, x, found, lost), strict=True))
         seconds = course.clock.lap() / len(done)
-        ranked = 1 if attack.targets else 0  # the forward that ranks the target classes
         ids = self.subject.examples.ids
         records: list[Record] = []
         for problem in done:
@@ -109,7 +108,7 @@ class Stage:
                     "lost": problem in sums,
                     "image": sums.get(problem),
                     "score": score if math.isfinite(score) else None,
-                    "forward": forward + ranked,
+                    "forward": forward,
                     "backward": backward,
                     "seconds": seconds,
                 }

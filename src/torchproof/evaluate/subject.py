@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.untouched import adapted, home, precision, untouched
+from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.checks import check, check_labels, check_logits, check_weights
 from torchproof.core.errors import InputError
-from torchproof.core.sites import Model
+from torchproof.core.sites import Model, ask
 from torchproof.evaluate.fingerprints import data_sha256
 
 
@@ -138,19 +138,18 @@ class Subject:
     @contextmanager
     def asked(self, purpose: str) -> Iterator[Callable[[Tensor], Tensor]]:
         """The model as a function to checked logits, outside autocast, left as it was."""
-        model = adapted(self.model)
 
-        def ask(x: Tensor) -> Tensor:
-            logits: Tensor = model(x)
+        def answer(x: Tensor) -> Tensor:
+            logits: Tensor = ask(self.model, x)
             check_logits(logits, len(x))
-            return logits
+            return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
         seed = keys.seed_of(self.seed, purpose)
         with (
             untouched(self.model, seed, self.device),
             torch.autocast(self.device.type, enabled=False),
         ):
-            yield ask
+            yield answer
 
     def rows(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Images and labels of the given rows, on the model's device."""

@@ -1,0 +1,148 @@
+"""What an evaluation refuses, before it has asked or written anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.attack.catalogue import pgd, square
+from torchproof.core.errors import InputError, ModelError, UnknownName
+from torchproof.core.norms import L2, Linf, Norm
+from torchproof.core.sites import Input, Latent
+from torchproof.core.threats import Free, Relative, Threat
+from torchproof.evaluate import Member, evaluate
+
+
+@pytest.fixture
+def refused(net: nn.Module, blobs: Any, tmp_path: Path) -> Any:
+    """`refused(error, text, ...)`: evaluating with these changes raises and leaves no file."""
+
+    def check(error: type[Exception], text: str, **more: Any) -> None:
+        given = {"model": net, "data": blobs, "threat": Threat(Linf(), 0.1), "suite": "quick"}
+        with pytest.raises(error, match=text):
+            evaluate(**(given | {"out": tmp_path / "out"} | more))
+        assert not (tmp_path / "out").exists()
+
+    return check
+
+
+def test_images(refused: Any, blobs: Any) -> None:
+    x, y = blobs
+    refused(InputError, "uint8", data=((x * 255).to(torch.uint8), y))
+    refused(InputError, "int64", data=((x * 255).long(), y))
+    refused(InputError, r"images from 0 to 255", data=(x * 255, y))
+    refused(InputError, "images from -1", data=(x * 2 - 1, y))
+    refused(InputError, "NaN", data=(x.clone().index_fill_(0, torch.tensor([7]), torch.nan), y))
+    refused(InputError, "empty set", data=(x[:0], y[:0]))
+    refused(InputError, "shape", data=(x[:, 0], y))
+    refused(InputError, "data of type", data=x)
+
+
+def test_labels(refused: Any, blobs: Any) -> None:
+    x, y = blobs
+    refused(
+        InputError, "label 4 at example 5", data=(x, y.clone().index_fill_(0, torch.tensor([5]), 4))
+    )
+    refused(InputError, "label -1", data=(x, y - 1))
+    refused(InputError, "labels of torch.int32", data=(x, y.int()))
+    refused(InputError, "labels of torch.float64", data=(x, y.double()))
+    refused(InputError, r"labels of shape \(59,\)", data=(x, y[1:]))
+
+
+class Answering(nn.Module):
+    """A model whose answer is spoilt."""
+
+    def __init__(self, inner: nn.Module, spoil: Any) -> None:
+        super().__init__()
+        self.inner, self.spoil = inner, spoil
+
+    def forward(self, x: Tensor) -> Any:
+        return self.spoil(self.inner(x), x)
+
+
+def test_answers(refused: Any, net: nn.Module) -> None:
+    def model(spoil: Any) -> nn.Module:
+        return Answering(net, spoil)
+
+    refused(ModelError, "NaN or infinite logits", model=model(lambda z, x: z / 0))
+    refused(ModelError, "logits of shape", model=model(lambda z, x: z[:1]))
+    refused(ModelError, "logits of shape", model=model(lambda z, x: z[:, None]))
+    refused(ModelError, "logits of shape", model=model(lambda z, x: z[:, :1]))
+    refused(ModelError, "torch.int64", model=model(lambda z, x: z.argmax(1)))
+    refused(ModelError, "tuple", model=model(lambda z, x: (z, x)))
+
+
+def test_nan_logits_of_one_image_are_found(
+    net: nn.Module, blobs: Any, threat: Threat, tmp_path: Path
+) -> None:
+    worst = blobs.x[33]
+
+    def spoil(z: Tensor, x: Tensor) -> Tensor:
+        return z.where(~(x == worst).flatten(1).all(1, keepdim=True), torch.nan)
+
+    with pytest.raises(ModelError, match=r"NaN or infinite logits for 1 of 10 images.*row 3"):
+        evaluate(Answering(net, spoil), blobs, threat, "quick", slots=10, out=tmp_path)
+    records = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert len(records) == 30  # what was found before is kept
+
+
+def test_weights(refused: Any, net: nn.Module) -> None:
+    broken = nn.Sequential(net, nn.Linear(4, 4).double())
+    with torch.no_grad():
+        broken[1].weight[0, 0] = torch.nan
+    refused(ModelError, "1.weight", model=broken)
+
+
+def test_settings(refused: Any, blobs: Any) -> None:
+    refused(UnknownName, "did you mean standard", suite="standart")
+    refused(UnknownName, "quick, standard", suite="zzz")
+    refused(InputError, "n = 0", n=0)
+    refused(InputError, "n = 61", n=61)
+    refused(InputError, "n = True", n=True)
+    refused(InputError, "slots = 0", slots=0)
+    refused(InputError, "max_seconds", max_seconds=0)
+    refused(InputError, "max_seconds", max_seconds=float("nan"))
+    refused(InputError, "seed", seed=1.5)
+    refused(InputError, "0 <= i < k", shard="2/2")
+    refused(InputError, "0 <= i < k", shard="first")
+    refused(InputError, "at least one in it", shard="60/61")
+    refused(InputError, "different int64 numbers", ids=torch.zeros(60, dtype=torch.int64))
+    refused(InputError, "different int64 numbers", ids=torch.arange(59))
+    refused(InputError, "no threat", threat=[])
+    refused(InputError, "8-bit", threat=Threat(Linf(), 0.5 / 255), quantised=True)
+
+
+def test_threats_that_cannot_be_served(refused: Any, net: nn.Module) -> None:
+    wide = Threat(L2(), 0.5)
+    refused(InputError, "Square.*Linf", threat=wide, suite=[Member("Square", square(wide))])
+    refused(InputError, "bounded perturbation of each input", threat=Relative(0.01))
+    refused(InputError, "bounded perturbation of each input", threat=Free(Input()))
+    refused(InputError, "bounded perturbation", threat=Threat(L2(), 1.0, Latent("1")))
+    with pytest.raises(InputError, match=r"Square at the site Weights"):
+        square(Relative(0.01))
+
+
+def test_suites_name_the_norms_they_serve(refused: Any) -> None:
+    class Strange(Linf):
+        pass
+
+    norm: Norm = Strange()
+    refused(
+        InputError,
+        "standard for the norm strange.*suite='quick'",
+        threat=Threat(norm, 0.1),
+        suite="standard",
+    )
+
+
+def test_own_members_must_be_about_the_threat(refused: Any, threat: Threat) -> None:
+    other = Threat(Linf(), 0.5)
+    refused(InputError, "attack on linf:0.1", suite=[Member("mine", pgd(other))])
+    refused(InputError, "no name twice", suite=[Member("mine", pgd(threat))] * 2)
+    refused(InputError, "at least one", suite=[])
+    for name in ("clean", "recheck it", "one;two"):
+        refused(InputError, "a name of its own", suite=[Member(name, pgd(threat))])

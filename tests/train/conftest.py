@@ -1,0 +1,58 @@
+"""A small problem, a small network and short settings, as factories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.train import Settings
+
+
+def _data(n: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Images whose label is the brightest of three rows, with noise."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (n,), generator=g)
+    x = torch.rand(n, 1, 3, 3, generator=g, dtype=dtype) * 0.5
+    x[torch.arange(n), 0, y] += 0.4
+    return x, y
+
+
+def _network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(9, 8),
+            nn.BatchNorm1d(8),
+            nn.Tanh(),
+            nn.Dropout(0.2),
+            nn.Linear(8, 3),
+        )
+        return net.double()
+
+
+def _settings(**more: Any) -> Settings:
+    given = {"epochs": 2, "batch_size": 16, "lr": 0.1, "held_out": 12, "held_out_steps": 3}
+    return Settings.of(given, **more)
+
+
+@pytest.fixture
+def data() -> Callable[..., Any]:
+    """`data(n, dtype)`: images and labels."""
+    return _data
+
+
+@pytest.fixture
+def network() -> Callable[..., Any]:
+    """`network(seed)`: a new float64 network with batch norm and dropout."""
+    return _network
+
+
+@pytest.fixture
+def settings() -> Callable[..., Any]:
+    """`settings(**more)`: two short epochs, unless `more` says otherwise."""
+    return _settings

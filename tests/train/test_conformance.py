@@ -1,0 +1,163 @@
+"""What every method promises: one row per method."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.norms import Linf
+from torchproof.core.threats import Threat
+from torchproof.train import AT, AWP, MART, METHODS, TRADES, Batch, Method, Standard
+from torchproof.train.method import drawn, read
+from torchproof.train.shift import shifted
+
+THREAT = Threat(Linf(), 0.1)
+ROWS: list[Method] = [
+    Standard(),
+    AT(THREAT, steps=3),
+    AT(THREAT, steps=3, ramp=0.9),
+    TRADES(THREAT, steps=3),
+    MART(THREAT, steps=3),
+    AWP(Standard()),
+    AWP(AT(THREAT, steps=3)),
+    AWP(TRADES(THREAT, steps=3), gamma=0.005, steps=3),
+    AWP(MART(THREAT, steps=3)),
+]
+every_method = pytest.mark.parametrize("method", ROWS, ids=lambda m: repr(m)[:24])
+
+
+def test_every_method_of_the_table_has_a_row() -> None:
+    assert {type(m) for m in ROWS} == set(METHODS.values())
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
+            nn.Flatten(), nn.Linear(100, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3),
+        )  # fmt: skip
+        net.train()
+        net[1].eval()  # modes need not be uniform
+        net[0].bias.requires_grad_(False)
+        net(torch.rand(8, 1, 5, 5)).sum().backward()  # gradients that have to stay
+        return net
+
+
+def batch(dtype: torch.dtype = torch.float32) -> Batch:
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(8, 1, 5, 5, generator=g).to(dtype)
+    return Batch(x, torch.randint(3, (8,), generator=g), torch.arange(8), progress=0.3, seed=9)
+
+
+def trace(net: nn.Module) -> list[Any]:
+    """Everything a method may not change."""
+    return [
+        [t.clone() for t in net.state_dict().values()],
+        [None if p.grad is None else p.grad.clone() for p in net.parameters()],
+        [p.requires_grad for p in net.parameters()],
+        [m.training for m in net.modules()],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()],
+        torch.get_rng_state(),
+        torch.is_grad_enabled(),
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(u, v) for u, v in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+Cast = Callable[[], AbstractContextManager[Any]]
+PRECISIONS: dict[str, Cast] = {
+    "fp32": nullcontext,
+    "bf16": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+every_precision = pytest.mark.parametrize("cast", PRECISIONS.values(), ids=PRECISIONS)
+
+
+@every_method
+@every_precision
+def test_prepare_leaves_no_trace(method: Method, cast: Cast) -> None:
+    net = network()
+    before = trace(net)
+    b = batch()
+    images = b.x.clone()
+    with cast():
+        method.prepare(net, b)
+    assert same(before, trace(net))
+    assert torch.equal(b.x, images) and b.adv is None and b.shift is None
+
+
+@every_method
+@every_precision
+def test_losses_can_be_descended_after_prepare_in_one_autocast_block(
+    method: Method, cast: Cast
+) -> None:
+    """Every trainable weight gets the gradient that it gets without autocast's cached copies."""
+    net, b = network(), batch()
+    net.zero_grad()
+    with cast():
+        ready = method.prepare(net, b)
+        with shifted(net, ready.shift), drawn(ready):
+            losses = read(method, net, ready)
+            losses.mean().backward()
+    assert losses.dtype == torch.float32 and losses.shape == (8,)
+    live = [p for p in net.parameters() if p.requires_grad]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in live)
+    fresh = copy.deepcopy(net)
+    fresh.zero_grad()
+    with shifted(fresh, ready.shift), drawn(ready), torch.autocast("cpu", enabled=False):
+        full = read(method, fresh, ready)
+        full.mean().backward()
+    assert torch.allclose(losses, full, rtol=0.1, atol=0.1)
+    got = torch.cat([p.grad.flatten() for p in live])
+    want = torch.cat([p.grad.flatten() for p in fresh.parameters() if p.requires_grad])
+    assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.98
+
+
+@every_method
+def test_losses_are_a_function_of_model_and_batch(method: Method) -> None:
+    net = network()
+    ready = method.prepare(net, batch())
+    with drawn(ready):
+        first = read(method, net, ready)
+    torch.rand(3)  # whatever else draws numbers meanwhile
+    with drawn(ready):
+        second = read(method, net, ready)
+    assert torch.equal(first, second)
+
+
+@every_method
+def test_prepare_is_keyed_by_seed_and_ids_alone(method: Method) -> None:
+    """The same batch again: the same. One row more in front of it: the same adversarial rows."""
+    net, b = network().double(), batch(torch.float64)
+    first, again = method.prepare(net, b), method.prepare(net, b)
+    for one, other in ((first.adv, again.adv), (first.shift, again.shift)):
+        leaves = list(one.values()) if isinstance(one, dict) else [one]
+        others = list(other.values()) if isinstance(other, dict) else [other]
+        assert all(same(u, v) for u, v in zip(leaves, others, strict=True))
+    if first.adv is not None:
+        part = Batch(b.x[3:], b.y[3:], b.ids[3:], b.progress, b.seed)
+        assert torch.allclose(method.prepare(net, part).adv, first.adv[3:], rtol=0, atol=1e-12)
+        assert not torch.equal(first.adv, b.x)
+
+
+@every_method
+def test_wrappers_keep_what_the_inner_method_made(method: Method) -> None:
+    net, b = network(), batch()
+    if isinstance(method, AWP):
+        inner, outer = method.method.prepare(net, b), method.prepare(net, b)
+        assert same(inner.adv, outer.adv) and inner.shift is None
+        assert outer.weight is None and torch.equal(outer.ids, b.ids)
+    else:
+        assert method.prepare(net, b).shift is None
