@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.sets import Set
 from torchproof.core.sites import Site
-from torchproof.core.values import overwrite, put, take, tree
+from torchproof.core.values import Value, leaves, overwrite, put, take, tree
 
+T = TypeVar("T")
 Enclose = Callable[[Tensor], Set]
 
 
@@ -134,22 +135,35 @@ class _Loop:
         """Writes what finished jobs found, and tells who is interested."""
         job = gone.job.cpu()
         problem = self.jobs.problem[job]
-        value = gone.state.delta if self.run.last else gone.best
-        won = (gone.wins > 0) if self.run.last else gone.won
-        won = (won & gone.cases.set.inside(value)).cpu()
-        score = gone.score.to(found.score)
         found.spent.index_add_(0, problem, gone.spent.cpu())
-        better = won | (~found.lost[problem] & (score > found.score[problem])) | self.run.last
-        rows, at = better.nonzero()[:, 0], problem[better]
-        put(found.value, at, take(value, rows.to(self.device)))
-        found.score[at] = score[rows]
-        found.lost[at] |= won[rows]
+        if self.run.last:
+            won = (gone.wins > 0).cpu()
+            _store(found.value, problem, gone.state.delta)
+        else:
+            # searches are trusted to stay inside on their way, but no result is
+            won = (gone.won & gone.cases.set.inside(gone.best)).cpu()
+            score = gone.score.to(found.score)
+            better = won | (~found.lost[problem] & (score > found.score[problem]))
+            rows = better.nonzero()[:, 0]
+            _store(found.value, problem[rows], _pick(gone.best, better.to(self.device)))
+            found.score[problem[rows]] = score[rows]
+        found.lost[problem] |= won
         by = torch.stack([self.jobs.target[job], self.jobs.restart[job]], 1)
         found.by[problem[won]] = by[won]
         finished = queue.land(problem.tolist(), found.lost[problem].tolist())
         found.done[finished] = True
         if self.run.on_done is not None and finished:
             self.run.on_done(found, finished)
+
+
+def _store(value: Value, at: Tensor, new: Value) -> None:
+    """Writes rows; the usual case in training, all of them in order, as a plain copy."""
+
+    def write(old: Tensor, rows: Tensor) -> Tensor:
+        return old.copy_(rows) if whole else old.index_copy_(0, at.to(old.device), rows.to(old))
+
+    whole = len(at) == len(next(leaves(value))) and bool((at[1:] > at[:-1]).all())
+    tree(write, value, new)
 
 
 def ascend(
@@ -210,10 +224,8 @@ def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slot
     return live, leave | over
 
 
-def _pick(live: Slots, rows: Tensor) -> Slots:
-    """The rows of a mask; the slots themselves when it holds everywhere (at a shared site,
-    always).
-    """
+def _pick(live: T, rows: Tensor) -> T:
+    """The rows of a mask; the very same when it holds everywhere (at a shared site, always)."""
     return live if bool(rows.all()) else take(live, rows)
 
 

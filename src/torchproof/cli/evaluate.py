@@ -9,17 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from torchproof import data as sets
 from torchproof.cli import options
-from torchproof.cli.options import console, percent
-from torchproof.core.threats import parse as parse_threat
+from torchproof.cli.inputs import network_and_data, threats_of
+from torchproof.cli.options import console, percent, tell
 from torchproof.evaluate import Progress as State
-from torchproof.evaluate import Report
+from torchproof.evaluate import Report, Result
 from torchproof.evaluate import evaluate as measure
-from torchproof.nn import load_model
 from torchproof.report import render
 
 
@@ -54,9 +53,8 @@ def evaluate(
     with --resume and ends with the same result; neither batch size nor order nor sharding changes
     any decision. Exit code 1 says that the result should not be believed, or is not complete.
     """
-    threats = [parse_threat(text) for text in threat]
-    test = sets.load(data, data_dir=data_dir, split="test")
-    loaded = load_model(model, options.device_of(device))
+    threats = threats_of(threat)
+    loaded, test = network_and_data(model, data, data_dir, device)
     with progress_bar() as show:
         report = measure(
             loaded.model,
@@ -87,7 +85,7 @@ def evaluate(
         classes=test.classes,
     )
     show_report(report)
-    console.print(f"report: {page}", soft_wrap=True)
+    tell(f"report: {page}")
     raise typer.Exit(0 if report.verdict == "ok" else 1)
 
 
@@ -108,20 +106,41 @@ def progress_bar() -> Iterator[State | None]:
         yield show
 
 
+def _table(result: Result) -> Table:
+    table = Table()
+    for name in ("attack", "robust", "broken", "forward", "backward", "seconds"):
+        table.add_column(name, justify="left" if name == "attack" else "right", no_wrap=True)
+    table.add_row("clean", percent(result.clean_accuracy), "", "", "", "")
+    for row in result.attacks:
+        counts = (f"{row.broken:,}", f"{row.forward:,}", f"{row.backward:,}", f"{row.seconds:.1f}")
+        table.add_row(escape(row.name), percent(row.robust_accuracy), *counts)
+    return table
+
+
+def _list(result: Result) -> None:
+    """The table, a paragraph per row."""
+    console.print(f"clean: {percent(result.clean_accuracy)}")
+    for row in result.attacks:
+        console.print(
+            f"{escape(row.name)}: robust {percent(row.robust_accuracy)}, {row.broken:,} broken, "
+            f"{row.forward:,} forward, {row.backward:,} backward, {row.seconds:.1f} s"
+        )
+
+
 def show_report(report: Report) -> None:
     """The result as a table, with flags below."""
     result = report.result
     low, high = result.robust_accuracy_ci95
     norm, eps = result.threat.norm, result.threat.eps_text
     about = f"{escape(result.model)} on {escape(result.data)}, n = {result.n}"
-    table = Table(title=f"{about}, threat {norm}:{eps}, suite {result.suite}")
-    for name in ("attack", "robust after it", "broken", "forward", "backward", "seconds"):
-        table.add_column(name, justify="left" if name == "attack" else "right")
-    table.add_row("clean", percent(result.clean_accuracy), "", "", "", "")
-    for row in result.attacks:
-        counts = (f"{row.broken:,}", f"{row.forward:,}", f"{row.backward:,}", f"{row.seconds:.1f}")
-        table.add_row(escape(row.name), percent(row.robust_accuracy), *counts)
-    console.print(table)
+    threat = eps if norm == "union" else f"{norm}:{eps}"
+    console.print(f"{about}, threat {threat}, suite {result.suite}")
+    table = _table(result)
+    wide = console.options.update(max_width=1000)
+    if Measurement.get(console, wide, table).maximum <= console.width:
+        console.print(table)
+    else:  # a table squeezed into fewer columns would break its numbers
+        _list(result)
     console.print(
         f"[bold]robust accuracy {percent(result.robust_accuracy)}[/bold] "
         f"(95 % interval {percent(low)} to {percent(high)}), verdict: {result.verdict}"

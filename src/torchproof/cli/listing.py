@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchproof.attack.catalogue import ATTACKS, OBJECTIVES, SCHEDULES, STARTS
 from torchproof.cli.options import console
@@ -33,6 +37,28 @@ def summary(entry: Any) -> str:
     return " ".join(doc.split("\n\n")[0].split())
 
 
+def _optimisers() -> dict[str, str]:
+    """What each name builds, with the default settings."""
+    return {name: _made(make([_parameter()], Settings.of())) for name, make in OPTIMISERS.items()}
+
+
+def _rates() -> dict[str, str]:
+    made = {name: _made(make(SGD([_parameter()]), 8)) for name, make in RATES.items()}
+    return {name: " ".join((summary(RATES[name]) + f" ({torch_name})").split())
+            for name, torch_name in made.items()}  # fmt: skip
+
+
+def _parameter() -> nn.Parameter:
+    return nn.Parameter(torch.zeros(1))
+
+
+def _made(thing: Optimizer | LRScheduler) -> str:
+    """Where torch has it."""
+    nesterov = isinstance(thing, SGD) and thing.defaults["nesterov"]
+    more = ", with Nesterov momentum" if nesterov else ""
+    return f"{type(thing).__module__}.{type(thing).__name__}{more}"
+
+
 def _settings() -> dict[str, str]:
     fields = Settings.model_fields.items()
     return {name: f"{field.description} (default {field.default})" for name, field in fields}
@@ -52,8 +78,8 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "recipes": lambda: _documented(RECIPES),
     "experiments": lambda: _documented(EXPERIMENTS),
     "settings": _settings,
-    "optimisers": lambda: dict.fromkeys(OPTIMISERS, "torch.optim"),
-    "rates": lambda: _documented(RATES),
+    "optimisers": _optimisers,
+    "rates": _rates,
 }
 
 

@@ -21,6 +21,8 @@ from torchproof.cli.reproduce import reproduce
 from torchproof.cli.train import train
 from torchproof.core.errors import TorchproofError
 
+INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
+
 app = typer.Typer(
     name="torchproof",
     help="Attack, train and measure PyTorch models, and leave evidence that a sceptic accepts.",
@@ -53,6 +55,10 @@ def main() -> None:
         ):
             errors.print(f"[bold]{title}:[/bold] {escape(text)}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("Interrupted. What was finished is kept: run the same command with --resume.")
-        sys.exit(130)
+    except SystemExit as ended:  # typer's: an interrupt from the keyboard has become code 130
+        if ended.code == INTERRUPTED:
+            errors.print(
+                "Interrupted. What was finished is kept: train, evaluate and reproduce go on with "
+                "--resume."
+            )
+        raise

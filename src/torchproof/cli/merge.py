@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from torchproof.cli.evaluate import show_report
-from torchproof.cli.options import console
+from torchproof.cli.options import command_line, tell
 from torchproof.evaluate import merge as merged
 from torchproof.report import render
 
@@ -17,9 +17,12 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="Folders of `evaluate --shard i/k`.")],
     out: Annotated[Path, typer.Option(help="Where the merged result goes.")] = Path("runs/merged"),
 ) -> None:
-    """Merge the shards of one evaluation into the result that one process would have had."""
-    report = merged(shards, out)
+    """Merge the shards of one evaluation into the result that one process would have had.
+
+    Exit code 1 says that the result should not be believed, or is not complete.
+    """
+    report = merged(shards, out, command=command_line())
     page = render([out], out / "report.html")
     show_report(report)
-    console.print(f"report: {page}", soft_wrap=True)
+    tell(f"report: {page}")
     raise typer.Exit(0 if report.verdict == "ok" else 1)

@@ -56,13 +56,18 @@ def device_of(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # meta tensors exist, but hold nothing
     except Exception as error:  # torch raises many kinds for a device that is not there
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:160]
         raise InputError(
             f"device {name!r} ({reason})", "a device that is there", "try cpu"
         ) from None
     return device
+
+
+def tell(text: str) -> None:
+    """A line that may hold a path: it is neither wrapped nor read as markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def command_line() -> str:

@@ -13,7 +13,7 @@ import typer
 from torchproof import data as sets
 from torchproof.cli import options
 from torchproof.cli.evaluate import progress_bar, show_report
-from torchproof.cli.options import console, percent
+from torchproof.cli.options import console, percent, tell
 from torchproof.cli.train import follow
 from torchproof.core.errors import InputError
 from torchproof.core.threats import parse as parse_threat
@@ -39,9 +39,9 @@ def quickstart(
     directories with an evaluation in each) and report.html.
     """
     started = time.monotonic()
-    torch.set_num_threads(
-        1
-    )  # these networks are so small that a second thread costs more than it does
+    torch.set_num_threads(1)  # in networks so small a second thread costs more than it does
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}, which is no folder", "a new folder", "choose another name")
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise InputError(f"{out}, which is not empty", "a new folder", "add --overwrite")
@@ -59,7 +59,7 @@ def quickstart(
         f"robust accuracy at {DIGITS_THREAT}, suite standard, n = {EXAMPLES}: "
         f"{percent(robust)} after adversarial training, {percent(standard)} for the standard twin"
     )
-    console.print(f"report: {page}   ({time.monotonic() - started:.0f} s)", soft_wrap=True)
+    tell(f"report: {page}   ({time.monotonic() - started:.0f} s)")
     verdicts = {report.verdict for report in reports.values()}
     raise typer.Exit(0 if verdicts == {"ok"} else 1)
 

@@ -9,7 +9,7 @@ import typer
 from rich.markdown import Markdown
 
 from torchproof.cli import options
-from torchproof.cli.options import console
+from torchproof.cli.options import console, tell
 from torchproof.core.errors import InputError, unknown
 from torchproof.reproduce import EXPERIMENTS, Request
 
@@ -33,9 +33,9 @@ def reproduce(
         raise InputError(f"--scale {scale}", "small or paper", "choose one of the two")
     folder = out or Path("runs/reproduce") / name
     request = Request(
-        folder, "paper" if scale == "paper" else "small", seeds, resume, data_dir, console.print
+        folder, "paper" if scale == "paper" else "small", seeds, resume, data_dir, tell
     )
     outcome = EXPERIMENTS[name](request)
     console.print(Markdown(outcome.table()))
-    console.print(f"stored in {folder}", soft_wrap=True)
+    tell(f"stored in {folder}")
     raise typer.Exit(1 if outcome.verdict == "contradicts" else 0)

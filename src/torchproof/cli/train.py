@@ -34,10 +34,14 @@ def train(
         typer.Option("--recipe", help="A named plan, or file.py:function returning a Plan."),
     ] = None,
     augment: Annotated[str | None, typer.Option(help="E.g. 'Compose(Crop(4), Flip())'.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training rows.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples per step, over all processes.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Keys every random number.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +62,7 @@ def train(
 
     The directory then holds config.json, metrics.jsonl, checkpoint.safetensors and the best network
     as model.safetensors beside its card; `torchproof evaluate` takes the directory as a model.
+    Exit code 1 says that --max-seconds ended the run before its last epoch.
     """
     plan = recipe(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
@@ -70,7 +75,11 @@ def train(
     local = _local(device)
     with distributed.joined(local):
         ready = prepare(plan.model_copy(update=given), data_dir, local)
-        follow(ready, run(ready, out, resume=resume, stop=options.deadline(max_seconds)), out)
+        last = follow(
+            ready, run(ready, out, resume=resume, stop=options.deadline(max_seconds)), out
+        )
+    if last is None or last.epoch < ready.plan.settings.epochs:
+        raise typer.Exit(1)
 
 
 def _local(name: str | None) -> torch.device:
@@ -87,42 +96,89 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; values are read as YAML, so numbers are numbers."""
     out = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set {pair}", "NAME=VALUE", "write --set ema=0.995")
-        out[name.strip()] = yaml.safe_load(value)
+        out[name.strip()] = _value(pair, text.strip())
     return out
 
 
+def _value(pair: str, text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"--set {pair}", "NAME=VALUE with a number or a word", "write --set ema=0.995"
+        ) from None
+    return text if isinstance(value, bool) else value  # `off` is a word here
+
+
 def follow(ready: Prepared, records: Iterator[Record], out: Path | None) -> Record | None:
-    """Shows an epoch a line and a bar; only the first process speaks. Returns the last record."""
-    plan, quiet = ready.plan, distributed.rank() > 0
-    if quiet:
-        return [None, *records][-1]
-    console.print(
-        f"[bold]{escape(plan.method)}[/bold] on {escape(plan.data)} ({len(ready.train)} rows), "
-        f"{escape(plan.model)}, threat {plan.threat or 'none'}, {plan.settings.epochs} epochs"
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    last: Record | None = None
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=plan.settings.epochs)
-        for last in records:
-            bar.update(task, completed=last.epoch)
-            bar.console.print(_line(last))
-    if last is None:
-        console.print("Stopped before the first epoch was over; go on with --resume.")
-    elif out is not None:
-        best = f"best epoch {last.best_epoch}: held-out clean {percent(last.best_clean)}, robust "
-        console.print(f"{best}{percent(last.best_robust)} ({last.attack}, n = {last.held_out})")
-        console.print(f"run directory: {out}", soft_wrap=True)
-        if last.epoch < plan.settings.epochs:
-            console.print(f"Stopped after epoch {last.epoch}; go on with --resume.")
+    """Shows an epoch a line and a bar; only the first process speaks.
+
+    Returns the record of the last epoch, from the run directory where no new one was needed.
+    """
+    if distributed.rank() > 0:
+        last = [None, *records][-1]
+    else:
+        _begin(ready)
+        last = _shown(ready, records)
+    if last is None and out is not None:
+        last = _stored(out)
+    if distributed.rank() == 0:
+        _end(ready, last, out)
     return last
 
 
-def _line(record: Record) -> str:
+def _begin(ready: Prepared) -> None:
+    plan = ready.plan
+    console.print(
+        f"[bold]{escape(plan.method)}[/bold] on {escape(plan.data)} ({len(ready.train)} rows), "
+        f"{escape(plan.model)}, threat {plan.threat or 'none'}, {plan.settings.epochs} epochs; "
+        "clean and robust accuracy on held-out rows"
+    )
+
+
+def _shown(ready: Prepared, records: Iterator[Record]) -> Record | None:
+    """A bar where the output is a terminal, and a line per epoch; returns the last record."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    last: Record | None = None
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("training", total=ready.plan.settings.epochs)
+        for last in records:
+            bar.update(task, completed=last.epoch)
+            bar.console.print(line(last))
+    return last
+
+
+def _stored(out: Path) -> Record | None:
+    """The last record of a run directory: there are no new ones when a finished run is resumed."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return Record.model_validate_json(lines[-1]) if lines else None
+
+
+def _end(ready: Prepared, last: Record | None, out: Path | None) -> None:
+    epochs = ready.plan.settings.epochs
+    if last is not None:
+        best = f"best epoch {last.best_epoch}: held-out clean {percent(last.best_clean)}, robust "
+        console.print(f"{best}{percent(last.best_robust)} ({last.attack}, n = {last.held_out})")
+    if out is not None:
+        options.tell(f"run directory: {out}")
+    done = 0 if last is None else last.epoch
+    if done < epochs:
+        console.print(
+            f"Stopped after {done} of {epochs} epochs, {epochs - done} are missing: go on with "
+            "--resume."
+        )
+
+
+def line(record: Record) -> str:
+    """An epoch in fewer than 80 characters."""
     return (
-        f"epoch {record.epoch:3d}  loss {record.loss:.4f}  held-out clean {percent(record.clean)}  "
+        f"epoch {record.epoch:3d}  loss {record.loss:.4f}  clean {percent(record.clean)}  "
         f"robust {percent(record.robust)}  lr {record.lr:.2g}  {record.seconds:.1f} s"
     )

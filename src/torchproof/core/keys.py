@@ -57,12 +57,11 @@ def seed_of(*parts: int | str) -> int:
     return int(mix(*parts)[0]) & ((1 << 63) - 1)
 
 
-def _bits(key: Tensor, step: Tensor | int, count: int, stream: int) -> Tensor:
-    """(P, 2 * count) integers of 23 bits each."""
+def _hashes(key: Tensor, step: Tensor | int, count: int, stream: int) -> Tensor:
+    """(P, count) hashes of 64 bits."""
     start = mix(key, step, stream).unsqueeze(1)
     z = torch.arange(1, count + 1, dtype=torch.int64, device=start.device).mul_(_GOLDEN)
-    z = _scramble(start + z)
-    return torch.cat([_shift(z, 41), z.bitwise_and_(_HALF)], 1)
+    return _scramble(start + z)
 
 
 def uniform(
@@ -72,10 +71,14 @@ def uniform(
     stream: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """(P, *shape) numbers in the open interval (0, 1)."""
+    """(P, *shape) numbers in the open interval (0, 1): the upper and the lower 23 bits of a hash."""
     n = math.prod(shape)
-    bits = _bits(key, step, (n + 1) // 2, stream)[:, :n]
-    return bits.to(dtype).add_(0.5).mul_(2.0**-23).reshape(-1, *shape)
+    half = (n + 1) // 2
+    z = _hashes(key, step, half, stream)
+    out = torch.empty(len(z), 2 * half, dtype=dtype, device=z.device)
+    out[:, half:] = z.bitwise_and(_HALF)
+    out[:, :half] = _shift(z, 41)
+    return out.add_(0.5).mul_(2.0**-23)[:, :n].reshape(-1, *shape)
 
 
 def normal(

@@ -85,7 +85,7 @@ class Input(Site):
     offers: ClassVar[frozenset[str]] = frozenset({"box", "image"})
 
     def box(self, origin: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        return low - origin, high - origin
+        return (low - origin).clamp_max_(0), (high - origin).clamp_min_(0)
 
     def origin(self, model: Model, x: Tensor) -> Tensor:
         return x

@@ -108,15 +108,16 @@ def recipe(spec: str) -> Plan:
     path = Path(name)
     if not path.is_file():
         raise FileError(f"recipe {spec}", "an existing file before the colon", "check the path")
-    loader = importlib.util.spec_from_file_location(path.stem, path)
-    assert loader is not None and loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(module)
-    made = getattr(module, function, None)
-    plan = made() if callable(made) else None
+    try:
+        made = vars(_module(path)).get(function)
+        given = f"which gives {type(plan).__name__}" if (plan := _answer(made)) else "which has none"
+    except TorchproofError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        plan, given = None, f"which raised {type(error).__name__}: {error}"
     if not isinstance(plan, Plan):
         raise InputError(
-            f"{spec}, which gives {type(plan).__name__}",
+            f"{spec}, {given}",
             "a function without arguments that returns a torchproof.recipes.Plan",
             "return Plan(data=..., model=..., method=..., threat=...)",
         )

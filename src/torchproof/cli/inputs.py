@@ -1,0 +1,55 @@
+"""What `evaluate` and `attack` begin with: threats, a test set, and a network that takes its
+images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from torchproof import data as sets
+from torchproof.attack import untouched
+from torchproof.cli.options import device_of
+from torchproof.core.errors import InputError, ModelError, TorchproofError
+from torchproof.core.threats import Threat, parse
+from torchproof.data.dataset import Dataset
+from torchproof.nn import load_model
+from torchproof.nn.loading import Loaded
+
+
+def threats_of(texts: list[str]) -> list[Threat]:
+    """One threat per text; raises InputError for one that is given twice."""
+    threats = [parse(text) for text in texts]
+    twice = [str(t) for i, t in enumerate(threats) if t in threats[:i]]
+    if twice:
+        raise InputError(f"the threat {twice[0]} twice", "different threats", "name it once")
+    return threats
+
+
+def network_and_data(
+    model: str, data: str, data_dir: Path | None, device: str | None, n: int | None = None
+) -> tuple[Loaded, Dataset]:
+    """The network, and the test part of the data set (its first n images).
+
+    Raises what `load` and `load_model` raise, and ModelError for a network that does not take such
+    images.
+    """
+    place = device_of(device)
+    test = sets.load(data, data_dir=data_dir, split="test")
+    test = test if n is None else test.take(n)
+    loaded = load_model(model, place)
+    x = test.x[:2].to(place)
+    try:
+        with untouched(loaded.model), torch.no_grad():
+            loaded.model(x)
+    except (TorchproofError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{loaded.name}, which fails on images {tuple(x.shape[1:])} of {data} ({reason[:200]})",
+            "a network for images of this shape",
+            "name the data set that the network was trained on",
+        ) from error
+    return loaded, test
