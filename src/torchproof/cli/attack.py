@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from rich.markup import escape
 from torch import Tensor
 
-from torchproof import data as sets
-from torchproof.attack import Attack, Run, untouched
+from torchproof.attack import Attack, Found, Run, untouched
 from torchproof.attack.catalogue import NAMES
 from torchproof.cli import options
-from torchproof.cli.options import console, percent
+from torchproof.cli.evaluate import progress_bar
+from torchproof.cli.inputs import network_and_data
+from torchproof.cli.options import console, percent, tell
 from torchproof.core.checks import check_logits
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.expression import parse
@@ -23,7 +27,8 @@ from torchproof.core.metrics import clopper_pearson
 from torchproof.core.sets import TOLERANCE
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
-from torchproof.nn import load_model
+from torchproof.evaluate import Progress
+from torchproof.recipes import meant
 
 
 def attack(
@@ -47,19 +52,14 @@ def attack(
     longer fools the model.
     """
     limits = parse_threat(threat)
-    chosen = parse(attack_, NAMES, threat=limits)
-    if not isinstance(chosen, Attack):
-        raise InputError(f"--attack {attack_}", "an attack", "see `torchproof list attacks`")
-    if out.suffix != ".npz":
-        raise InputError(f"--out {out}", "a file that ends in .npz", "write --out adversarial.npz")
-    test = sets.load(data, data_dir=data_dir, split="test")
-    test = test if n is None else test.take(n)
-    loaded = load_model(model, options.device_of(device))
+    chosen = _chosen(attack_, limits)
+    loaded, test = network_and_data(model, data, data_dir, device, n)
+    _claim(out)
     clean = _correct(loaded.model, test.x, test.y, batch_size, len(test.classes))
     rows = clean.nonzero()[:, 0]
-    found = chosen(
-        loaded.model, test.x[rows], test.y[rows], run=Run(seed=seed, slots=batch_size, ids=rows)
-    )
+    with _bar(attack_, len(rows)) as show:
+        run = Run(seed=seed, slots=batch_size, ids=rows, on_done=show)
+        found = chosen(loaded.model, test.x[rows], test.y[rows], run=run)
     x_adv, broken = test.x.clone(), ~clean
     assert isinstance(found.value, Tensor)
     lost = rows[found.lost]
@@ -69,9 +69,33 @@ def attack(
     failed = _recheck(out, loaded.model, limits, batch_size, len(test.classes))
     _say(limits, attack_, clean, broken, found.spent.sum(0), out)
     if failed:
-        console.print(f"re-check failed for examples {failed[:20]}")
+        shown = ", ".join(map(str, failed[:20]))
+        console.print(f"re-check failed for {len(failed)} examples, among them {shown}")
         raise typer.Exit(1)
     console.print("re-checked after writing: all inside the threat, all still misclassified")
+
+
+def _chosen(text: str, threat: Threat) -> Attack:
+    """The attack that an expression describes; raises InputError and UnknownName."""
+    with meant(text):
+        chosen = parse(text, NAMES, threat=threat)
+    if not isinstance(chosen, Attack):
+        raise InputError(f"--attack {text}", "an attack", "see `torchproof list attacks`")
+    return chosen
+
+
+@contextmanager
+def _bar(text: str, total: int) -> Iterator[Callable[[Found, list[int]], None]]:
+    """Shows how many examples are finished."""
+    with progress_bar() as show:
+        count = {"done": 0, "broken": 0}
+
+        def tell(found: Found, done: list[int]) -> None:
+            count["done"] += len(done)
+            count["broken"] += int(found.lost[done].sum())
+            show(Progress(escape(text), count["done"], total, count["broken"]))
+
+        yield tell
 
 
 @torch.no_grad()
@@ -88,32 +112,52 @@ def _correct(
     return torch.cat(right)
 
 
+def _claim(path: Path) -> None:
+    """Makes sure, before the work is done, that a file can be written there."""
+    if path.suffix != ".npz":
+        raise InputError(f"--out {path}", "a file that ends in .npz", "write --out adversarial.npz")
+    with _writing(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    if path.is_dir():
+        raise InputError(f"--out {path}, a folder", "a file", "choose another name")
+
+
 def _write(path: Path, **arrays: Tensor) -> None:
-    """The whole file or none of it."""
+    """The whole file or none of it; raises FileError."""
+    with _writing(path) as partial:
+        plain: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+        np.savez_compressed(partial, **plain)
+        os.replace(partial, path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """The name of a file beside `path` that is gone afterwards; OSErrors become FileErrors."""
     partial = path.with_name(path.name + ".partial.npz")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(partial, **{k: v.numpy() for k, v in arrays.items()})
-        os.replace(partial, path)
+        yield partial
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise FileError(
-            f"{path} ({error})", "a file that can be written", "free some space"
-        ) from None
+            f"{path} ({error})", "a file that can be written", "free some space, or choose another"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _recheck(
     path: Path, model: torch.nn.Module, threat: Threat, slots: int, classes: int
 ) -> list[int]:
-    """The broken examples that, read back, are outside the threat or classified correctly."""
+    """The examples that, read back, are outside the threat, or broken and classified correctly."""
     with np.load(path, allow_pickle=False) as stored:
         x, x_adv, y = (torch.from_numpy(stored[k]) for k in ("x", "x_adv", "y"))
         attacked = torch.from_numpy(stored["broken"] & stored["clean"])
     length = threat.norm.length(x_adv - x)
-    outside = (length > threat.eps * (1 + TOLERANCE)) | (x_adv < threat.low).flatten(1).any(1)
-    outside |= (x_adv > threat.high).flatten(1).any(1)
-    wrong = outside | _correct(model, x_adv, y, slots, classes)
-    return [int(i) for i in (attacked & wrong).nonzero()[:, 0]]
+    boxed = ((x_adv >= threat.low) & (x_adv <= threat.high)).flatten(1).all(1)
+    inside = (length <= threat.eps * (1 + TOLERANCE)) & boxed  # NaN is in neither
+    wrong = ~inside | (attacked & _correct(model, x_adv, y, slots, classes))
+    return [int(i) for i in wrong.nonzero()[:, 0]]
 
 
 def _say(
@@ -123,8 +167,8 @@ def _say(
     low, high = clopper_pearson(robust, n)
     forward, backward = spent.tolist()
     console.print(
-        f"{text}, threat {threat}, n = {n}: clean {percent(clean.float().mean().item())}, robust "
-        f"{percent(robust / n)} (95 % interval {percent(low)} to {percent(high)}); "
+        f"{escape(text)}, threat {threat}, n = {n}: clean {percent(clean.float().mean().item())}, "
+        f"robust {percent(robust / n)} (95 % interval {percent(low)} to {percent(high)}); "
         f"{forward:,} forward and {backward:,} backward samples"
     )
-    console.print(f"adversarial images: {out}", soft_wrap=True)
+    tell(f"adversarial images: {out}")

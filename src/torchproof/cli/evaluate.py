@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from torchproof.cli import options
@@ -90,12 +90,12 @@ def evaluate(
 
 
 @contextmanager
-def progress_bar() -> Iterator[State | None]:
+def progress_bar() -> Iterator[Callable[[State], None]]:
     """A bar per attack; nothing where the output is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TextColumn("{task.fields[lost]} broken"), console=console,
                   transient=True, disable=not console.is_terminal) as bar:  # fmt: skip
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(state: State) -> None:
             if state.stage not in tasks:

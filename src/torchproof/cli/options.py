@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import torch
@@ -58,7 +59,7 @@ def device_of(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # meta tensors exist, but hold nothing
     except Exception as error:  # torch raises many kinds for a device that is not there
-        reason = str(error).splitlines()[0].split(". ")[0][:160]
+        reason = shorten(str(error).splitlines()[0].split(". ")[0], 120)
         raise InputError(
             f"device {name!r} ({reason})", "a device that is there", "try cpu"
         ) from None

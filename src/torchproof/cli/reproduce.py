@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.markdown import Markdown
 
 from torchproof.cli import options
 from torchproof.cli.options import console, tell
-from torchproof.core.errors import InputError, unknown
+from torchproof.core.errors import unknown
 from torchproof.reproduce import EXPERIMENTS, Request
+from torchproof.reproduce.experiment import Scale
 
 
 def reproduce(
@@ -29,12 +30,8 @@ def reproduce(
     """
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
-    if scale not in ("small", "paper"):
-        raise InputError(f"--scale {scale}", "small or paper", "choose one of the two")
     folder = out or Path("runs/reproduce") / name
-    request = Request(
-        folder, "paper" if scale == "paper" else "small", seeds, resume, data_dir, tell
-    )
+    request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, tell)
     outcome = EXPERIMENTS[name](request)
     console.print(Markdown(outcome.table()))
     tell(f"stored in {folder}")

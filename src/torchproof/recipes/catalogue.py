@@ -5,13 +5,18 @@ ours.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
-from torchproof.core.errors import FileError, InputError, unknown
+from torchproof.core.errors import FileError, InputError, TorchproofError, unknown
 from torchproof.recipes.plan import Plan
 from torchproof.train import Settings
 
+EXPECTED = "a function without arguments that returns a torchproof.recipes.Plan"
+REMEDY = "return Plan(data=..., model=..., method=..., threat=...)"
 CROP_FLIP = "Compose(Crop(4), Flip())"
 
 
@@ -109,16 +114,33 @@ def recipe(spec: str) -> Plan:
     if not path.is_file():
         raise FileError(f"recipe {spec}", "an existing file before the colon", "check the path")
     try:
-        made = vars(_module(path)).get(function)
-        given = f"which gives {type(plan).__name__}" if (plan := _answer(made)) else "which has none"
+        with _module(path) as module:
+            made = getattr(module, function, None)
+            plan = made() if callable(made) else made
     except TorchproofError:
         raise
     except Exception as error:  # whatever the user's own code raises
-        plan, given = None, f"which raised {type(error).__name__}: {error}"
-    if not isinstance(plan, Plan):
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{spec}, {given}",
-            "a function without arguments that returns a torchproof.recipes.Plan",
-            "return Plan(data=..., model=..., method=..., threat=...)",
-        )
+            f"{spec}, which raised {type(error).__name__}: {reason}", EXPECTED, REMEDY
+        ) from error
+    if not isinstance(plan, Plan):
+        given = f"gives {type(plan).__name__}" if made is not None else f"has no {function!r}"
+        raise InputError(f"{spec}, which {given}", EXPECTED, REMEDY)
     return plan
+
+
+@contextmanager
+def _module(path: Path) -> Iterator[ModuleType]:
+    """The module of a file, which may import its neighbours, as a script may."""
+    name = f"torchproof_recipe_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module, folder = importlib.util.module_from_spec(spec), str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(folder)

@@ -5,6 +5,7 @@ of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from torchproof import data as sets
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, TorchproofError
 from torchproof.core.expression import parse
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
@@ -31,13 +32,17 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: str = Field("digits", description="a name of `torchproof list data`")
-    model: str = Field("small-cnn", description="a network, such as 'wide-resnet(depth=34)'")
-    method: str = Field("AT", description="a method, such as 'AWP(TRADES(beta=6), gamma=0.005)'")
-    threat: str | None = Field(None, description="NORM:EPS, such as linf:8/255")
-    augment: str | None = Field(None, description="such as 'Compose(Crop(4), Flip())'")
+    data: str = Field(default="digits", description="a name of `torchproof list data`")
+    model: str = Field(
+        default="small-cnn", description="a network, such as 'wide-resnet(depth=34)'"
+    )
+    method: str = Field(
+        default="AT", description="a method, such as 'AWP(TRADES(beta=6), gamma=0.005)'"
+    )
+    threat: str | None = Field(default=None, description="NORM:EPS, such as linf:8/255")
+    augment: str | None = Field(default=None, description="such as 'Compose(Crop(4), Flip())'")
     settings: Settings = Field(default_factory=Settings.of, description="how it is trained")
-    n: int | None = Field(None, description="train on the first n rows only")
+    n: int | None = Field(default=None, description="train on the first n rows only")
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,42 @@ def network(text: str, data: Dataset, seed: int) -> nn.Module:
         )
     makers: dict[str, Callable[..., Any]] = {name: partial(build, name) for name in MODELS}
     shape = {"channels": channels, "size": height, "classes": len(data.classes), "seed": seed}
-    made: nn.Module = parse(text, makers, **shape)
+    with meant(text):
+        made = parse(text, makers, **shape)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"model {text!r}", "a network", f"choose one of {', '.join(MODELS)}")
+    return made
+
+
+@contextmanager
+def meant(text: str) -> Iterator[None]:
+    """Python's complaint about an argument in an expression, such as `TRADES(beta="x")`, becomes an
+    InputError.
+    """
+    try:
+        yield
+    except TorchproofError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        remedy = "see `torchproof list` for the names, and its source for the arguments"
+        raise InputError(f"{text!r} ({error})", "arguments of the right kind", remedy) from error
+
+
+def _augmentation(text: str) -> Any:
+    with meant(text):
+        made = parse(text, AUGMENTATIONS)
+    if not callable(made):
+        known = ", ".join(AUGMENTATIONS)
+        raise InputError(f"augment {text!r}", "an augmentation", f"choose one of {known}")
     return made
 
 
 def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
     """Looks everything up; raises the error of the first name, file or setting that is wrong."""
     threat = None if plan.threat is None else parse_threat(plan.threat)
-    method = parse_method(plan.method, threat)
-    augment = None if plan.augment is None else parse(plan.augment, AUGMENTATIONS)
+    with meant(plan.method):
+        method = parse_method(plan.method, threat)
+    augment = None if plan.augment is None else _augmentation(plan.augment)
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
     model = network(plan.model, train, plan.settings.seed).to(device)

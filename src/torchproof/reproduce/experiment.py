@@ -10,11 +10,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from torchproof.core.errors import FileError, ResumeError
+from torchproof.core.errors import FileError, InputError, ResumeError
 
 SCHEMA = "torchproof.experiment/1"
 Verdict = Literal["shows", "does not show at this scale", "contradicts"]
@@ -60,8 +60,8 @@ class Outcome(BaseModel):
 
     def write(self, out: Path) -> None:
         """outcome.json and table.md, each whole or not at all; raises FileError."""
-        _replace(out / "outcome.json", self.model_dump_json(indent=2) + "\n")
-        _replace(out / "table.md", self.table())
+        replace(out / "outcome.json", (self.model_dump_json(indent=2) + "\n").encode())
+        replace(out / "table.md", self.table().encode())
 
     def table(self) -> str:
         """The rows as Markdown, ours beside the published."""
@@ -97,6 +97,12 @@ class Request:
     data_dir: Path | None = None
     say: Callable[[str], None] = print
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"seeds = {self.seeds}", "a whole number >= 1", "three are usual")
+        if self.scale not in get_args(Scale):
+            raise InputError(f"scale {self.scale!r}", "small or paper", "choose one of the two")
+
     def claim(self, settings: dict[str, str]) -> None:
         """Makes the folder this run's; raises ResumeError or FileError for one that is
         another's.
@@ -108,7 +114,7 @@ class Request:
                 f"{self.out}, which holds an experiment", "a new folder", "add --resume"
             )
         if path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = _stored(path)
             differing = [k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)]
             if differing:
                 raise ResumeError(
@@ -116,14 +122,31 @@ class Request:
                     "the settings the experiment was started with",
                     "choose another --out",
                 )
-        self.out.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps(wanted, indent=2) + "\n")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{self.out} ({error})", "a folder", "choose another --out") from error
+        replace(path, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
-def _replace(path: Path, text: str) -> None:
+def _stored(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no table")
+        return content
+    except (OSError, ValueError) as error:
+        raise FileError(
+            f"{path} ({error})", "the settings of an experiment", "choose another --out"
+        ) from error
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; raises FileError."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
-        raise FileError(f"{path} ({error})", "a writable file", "free some space") from error
+        remedy = "free some space, and go on with --resume"
+        raise FileError(f"{path} ({error})", "a writable file", remedy) from error

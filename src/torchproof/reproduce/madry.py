@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from torchproof.data.dataset import Dataset
 from torchproof.evaluate import Member, evaluate
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, prepare, recipe, run
-from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
+from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, replace
 from torchproof.train import Settings
 
 PAPER = "Madry, Makelov, Schmidt, Tsipras and Vladu 2018, arXiv 1706.06083"
@@ -61,16 +62,17 @@ def plans(request: Request) -> tuple[dict[str, Plan], int]:
         data="mnist", model="small-cnn", method="AT(steps=7, ramp=0.2)", threat="linf:0.2",
         settings=settings, n=8000,
     )  # fmt: skip
-    if not _has_mnist(request.data_dir):
-        request.say("mnist was not found: the bundled digits take its place")
+    if not _has_mnist(request):
         robust = recipe("digits-at")
     return {"standard": robust.model_copy(update={"method": "Standard"}), "PGD-AT": robust}, 500
 
 
-def _has_mnist(data_dir: Path | None) -> bool:
+def _has_mnist(request: Request) -> bool:
+    """Says so, and why, where it has not."""
     try:
-        sets.load("mnist", data_dir=data_dir, split="test")
-    except FileError:
+        sets.load("mnist", data_dir=request.data_dir, split="test")
+    except FileError as error:
+        request.say(f"the bundled digits take the place of mnist, because of: {error.given}")
         return False
     return True
 
@@ -191,5 +193,7 @@ def _picture(table: dict[str, list[dict[str, float]]], threat: str, path: Path) 
     axes.set_title(f"PGD adversarial training, threat {threat}")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
     plt.close(figure)
+    replace(path, drawn.getvalue())

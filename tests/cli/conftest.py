@@ -1,0 +1,160 @@
+"""What the tests of the commands share: `cli` runs one in this process as the shell would, and a
+run directory that was trained once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import torchproof
+from torchproof.cli import options
+from torchproof.cli.main import main
+
+MODEL = "small-cnn(widths=(8, 16), hidden=32)"
+PARTS = ("Given:", "Expected:", "What to do:")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the shell would have seen."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """Both outputs as one line, whatever the width of the terminal."""
+        return " ".join(f"{self.out} {self.err}".split())
+
+    def refused(self, *words: str) -> None:
+        """Asserts exit code 2, the three parts on stderr, and these words in them."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        places = [self.err.find(part) for part in PARTS]
+        assert -1 not in places and places == sorted(places), self.err
+        assert "Traceback" not in self.err
+        said = " ".join(self.err.split())
+        for word in words:
+            assert word in said, (word, said)
+
+
+Cli = Callable[..., Answer]
+
+
+def run(*args: object, width: int = 80) -> Answer:
+    """`torchproof ARGS` through `main`, the entry point, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    before, wide = sys.argv, options.console.width
+    sys.argv, options.console.width = ["torchproof", *map(str, args)], width
+    code: Any = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        sys.argv, options.console.width = before, wide
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()) for text in (out, err)]
+    return Answer(code, *plain)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """`cli("evaluate", ...)` gives the exit code and both outputs."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory: two epochs on the bundled digits."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    given = ["--epochs", 2, "--batch-size", 32, "--lr", 0.01, "--method", "AT(steps=1)"]
+    answer = run("train", "--model", MODEL, "--threat", "linf:0.1", *given, "--out", out)
+    assert answer.code == 0, answer.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def shell() -> Callable[..., list[str]]:
+    """`shell("train", ...)` is the command line of another process."""
+
+    def command(*args: object, launch: tuple[str, ...] = ()) -> list[str]:
+        return [sys.executable, *launch, "-m", "torchproof", *map(str, args)]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def start(shell: Callable[..., list[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command in another process, with this source tree."""
+    source = str(Path(torchproof.__file__).parents[1])
+    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+    def popen(*args: object, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            shell(*args, **more), env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return popen
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], Any]:
+    """`with full_disk(4096):` no file grows beyond so many bytes; the system refuses the rest."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes need POSIX")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., str]:
+    """`npz(x_test=...)`: the name of a data set of random 8 x 8 images, with these parts replaced.
+
+    60 images to train on, 20 for testing.
+    """
+    g = np.random.default_rng(0)
+    whole = {
+        "x_train": g.random((60, 8, 8), dtype=np.float32),
+        "y_train": np.arange(60) % 10,
+        "x_test": g.random((20, 8, 8), dtype=np.float32),
+        "y_test": np.arange(20) % 10,
+    }
+
+    def write(**parts: Any) -> str:
+        path = tmp_path / "set.npz"
+        np.savez(path, **(whole | parts))
+        return f"npz:{path}"
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def threads_kept() -> Iterator[None]:
+    """quickstart asks for one thread; other tests keep theirs."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,110 @@
+"""Commands in processes of their own: killed at any moment and resumed, and two that train
+together.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchproof.nn import load_model
+
+TRAIN = (
+    "train", "--model", "small-cnn(widths=(4, 8), hidden=16, dropout=0.2, batch_norm=True)",
+    "--method", "AT(steps=2)", "--n", 300, "--epochs", 8, "--batch-size", 32,
+    "--set", "ema=0.9", "--set", "checkpoint_steps=1",
+)  # fmt: skip
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def killed(process: subprocess.Popen[str], ready: Callable[[], bool], delay: float) -> None:
+    """SIGKILL `delay` seconds after `ready`; the process must not have come to its end."""
+    limit = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit, "the process does not get on"
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    said = process.communicate()[0]
+    assert process.returncode == -9, f"it ended before it could be killed: {said}"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def test_train_killed_and_resumed(cli: Callable[..., Any], start: Start, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    epochs, delay = random.SystemRandom().randint(0, 5), random.SystemRandom().uniform(0, 0.05)
+    process = start(*TRAIN, "--out", cut)
+    metrics = cut / "metrics.jsonl"
+    killed(process, lambda: metrics.exists() and metrics.read_text().count("\n") >= epochs, delay)
+    assert not (cut / "model.safetensors").exists()
+    for out, more in ((whole, ()), (cut, ("--resume",))):
+        answer = cli(*TRAIN, "--out", out, *more)
+        assert answer.code == 0, answer.err
+    when = f"killed {delay:.3f} s after epoch {epochs}"
+    for name in ("model", "last"):
+        ours, theirs = (load_model(str(out / f"{name}.safetensors")) for out in (cut, whole))
+        assert ours.sha256 == theirs.sha256, f"{name}: {when}"
+    a, b = lines(metrics), lines(whole / "metrics.jsonl")
+    assert len(a) == 8
+    for record in [*a, *b]:
+        record.pop("seconds")
+    assert a == b, when
+
+
+def test_evaluate_killed_and_resumed(
+    cli: Callable[..., Any], start: Start, trained: Path, tmp_path: Path
+) -> None:
+    asked = ("evaluate", trained, "--threat", "linf:0.05", "--n", 40, "--batch-size", 8)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    undisturbed = cli(*asked, "--out", whole)
+    assert undisturbed.code == 0, undisturbed.words
+    share = random.SystemRandom().uniform(0.02, 0.95)
+    wanted = share * (whole / "records.jsonl").stat().st_size
+    process, ledger = start(*asked, "--out", cut), cut / "records.jsonl"
+    killed(process, lambda: ledger.exists() and ledger.stat().st_size >= wanted, 0)
+    assert not (cut / "result.json").exists()
+    again = cli(*asked, "--out", cut, "--resume")
+    assert again.code == 0, again.words
+    assert result(cut) == result(whole), f"killed after {share:.0%} of the ledger"
+    assert (cut / "examples.csv").read_text() == (whole / "examples.csv").read_text()
+
+
+def result(out: Path) -> dict[str, Any]:
+    """result.json without what may differ."""
+    content: dict[str, Any] = json.loads((out / "result.json").read_text())
+    for name in ("date", "seconds", "command"):
+        content.pop(name)
+    for attack in content["attacks"]:
+        attack.pop("seconds")
+    return content
+
+
+def test_two_processes_train_the_same_network(
+    cli: Callable[..., Any], start: Start, tmp_path: Path
+) -> None:
+    given = ("train", "--model", "small-cnn(widths=(4, 8), hidden=16)", "--method", "AT(steps=2)",
+             "--n", 200, "--epochs", 2, "--batch-size", 50)  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(*given, "--out", two, launch=launch)
+    assert cli(*given, "--out", one).code == 0
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert said.count("run directory") == 1  # only the first process speaks
+    ours, theirs = (load_model(str(out)).model.state_dict() for out in (two, one))
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name], value, rtol=0, atol=1e-5), name
+    for a, b in zip(lines(two / "metrics.jsonl"), lines(one / "metrics.jsonl"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-5 and a["step"] == b["step"]
+        assert (a["forward"], a["backward"]) == (b["forward"], b["backward"])

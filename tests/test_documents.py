@@ -1,0 +1,61 @@
+"""What the documents print works as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of a document that are marked with this language."""
+    parts = re.split(r"^```", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)[1::2]
+    split = (part.split("\n", 1) for part in parts)
+    return [code for mark, code in split if mark.strip() == language]
+
+
+def test_the_five_lines_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("README.md", "python")
+    code = code.replace("28", "4")  # the same lines on a smaller picture, to be quick
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "ok" in printed and "torch.Size([8, 1, 4, 4])" in printed
+
+
+def test_the_engine_page() -> None:
+    (code,) = blocks("docs/engine.md", "python")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+    x, y = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
+    space: dict[str, Any] = {"model": model, "x": x, "y": y}
+    exec(compile(code, "engine.md", "exec"), space)
+    assert (space["x_adv"] - x).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_the_readme_names_real_commands_and_options() -> None:
+    import typer
+
+    from torchproof.cli.main import app
+
+    group = typer.main.get_command(app)
+    commands: dict[str, Any] = group.commands  # type: ignore[attr-defined]
+    lines = "\n".join(blocks("README.md", "") + blocks("docs/training.md", "")).replace("\\\n", " ")
+    shown = [line for line in lines.splitlines() if line.strip().startswith("torchproof ")]
+    assert len(shown) >= 8
+    for line in shown:
+        words = shlex.split(re.sub(r"[\[\]|]", " ", line.replace("...", "")), comments=True)
+        options = {o for p in commands[words[1]].params for o in p.opts}
+        assert {w for w in words if w.startswith("--")} <= options, line
+
+
+def test_every_page_of_the_navigation_is_there() -> None:
+    import yaml
+
+    pages = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert all((ROOT / "docs" / path).is_file() for page in pages for path in page.values())

@@ -1,0 +1,79 @@
+"""Who may import whom, and the sizes the house keeps to."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "torchproof"
+
+# A package may import itself and these.
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
+    "nn": {"core"},
+    "data": {"core"},
+    "attack": {"core"},
+    "train": {"core", "attack"},
+    "evaluate": {"core", "attack"},
+    "report": {"core", "evaluate"},
+    "recipes": {"core", "attack", "nn", "data", "train"},
+    "reproduce": {"core", "attack", "nn", "data", "train", "evaluate", "report", "recipes"},
+}
+EVERYTHING = {"cli"}
+# The third-party packages that the core may use; torchvision and timm may be used nowhere.
+CORE_USES = {"torch", "numpy", "scipy"}
+NOWHERE = {"torchvision", "timm"}
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write absolute imports"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_there_is_something_to_check() -> None:
+    packages = {path.relative_to(SOURCE).parts[0] for path in FILES if path.parent != SOURCE}
+    assert packages == {*MAY_IMPORT, *EVERYTHING}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_packages_import_only_what_they_may(path: Path) -> None:
+    package = path.relative_to(SOURCE).parts[0]
+    names = imported(path)
+    used = {n.split(".")[1] for n in names if n.startswith("torchproof.") and n.count(".") > 1}
+    if package in MAY_IMPORT:
+        assert used <= MAY_IMPORT[package] | {package}
+    third = {n.split(".")[0] for n in names}
+    assert not third & NOWHERE
+    if package == "core":
+        known = CORE_USES | {"torchproof"} | set(__import__("sys").stdlib_module_names)
+        assert third <= known
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0].lineno  # a command's options are its signature
+            lines = (node.end_lineno or first) - first + 1
+            assert lines <= 50, f"{node.name} has {lines} lines"
+
+
+def test_weights_are_told_apart_in_one_file_only() -> None:
+    """A second isinstance(..., Weights) would be a branch on a site in shared code."""
+    found = [
+        p.name for p in FILES if "isinstance(" in p.read_text() and ", Weights)" in p.read_text()
+    ]
+    assert found in ([], ["sites.py"])
