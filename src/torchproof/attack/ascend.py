@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -35,8 +36,8 @@ class Run:
     call; patience: the number of won answers an example may give before it leaves (0: the first
     win ends it; inf: never; in between: friendly adversarial training); last: return the last
     iterate (training) instead of the worst point; budget: forward plus backward samples that no
-    job exceeds, its first question apart; on_done: called with what was found and the problems that are finished; stop: asked
-    before every step, True ends the run.
+    job exceeds, its first question apart; on_done: called with what was found and the
+    problems that are finished; stop: asked before every step, True ends the run.
     """
 
     seed: int = 0
@@ -106,30 +107,29 @@ class _Loop:
         spent[:, 0] = self.site.entry * (len(x) // len(picked))
         return Slots(cases, state, best, score, zero.bool(), zero, spent, job.to(self.device))
 
-    def ask(self, live: Slots, gradient: bool) -> tuple[Slots, Point]:
-        """One question about every slot; the answer is recorded."""
-        delta = live.state.delta
-        point = self.oracle(
-            live.cases, delta, gradient, live.state.t.to(self.dtype) / self.search.steps
-        )
-        allowed = torch.ones_like(point.won)
-        if self.search.wanders:
-            allowed = live.cases.set.inside(delta)
-        won = point.won & allowed
-        live.spent.add_(torch.tensor(point.cost, device=self.device))
-        live = replace(live, wins=live.wins + won)
-        return live if self.run.last else self.remember(live, point, won, allowed), point
+    def ask(self, live: Slots, gradient: bool) -> Point:
+        """One question about every slot; the answer is recorded in place."""
+        progress = live.state.t.to(self.dtype) / self.search.steps
+        point = self.oracle(live.cases, live.state.delta, gradient, progress)
+        live.spent.add_(_price(point.cost, self.device))
+        won, better = point.won, point.score > live.score
+        if (
+            self.search.wanders
+        ):  # the search is told that it crossed the boundary, the record is not
+            allowed = live.cases.set.inside(live.state.delta)
+            won, better = won & allowed, better & allowed
+        live.wins.add_(won)
+        if not self.run.last:
+            self.remember(live, point, won, better)
+        return point
 
-    def remember(self, live: Slots, point: Point, won: Tensor, allowed: Tensor) -> Slots:
+    def remember(self, live: Slots, point: Point, won: Tensor, better: Tensor) -> None:
         """Ranks by (won, score): two keys, never one number."""
-        better = (won & ~live.won) | ((won == live.won) & (point.score > live.score))
-        better = better & allowed
-        rows = better.nonzero()[:, 0]
-        if not len(rows):
-            return live
-        overwrite(live.best, rows, live.state.delta if point.at is None else point.at)
-        score = torch.where(better, point.score, live.score)
-        return replace(live, score=score, won=live.won | (won & better))
+        rows = torch.where(won == live.won, better, won).nonzero()[:, 0]
+        if len(rows):
+            overwrite(live.best, rows, live.state.delta if point.at is None else point.at)
+            overwrite(live.score, rows, point.score)
+            live.won.logical_or_(won)
 
     def retire(self, found: Found, gone: Slots, queue: Queue) -> None:
         """Writes what finished jobs found, and tells who is interested."""
@@ -207,21 +207,29 @@ def ascend(
 def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor]:
     """One question and one step for every slot; retires the rows that are through."""
     search, run = loop.search, loop.run
-    live, point = loop.ask(live, search.gradient)
-    leave = (live.wins > run.patience) | (live.spent.sum(1) + sum(point.cost) > run.budget)
+    point = loop.ask(live, search.gradient)
+    leave = live.wins > run.patience
+    if run.budget < math.inf:
+        leave |= live.spent.sum(1) + sum(point.cost) > run.budget
     if bool(leave.any()):
         loop.retire(found, _pick(live, leave), queue)
         if bool(leave.all()):
             return live, leave
     state = search.step(live.cases.set, live.cases.key, live.state, point)
     live = replace(live, state=state)
-    over = (state.t >= search.steps) & ~leave
+    over = (state.t >= search.steps).logical_and_(~leave)
     if bool(over.any()):
         ending = _pick(live, over)
         if not run.last:
-            ending, _ = loop.ask(ending, gradient=False)
+            loop.ask(ending, gradient=False)
         loop.retire(found, ending, queue)
-    return live, leave | over
+        leave |= over
+    return live, leave
+
+
+@cache
+def _price(cost: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.tensor(cost, device=device)
 
 
 def _pick(live: T, rows: Tensor) -> T:
@@ -231,9 +239,9 @@ def _pick(live: T, rows: Tensor) -> T:
 
 def _refill(loop: _Loop, live: Slots, leave: Tensor, queue: Queue) -> Slots | None:
     """Freed rows take new jobs in place; when the queue is dry the batch shrinks."""
-    free = leave.nonzero()[:, 0]
-    if not len(free):
+    if not bool(leave.any()):
         return live
+    free = leave.nonzero()[:, 0]
     picked = queue.pop(len(free))
     fresh = loop.admit(picked)
     if len(free) == len(leave):

@@ -22,7 +22,7 @@ from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Objective, hard
 from torchproof.core.sets import Set
-from torchproof.core.sites import Model, ask
+from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.core.values import put, take
 
@@ -185,7 +185,7 @@ def _wrong_classes(
 
 @torch.no_grad()
 def _answer(model: Model, x: Tensor) -> Tensor:
-    out: Tensor = ask(model, x)
+    out: Tensor = model(x)
     return out.to(torch.promote_types(out.dtype, torch.float32))
 
 

@@ -4,6 +4,7 @@ the same one method.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,25 +38,25 @@ class Plain:
 
     def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
         live = tree(lambda d: d.detach().requires_grad_(gradient), delta)
-        mode = torch.enable_grad() if gradient else torch.inference_mode()
-        with mode:
+        with torch.enable_grad() if gradient else torch.inference_mode():
             out = _precise(self.site.outputs(self.model, cases.x, live))
-            goal = Goal(cases.y, cases.target, progress.expand(len(cases.x)))
+            goal = Goal(cases.y, cases.target, progress.expand(len(cases.y)))
             loss = self.site.gather(self.objective.loss(out, goal))
             grad = _gradient(loss, live) if gradient else None
         with torch.no_grad():
             out = tree(torch.detach, out)
             score = self.site.gather(self.objective.score(out, goal))
             won = self.site.gather_won(self.objective.won(out, goal))
-            if not bool(torch.isfinite(score).all()):
+            if not math.isfinite(float(score.sum())) and not bool(score.isfinite().all()):
                 raise ModelError(
                     "a model that answers NaN or infinity at some allowed perturbation",
                     "finite logits",
                     "look for divisions, logarithms and overflows in its forward pass",
                 )
+            # what was made under inference mode could not be written to later; a copy can
+            loss = loss.detach() if gradient else loss.clone()
         samples = len(cases.x) // len(loss)
-        cost = (samples, samples * gradient)
-        return Point(loss.detach().clone(), score.clone(), won.clone(), grad, cost)
+        return Point(loss, score, won, grad, (samples, samples * gradient))
 
 
 def _precise(out: Any) -> Any:
@@ -74,9 +75,9 @@ def _gradient(loss: Tensor, live: Value) -> Value:
             "logits with a gradient",
             "use a search without gradients (Square), or wrap the layer that cuts it in BPDA",
         )
-    found = torch.autograd.grad(loss.sum(), inputs, materialize_grads=True)
+    found = torch.autograd.grad(loss, inputs, torch.ones_like(loss), materialize_grads=True)
     # a sum is the cheapest test; a finite gradient with an infinite sum is looked at again
-    if not all(bool(g.sum().isfinite()) or bool(g.isfinite().all()) for g in found):
+    if not all(math.isfinite(float(g.sum())) or bool(g.isfinite().all()) for g in found):
         raise ModelError(
             "a model whose gradient is NaN or infinite at some allowed perturbation",
             "finite gradients",

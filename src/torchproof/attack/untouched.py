@@ -40,11 +40,29 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """A low-precision model takes float32 inputs, in which perturbations are kept."""
+    low = precision(model)
+    if low not in (torch.float16, torch.bfloat16):
+        yield
+        return
+
+    def narrow(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(t.to(low) if t.is_floating_point() else t for t in inputs)
+
+    handle = model.register_forward_pre_hook(narrow)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def untouched(
     model: Callable[..., Any], seed: int = 0, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Eval mode and a private random state inside; every mode, buffer and generator as before
-    afterwards.
+    """Eval mode and a private random state inside, and float32 inputs welcome to a float16 or
+    bfloat16 model; every mode, buffer, hook and generator as before afterwards.
 
     Parameters and their .grad are safe because nothing inside writes to them: gradients are taken
     with torch.autograd.grad in the perturbation only.
@@ -56,7 +74,7 @@ def untouched(
         if not isinstance(model, nn.Module):
             yield
             return
-        with kept_buffers(model):
+        with kept_buffers(model), _widened(model):
             try:
                 model.eval()
                 yield

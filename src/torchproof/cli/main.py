@@ -53,7 +53,7 @@ def main() -> None:
             (error.given, error.expected, error.remedy),
             strict=True,
         ):
-            errors.print(f"[bold]{title}:[/bold] {escape(text)}")
+            errors.print(f"[bold]{title}:[/bold] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(2)
     except SystemExit as ended:  # typer's: an interrupt from the keyboard has become code 130
         if ended.code == INTERRUPTED:

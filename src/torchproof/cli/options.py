@@ -37,7 +37,10 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if any.")
 ]
 Slots = Annotated[int, typer.Option("--batch-size", help="Examples per model call.", min=1)]
-First = Annotated[int | None, typer.Option("--n", help="Only the first N examples.", min=1)]
+# torchrun takes --n for an abbreviation of options of its own, hence the second name
+First = Annotated[
+    int | None, typer.Option("--n", "--first", help="Only the first N examples.", min=1)
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")]
 MaxSeconds = Annotated[
     float | None,

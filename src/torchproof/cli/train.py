@@ -58,7 +58,7 @@ def train(
     """Train a network against a threat, into a run directory that can be killed and resumed.
 
     What is not given comes from the recipe, by default `digits-at`. On several GPUs or machines:
-    `torchrun --nproc-per-node 4 -m torchproof train ...`.
+    `torchrun --nproc-per-node 4 -m torchproof train ...` (with --first instead of --n).
 
     The directory then holds config.json, metrics.jsonl, checkpoint.safetensors and the best network
     as model.safetensors beside its card; `torchproof evaluate` takes the directory as a model.

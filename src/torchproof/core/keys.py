@@ -71,7 +71,7 @@ def uniform(
     stream: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """(P, *shape) numbers in the open interval (0, 1): the upper and the lower 23 bits of a hash."""
+    """(P, *shape) numbers in the open interval (0, 1): upper and lower 23 bits of each hash."""
     n = math.prod(shape)
     half = (n + 1) // 2
     z = _hashes(key, step, half, stream)

@@ -24,13 +24,6 @@ Model = Callable[[Tensor], Any]
 Keep = Callable[[str, nn.Parameter], bool]
 
 
-def ask(model: Model, x: Tensor) -> Any:
-    """model(x), with x in the precision of a float16 or bfloat16 model."""
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    low = first is not None and first.dtype in (torch.float16, torch.bfloat16)
-    return model(x.to(first.dtype) if low and first is not None else x)
-
-
 def _precise(t: Tensor) -> Tensor:
     """t in at least float32, in which perturbations are kept."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
@@ -91,7 +84,7 @@ class Input(Site):
         return x
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
-        return ask(model, x + delta)
+        return model(x + delta)
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ class Universal(Site):
         return torch.zeros_like(x[:1])
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
-        return ask(model, (x + delta).clamp(self.low, self.high))
+        return model((x + delta).clamp(self.low, self.high))
 
 
 def kernels(name: str, parameter: nn.Parameter) -> bool:
@@ -149,7 +142,7 @@ class Weights(Site):
         own = dict(model.named_parameters())
         moved = {id(own[n]): (own[n] + d[0]).to(own[n].dtype) for n, d in delta.items()}
         with _swapped(model, moved):
-            return ask(model, x)
+            return model(x)
 
 
 @contextmanager
@@ -197,7 +190,7 @@ class Latent(Site):
     def origin(self, model: Model, x: Tensor) -> Tensor:
         seen: list[Tensor] = []
         with _hooked(self._module(model), lambda m, i, out: seen.append(out)), torch.no_grad():
-            ask(model, x)
+            model(x)
         if len(seen) != 1 or not isinstance(seen[0], Tensor) or len(seen[0]) != len(x):
             raise InputError(
                 f"layer {self.layer!r}, which answered {len(seen)} times",
@@ -208,7 +201,7 @@ class Latent(Site):
 
     def outputs(self, model: Model, x: Tensor, delta: Tensor) -> Any:
         with _hooked(self._module(model), lambda m, i, out: (out + delta).to(out.dtype)):
-            return ask(model, x)
+            return model(x)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.checks import check, check_labels, check_logits, check_weights
 from torchproof.core.errors import InputError
-from torchproof.core.sites import Model, ask
+from torchproof.core.sites import Model
 from torchproof.evaluate.fingerprints import data_sha256
 
 
@@ -140,7 +140,7 @@ class Subject:
         """The model as a function to checked logits, outside autocast, left as it was."""
 
         def answer(x: Tensor) -> Tensor:
-            logits: Tensor = ask(self.model, x)
+            logits: Tensor = self.model(x)
             check_logits(logits, len(x))
             return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
