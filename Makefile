@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/torchproof quickstart --out quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

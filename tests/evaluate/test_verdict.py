@@ -207,7 +207,9 @@ class Layers(nn.Module):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_touched(blobs: Any, threat: Threat, short: list[Member], fails: bool) -> None:
-    model = Layers().double().train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Layers().double().train()
     model.drop.eval()
     model.out.bias.requires_grad_(False)
     model.out.weight.grad = torch.ones_like(model.out.weight)
@@ -215,7 +217,7 @@ def test_nothing_is_touched(blobs: Any, threat: Threat, short: list[Member], fai
     random = torch.random.get_rng_state()
 
     def progress(step: Progress) -> None:
-        if fails and step.stage == "FAB-T":
+        if fails and step.stage != "clean":
             raise KeyboardInterrupt
 
     try:

@@ -129,10 +129,10 @@ class APGD(Search):
 
         def blend(z: Tensor, d: Tensor, b: Tensor) -> Tensor:
             w = expand(a.to(d.dtype), d)
-            return torch.lerp(d, z, w).addcmul_(b.sub_(d), w - 1)
+            return torch.lerp(d, z, w, out=z).addcmul_(b.sub_(d), w - 1)
 
         ahead: Any = set.advance(delta, grad, step)
-        return set.project(tree(blend, ahead, delta, before))
+        return set.bring(tree(blend, ahead, delta, before))
 
 
 def _update(state: Climb, better: Tensor, grad: Any, loss: Tensor) -> tuple[Any, Any, Tensor]:

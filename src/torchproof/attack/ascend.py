@@ -217,8 +217,8 @@ def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slot
             return live, leave
     state = search.step(live.cases.set, live.cases.key, live.state, point)
     live = replace(live, state=state)
-    over = (state.t >= search.steps).logical_and_(~leave)
-    if bool(over.any()):
+    over = state.t >= search.steps
+    if bool(over.any()) and bool(over.logical_and_(~leave).any()):
         ending = _pick(live, over)
         if not run.last:
             loop.ask(ending, gradient=False)
@@ -239,9 +239,9 @@ def _pick(live: T, rows: Tensor) -> T:
 
 def _refill(loop: _Loop, live: Slots, leave: Tensor, queue: Queue) -> Slots | None:
     """Freed rows take new jobs in place; when the queue is dry the batch shrinks."""
-    if not bool(leave.any()):
-        return live
     free = leave.nonzero()[:, 0]
+    if not len(free):
+        return live
     picked = queue.pop(len(free))
     fresh = loop.admit(picked)
     if len(free) == len(leave):

@@ -45,6 +45,10 @@ class Norm(ABC):
     def project(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The nearest (Euclidean) point of ball and box."""
 
+    def bring(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """`project` that may write over d."""
+        return self.project(d, radius, low, high)
+
     @abstractmethod
     def maximiser(self, a: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """argmax <a, d> over ball and box; coordinates that do not matter stay 0."""
@@ -82,6 +86,9 @@ class Linf(Norm):
 
     def project(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return torch.clamp(d, low, high)
+
+    def bring(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return d.clamp_(low, high)
 
     def maximiser(self, a: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return torch.where(a > 0, high, torch.where(a < 0, low, 0.0))

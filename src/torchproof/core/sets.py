@@ -78,12 +78,16 @@ class Ball:
 
     def advance(self, delta: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
         """One projected step uphill: project(delta + step of `length` scales along grad)."""
-        step = length * self.scale
-        return self.project(self.norm.move(delta, grad, step, self.low, self.high))
+        moved = self.norm.move(delta, grad, length * self.scale, self.low, self.high)
+        return self.bring(moved)
 
     def project(self, delta: Tensor) -> Tensor:
         """The nearest point of the set."""
         return self.norm.project(delta, self.radius, self.floor, self.ceiling)
+
+    def bring(self, delta: Tensor) -> Tensor:
+        """`project` that may write over delta, which a search's own buffers allow."""
+        return self.norm.bring(delta, self.radius, self.floor, self.ceiling)
 
     def maximiser(self, a: Tensor) -> Tensor:
         """argmax <a, d> over the set: FGSM's step, AWP's step, a linear bound's worst point."""
@@ -143,6 +147,9 @@ class Each:
     def project(self, delta: Tensor) -> Tensor:
         return self._unfold(self.inner.project(self._fold(delta)))
 
+    def bring(self, delta: Tensor) -> Tensor:
+        return self._unfold(self.inner.bring(self._fold(delta)))
+
     def maximiser(self, a: Tensor) -> Tensor:
         return self._unfold(self.inner.maximiser(self._fold(a)))
 
@@ -184,6 +191,9 @@ class Product:
 
     def project(self, delta: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: s.project(delta[k]) for k, s in self.parts.items()}
+
+    def bring(self, delta: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: s.bring(delta[k]) for k, s in self.parts.items()}
 
     def maximiser(self, a: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k: s.maximiser(a[k]) for k, s in self.parts.items()}
