@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	$(BIN)/torchproof quickstart --out quickstart
+	$(BIN)/torchproof quickstart --out quickstart --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto

@@ -134,12 +134,12 @@ def full_disk() -> Callable[[int], Any]:
 def npz(tmp_path: Path) -> Callable[..., str]:
     """`npz(x_test=...)`: the name of a data set of random 8 x 8 images, with these parts replaced.
 
-    60 images to train on, 20 for testing.
+    20 images to train on, 20 for testing.
     """
     g = np.random.default_rng(0)
     whole = {
-        "x_train": g.random((60, 8, 8), dtype=np.float32),
-        "y_train": np.arange(60) % 10,
+        "x_train": g.random((20, 8, 8), dtype=np.float32),
+        "y_train": np.arange(20) % 10,
         "x_test": g.random((20, 8, 8), dtype=np.float32),
         "y_test": np.arange(20) % 10,
     }

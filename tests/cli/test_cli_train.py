@@ -149,3 +149,20 @@ def test_a_full_disk_costs_nothing(
     assert records(cut) == records(whole)
     ours, theirs = (load_model(str(out)).model.state_dict() for out in (cut, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_recipe_from_a_file(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torchproof.recipes import Plan\nfrom torchproof.train import Settings\n\n\n"
+        "def tiny():\n    return Plan(model='mlp(hidden=(4,))', method='AT(steps=1)', n=60,\n"
+        "                threat='l2:0.3', settings=Settings.of(epochs=1, lr=0.01))\n\n\n"
+        "def wrong():\n    return 3\n"
+    )
+    out = tmp_path / "run"
+    answer = cli("train", "--recipe", f"{tmp_path / 'own.py'}:tiny", "--lr", 0.02, "--out", out)
+    assert answer.code == 0, answer.words
+    config = json.loads((out / "config.json").read_text())
+    assert config["info"]["plan"]["threat"] == "l2:0.3" and config["settings"]["lr"] == 0.02
+    for recipe, word in (("own.py:wrong", "gives int"), ("absent.py:tiny", "existing file")):
+        cli("train", "--recipe", tmp_path / recipe, "--out", tmp_path / "no").refused(word)
+    assert not (tmp_path / "no").exists()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchproof.attack import starts
 from torchproof.attack.apgd import APGD
-from torchproof.attack.combine import Attack, EveryTarget, Restarts
+from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.oracle import EOT
@@ -121,7 +121,12 @@ def averaged(attack: Attack, samples: int = 20) -> Attack:
     return replace(attack, wrap=lambda oracle: EOT(oracle, samples))
 
 
-ATTACKS: dict[str, Callable[..., Attack]] = {
+def chain(*attacks: Attack) -> Chain:
+    """Attacks in sequence, each on the survivors of those before; their worst case."""
+    return Chain(attacks)
+
+
+ATTACKS: dict[str, Callable[..., Attack | Chain]] = {
     "FGSM": fgsm,
     "PGD": pgd,
     "MI-FGSM": mi_fgsm,
@@ -135,6 +140,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "Restarts": Restarts,
     "EveryTarget": EveryTarget,
     "EOT": averaged,
+    "Chain": chain,
 }
 
 
@@ -143,7 +149,9 @@ def _classes(module: Any, names: str) -> dict[str, Callable[..., Any]]:
 
 
 OBJECTIVES = _classes(
-    objectives, "CrossEntropy Margin TargetedMargin DLR TargetedDLR KL Hypocritical Alternating"
+    # KL is not among them: it needs probabilities as labels, which training methods provide
+    objectives,
+    "CrossEntropy Margin TargetedMargin DLR TargetedDLR Hypocritical Alternating",
 )
 STARTS = _classes(starts, "Zero Uniform Sphere Gaussian")
 SCHEDULES = _classes(schedules, "Constant Cosine Linear Steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -31,7 +32,8 @@ def reproduce(
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, EXPERIMENTS)
     folder = out or Path("runs/reproduce") / name
-    request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, tell)
+    say = partial(console.print, markup=False, highlight=False)
+    request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, say)
     outcome = EXPERIMENTS[name](request)
     console.print(Markdown(outcome.table()))
     tell(f"stored in {folder}")

@@ -238,7 +238,8 @@ def eps_text(eps: float) -> str:
 def number(text: str, what: str = "eps") -> float:
     """A number or a fraction such as 8/255; raises InputError for anything else."""
     try:
-        return float(Fraction(text.strip())) if "/" in text else float(text)
+        top, _, bottom = text.partition("/")
+        return float(Fraction(top.strip()) / Fraction(bottom.strip())) if bottom else float(text)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(
             f"{what} {text!r}", "a number or a fraction", "write 8/255 or 0.5"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core import keys
+from torchproof.core.errors import ResumeError
 from torchproof.core.objectives import margin
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
@@ -16,6 +17,8 @@ from torchproof.evaluate.subject import Subject
 
 CLEAN = "clean"
 PROBED = 128  # examples that are asked twice and for a gradient
+CONFIRMED = 32  # examples that are asked again before a run is resumed
+MOVED = 1e-4  # of the largest logit: beyond what batched sums differ by in float32
 _SIMPLEX = 1e-3  # how far a row of probabilities may be from summing to one
 
 Ask = Callable[[Tensor], Tensor]
@@ -44,6 +47,32 @@ def clean_pass(subject: Subject, course: Course) -> None:
         course.tell(CLEAN, done, len(ids), 0)
 
     in_batches(todo, course.room, course.clock.over, work)
+
+
+def confirm_model(subject: Subject, course: Course) -> None:
+    """Raises ResumeError when the model answers otherwise than in the records of the run that is
+    resumed: weights alone do not tell two models apart.
+    """
+    ledger, ids = course.ledger, subject.examples.ids.tolist()
+    known = [row for row, i in enumerate(ids) if CLEAN in ledger.of(i)][:CONFIRMED]
+    if not known:
+        return
+    stored = [ledger.of(ids[row])[CLEAN] for row in known]
+    if any(record.get("moved", 0.0) > MOVED * record["scale"] for record in stored):
+        return  # a random model answers otherwise each time, and is flagged for it
+    with subject.asked(CLEAN) as ask:
+        now = _judged(subject, ask, known)
+    changed = [
+        old["id"]
+        for old, new in zip(stored, now, strict=True)
+        if abs(old["scale"] - new["scale"]) > 1e-3 * old["scale"]
+    ]
+    if changed:
+        raise ResumeError(
+            f"a model that answers otherwise than when the run was started (examples {changed})",
+            "the same model",
+            "evaluate the changed model into another folder",
+        )
 
 
 def _sample(ids: Tensor, total: int) -> Tensor:

@@ -15,7 +15,7 @@ from torchproof.core.norms import L0
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.cascade import cascade, forget_unfounded
-from torchproof.evaluate.clean import clean_pass
+from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
 from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
@@ -59,8 +59,11 @@ def evaluate(
         subject = Subject.of(model, examples, seed, quantised)
         plan.rehearse(subject)
         header = plan.header(subject, model_sha256, name, command)
-        with _opened(header, subject, out, resume, save_adversarial) as (ledger, images):
+        # a search in low precision would stop at wins that full precision does not confirm
+        full = torch.autocast(subject.device.type, enabled=False)
+        with full, _opened(header, subject, out, resume, save_adversarial) as (ledger, images):
             course = Course(ledger, images, room, clock, progress)
+            confirm_model(subject, course)
             forget_unfounded(
                 subject, course, [label for label, _ in plan.members], save_adversarial
             )

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchproof.evaluate.clean import CLEAN
+from torchproof.evaluate.clean import CLEAN, MOVED
 from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.outcome import BROKEN, ROBUST, UNFINISHED, Example
 from torchproof.evaluate.recheck import named
 
 SEVERE, WARNING, NOTE = "severe", "warning", "note"
-_MOVED = 1e-4  # of the largest logit: beyond what batched sums differ by in float32
-_SHOWN = 20  # ids listed in an evidence
 
 All = Mapping[int, Mapping[str, Record]]
 
@@ -34,6 +32,7 @@ def flags(header: Header, rows: Sequence[Example], records: All) -> list[Flag]:
         _probabilities(records),
         _random(records),
         _zero_gradients(records),
+        _gradient_free(header, rows),
         _recheck_failed(header, rows, records),
         _float_noise(header, rows, records),
         _unfinished(header, rows),
@@ -60,7 +59,7 @@ def _probabilities(records: All) -> Flag | None:
 
 def _random(records: All) -> Flag | None:
     asked = [record for record in _clean(records) if "moved" in record]
-    moved = [r for r in asked if r["moved"] > _MOVED * r["scale"]]
+    moved = [r for r in asked if r["moved"] > MOVED * r["scale"]]
     if not moved:
         return None
     worst = max(record["moved"] for record in moved)
@@ -85,6 +84,23 @@ def _zero_gradients(records: All) -> Flag | None:
         f"the gradient of the margin is exactly zero at {flat} of {len(asked)} clean images",
         "gradient-based attacks are blind there: replace what cuts the gradient by BPDA, and trust "
         "Square or a transfer attack more",
+    )
+
+
+def _gradient_free(header: Header, rows: Sequence[Example]) -> Flag | None:
+    """Did attacks without gradients break what those with gradients had left?"""
+    blind = {a["name"] for a in header.settings["attacks"] if not a["gradient"]}
+    found = [row for row in rows if row.broken_by in blind and set(row.budget.split(";")) - blind]
+    if not found:
+        return None
+    attacks = ", ".join(sorted({row.broken_by for row in found}))
+    return Flag(
+        "gradient-free-wins",
+        SEVERE if len(found) > max(2, 0.02 * len(rows)) else NOTE,
+        f"{attacks} broke {len(found)} of {len(rows)} examples that every attack with gradients "
+        f"before it had left: ids {_listed([row.id for row in found])}",
+        "gradients may be masked: look for rounding, saturation and randomness in the model, and "
+        "attack a smooth substitute (BPDA)",
     )
 
 
@@ -161,5 +177,4 @@ def _names(header: Header) -> list[str]:
 
 
 def _listed(ids: Sequence[int]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return ", ".join(map(str, ids[:_SHOWN])) + more
+    return ", ".join(map(str, ids))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from torchproof.core import keys
+from torchproof.core.errors import InputError
 from torchproof.core.norms import name_of
 from torchproof.core.threats import AnyThreat, Region, eps_text
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
@@ -33,6 +34,14 @@ class Plan:
     def rehearse(self, subject: Subject) -> None:
         """Starts every search once, asking nothing: what cannot serve the threat says so now."""
         x, _ = subject.rows([0])
+        low, high = (float(v) for v in subject.examples.x.aminmax())
+        for ball in map(bounded, self.threats):
+            if low < ball.low or high > ball.high:
+                raise InputError(
+                    f"images with values from {low:.4g} to {high:.4g}",
+                    f"values in the threat's box [{ball.low:g}, {ball.high:g}]",
+                    "give the threat the range of valid inputs, low= and high=",
+                )
         for _, member in self.members:
             attack = member.attack
             key = keys.mix(0, torch.zeros(1, dtype=torch.int64)).to(subject.device)
@@ -55,7 +64,10 @@ class Plan:
             "shard": examples.shard,
             "threats": [_identity(threat) for threat in self.threats],
             "suite": self.suite if isinstance(self.suite, str) else "custom",
-            "attacks": [{"name": label, "settings": m.settings} for label, m in self.members],
+            "attacks": [
+                {"name": label, "settings": m.settings, "gradient": m.attack.search.gradient}
+                for label, m in self.members
+            ],
             "seed": subject.seed,
             "quantised": subject.eight_bit,
             "device": str(subject.device),
@@ -76,6 +88,8 @@ class Plan:
         moved = subject.examples.rounded
         texts = [f"clean images rounded to 8 bits, moved by at most {moved:.2g}"] if moved else []
         inside = any(isinstance(threat, Region) for threat in self.threats)
+        boxes = {(b.low, b.high) for b in map(bounded, self.threats)} - {(0.0, 1.0)}
+        texts += [f"inputs confined to [{low:g}, {high:g}]" for low, high in sorted(boxes)]
         return texts + (["changes confined to a region"] if inside else [])
 
     def _call(self, model: str, subject: Subject) -> str:

@@ -119,8 +119,10 @@ class Subject:
     @classmethod
     def of(cls, model: Model, examples: Examples, seed: int, eight_bit: bool) -> Subject:
         """Checks weights and a first answer; raises InputError and ModelError."""
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError(f"seed = {seed!r}", "a whole number", "pass seed=0")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise InputError(
+                f"seed = {seed!r}", "a whole number from 0 to 2**63 - 1", "pass seed=0"
+            )
         check_weights(model)
         dtype = working(model, examples.x)
         x = examples.x.detach().to(dtype)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torchproof.core.metrics import clopper_pearson
-from torchproof.evaluate.flags import SEVERE, flags
+from torchproof.evaluate.flags import NOTE, SEVERE, flags
 from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.outcome import BROKEN, Example, outcome
 from torchproof.evaluate.recheck import named
@@ -38,7 +38,7 @@ def summarise(header: Header, records: All) -> tuple[Result, tuple[Example, ...]
         backward=sum(row.backward for row in rows),
         seconds=_seconds(records),
         flags=[FlagRecord(**asdict(flag)) for flag in found],
-        labels=about["labels"] + _labels(header, {flag.name for flag in found}),
+        labels=about["labels"] + _labels(header, {f.name for f in found if f.severity != NOTE}),
         verdict="unreliable" if any(flag.severity == SEVERE for flag in found) else "ok",
         versions=settings["versions"],
         **{key: settings[key] for key in copied},
@@ -89,6 +89,6 @@ def _labels(header: Header, flagged: set[str]) -> list[str]:
     shard, total = header.settings["shard"], header.settings["n"]
     if len(header.ids) < total:
         texts.append(f"shard {shard}: {len(header.ids)} of {total} examples")
-    if flagged & {"zero-gradients", "probabilities"}:
+    if flagged & {"zero-gradients", "probabilities", "gradient-free-wins"}:
         texts.append("gradient masking suspected")
     return texts

@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from torchproof import data as sets
-from torchproof.core.errors import InputError, TorchproofError
+from torchproof.core.errors import InputError, TorchproofError, unknown
 from torchproof.core.expression import parse
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
 from torchproof.data.augment import AUGMENTATIONS
 from torchproof.data.dataset import Dataset
 from torchproof.nn import MODELS, build, cards
-from torchproof.train import Method, Record, Settings, fit
+from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
 
 
@@ -102,6 +102,12 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
     with meant(plan.method):
         method = parse_method(plan.method, threat)
     augment = None if plan.augment is None else _augmentation(plan.augment)
+    for kind, name, table in (
+        ("optimiser", plan.settings.optimiser, OPTIMISERS),
+        ("learning-rate schedule", plan.settings.schedule, SCHEDULES),
+    ):
+        if name not in table:
+            raise unknown(kind, name, table)
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
     model = network(plan.model, train, plan.settings.seed).to(device)

@@ -1,0 +1,225 @@
+"""Every recipe prepares: its names exist, its network fits its data, nothing has to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from torchproof.core.errors import InputError, TorchproofError, UnknownName
+from torchproof.core.threats import parse
+from torchproof.recipes import RECIPES, Plan, prepare, recipe, run
+from torchproof.train import AT, AWP, TRADES, Settings, Standard
+
+CPU = torch.device("cpu")
+SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets of the shapes of MNIST and CIFAR-10, 20 images in each part."""
+    path, g = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name, shape in SHAPES.items():
+        x = g.integers(0, 256, (20, *shape), dtype=np.uint8)
+        y = np.arange(20) % 10
+        np.savez(path / f"{name}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return path
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_prepares(folder: Path, name: str) -> None:
+    plan = recipe(name)
+    before = torch.get_rng_state()
+    ready = prepare(plan, folder, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert ready.plan == plan and ready.threat == parse(str(plan.threat))
+    x = ready.train.x[:2]
+    with torch.no_grad():
+        logits = ready.model.eval()(x)
+    assert logits.shape == (2, 10) and bool(logits.isfinite().all())
+    if ready.augment is not None:
+        moved = ready.augment(ready.train.x[:8], torch.arange(8))
+        assert moved.shape == (8, *x.shape[1:]) and not torch.equal(moved, ready.train.x[:8])
+    assert RECIPES[name].__doc__  # what `torchproof list recipes` shows
+
+
+def test_the_published_settings(folder: Path) -> None:
+    mnist = prepare(recipe("mnist-at"), folder, CPU)
+    assert isinstance(mnist.method, AT) and mnist.threat is not None
+    assert (mnist.method.steps, mnist.threat.eps, mnist.plan.settings.lr) == (40, 0.3, 1e-4)
+    assert mnist.method.length * mnist.threat.eps == pytest.approx(0.01)
+    trades = prepare(recipe("cifar10-trades"), folder, CPU).method
+    assert isinstance(trades, TRADES) and trades.beta == 6
+    awp = prepare(recipe("cifar10-awp"), folder, CPU).method
+    assert isinstance(awp, AWP) and awp.gamma == 0.01
+    for name in ("cifar10-at", "cifar10-trades", "cifar10-awp"):
+        plan = recipe(name)
+        assert plan.threat == "linf:8/255" and plan.augment == "Compose(Crop(4), Flip())"
+        settings = plan.settings
+        assert (settings.epochs, settings.batch_size, settings.lr) == (200, 128, 0.1)
+        assert settings.weight_decay == 5e-4
+    twins = recipe("digits-at"), recipe("digits-standard")
+    assert twins[0].model_copy(update={"method": "Standard"}) == twins[1]
+    assert isinstance(prepare(twins[1], None, CPU).method, Standard)
+
+
+def test_the_first_layer_of_the_cifar_recipes_normalises(folder: Path) -> None:
+    model = prepare(recipe("cifar10-at"), folder, CPU).model
+    first = next(iter(model.children()))
+    grey = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert torch.allclose(first(grey), torch.zeros(1, 3, 4, 4), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "error", "word"),
+    [
+        ("data", "digitz", UnknownName, "digits"),
+        ("model", "resnet19", UnknownName, "resnet18"),
+        ("model", "(1, 2)", InputError, "a network"),
+        ("method", "Standrad", UnknownName, "Standard"),
+        ("method", "AT(start=3)", InputError, "AT(start=3)"),
+        ("threat", "linf:0", InputError, "eps"),
+        ("threat", None, InputError, "threat"),  # which AT cannot do without
+        ("augment", "Crop(pad='x')", InputError, "pad"),
+        ("augment", "(Flip(), Flip())", InputError, "an augmentation"),
+        ("n", 0, InputError, "0 examples"),
+    ],
+)
+def test_what_is_wrong_with_a_plan(
+    part: str, text: object, error: type[TorchproofError], word: str
+) -> None:
+    plan = Plan(method="AT(steps=1)", threat="linf:0.1").model_copy(update={part: text})
+    with pytest.raises(error) as caught:
+        prepare(plan, None, CPU)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimiser", "adm"), ("schedule", "cosin")])
+def test_names_in_the_settings_are_looked_up_before_a_folder_is_claimed(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    plan = Plan(method="Standard", settings=Settings.of({name: value}))
+    with pytest.raises(UnknownName, match="did you mean"):
+        list(run(prepare(plan, None, CPU), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_not_square(tmp_path: Path) -> None:
+    np.savez(tmp_path / "flat.npz", x=np.zeros((20, 8, 6), np.uint8), y=np.arange(20) % 2)
+    plan = Plan(data=f"npz:{tmp_path / 'flat.npz'}", method="Standard")
+    with pytest.raises(InputError, match="8 x 6"):
+        prepare(plan, None, CPU)
+
+
+def test_plans_are_closed_and_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Plan(modell="mlp")  # type: ignore[call-arg]
+    with pytest.raises(ValidationError):
+        Plan().data = "mnist"  # type: ignore[misc]
+
+
+def test_a_prepared_plan_runs_and_stores_what_it_was(tmp_path: Path) -> None:
+    settings = Settings.of(epochs=2, batch_size=20, lr=0.01)
+    plan = Plan(model="mlp(hidden=(8,))", method="Standard", settings=settings, n=60)
+    networks = []
+    for out in (None, tmp_path / "run"):
+        ready = prepare(plan, None, CPU)
+        records = list(run(ready, out))
+        assert [record.epoch for record in records] == [1, 2]
+        networks.append(ready.model.state_dict())
+    assert all(torch.equal(networks[0][k], v) for k, v in networks[1].items())
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+GOOD = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neighbour import EPOCHS
+from torchproof.recipes import Plan
+from torchproof.train import Settings
+
+
+@dataclass
+class Mine:
+    epochs: int = EPOCHS
+
+
+def good() -> Plan:
+    settings = Settings.of(epochs=Mine().epochs)
+    return Plan(model="mlp", method="Standard", settings=settings)
+
+
+def raises():
+    raise ZeroDivisionError("mine")
+
+
+def typo():
+    return Plan(modell="mlp")
+
+
+def unknown():
+    return Plan(settings=Settings.of(epoch=3))
+
+
+def needs(argument):
+    return Plan()
+
+
+def number():
+    return 3
+
+
+text = "no function"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    (tmp_path / "neighbour.py").write_text("EPOCHS = 3\n")
+
+    def written(text: str) -> str:
+        (tmp_path / "own.py").write_text(text)
+        return f"{tmp_path / 'own.py'}:"
+
+    return written
+
+
+def test_a_recipe_of_ones_own(write: Callable[[str], str]) -> None:
+    plan = recipe(write(GOOD) + "good")
+    assert plan.settings.epochs == 3 and plan.model == "mlp"
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        ("raises", "ZeroDivisionError: mine"),
+        ("typo", "modell"),
+        ("unknown", "did you mean epochs"),
+        ("needs", "TypeError"),
+        ("number", "gives int"),
+        ("text", "gives str"),
+        ("missing", "has no 'missing'"),
+        ("", "has no ''"),
+    ],
+)
+def test_recipes_that_are_none(write: Callable[[str], str], function: str, word: str) -> None:
+    with pytest.raises(TorchproofError) as caught:
+        recipe(write(GOOD) + function)
+    assert word in str(caught.value)
+
+
+def test_files_that_are_none(write: Callable[[str], str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="SyntaxError"):
+        recipe(write("def good(:\n") + "good")
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        recipe(write("import no_such_module\n") + "good")
+    with pytest.raises(TorchproofError, match="existing file"):
+        recipe(f"{tmp_path / 'absent.py'}:good")
+    with pytest.raises(UnknownName, match="did you mean"):
+        recipe("digits_at")
