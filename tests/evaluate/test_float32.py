@@ -1,4 +1,4 @@
-"""In float32 batch sizes and orders may differ only where a final margin lies within float noise."""
+"""In float32 batch sizes and orders may differ only where a final margin lies in float noise."""
 
 from __future__ import annotations
 

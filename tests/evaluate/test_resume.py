@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchproof.core.errors import FileError
+from torchproof.core.errors import FileError, ResumeError
 from torchproof.evaluate import Report, ledger
 from torchproof.evaluate.ledger import read_records
 
@@ -201,4 +201,19 @@ def test_finished_runs_ask_nothing_when_resumed(
 ) -> None:
     counted = Counted(net)
     same(go(counted, out=tmp_path / "undisturbed", resume=True), undisturbed)
-    assert counted.calls == 1  # the first answer, for the number of classes
+    assert counted.calls == 2  # the number of classes, and whether it is the same model
+
+
+def test_another_model_of_the_same_weights_is_not_resumed(
+    go: Go, net: nn.Module, undisturbed: Report, tmp_path: Path
+) -> None:
+    class Rounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            return self.net((x * 2).round() / 2)
+
+    with pytest.raises(ResumeError, match="answers otherwise"):
+        go(Rounded(), out=tmp_path / "undisturbed", resume=True)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.attack.catalogue import pgd, square
+from torchproof.attack.starts import Zero
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.norms import L2, Linf
 from torchproof.core.threats import Threat
@@ -97,11 +99,51 @@ class Precise(nn.Module):
         return -z if torch.is_autocast_enabled("cpu") else z
 
 
+def test_evaluations_run_outside_autocast(
+    net: nn.Module, blobs: Any, threat: Threat, short: list[Member]
+) -> None:
+    plain = evaluate(net, blobs, threat, short[:2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        report = evaluate(Precise(net), blobs, threat, short[:2])
+    assert [row.status for row in report.examples] == [row.status for row in plain.examples]
+    assert not any(f.name == "recheck-failed" for f in report.flags)
+
+
+def test_what_breaks_only_without_gradients_is_flagged(
+    net: nn.Module, blobs: Any, threat: Threat
+) -> None:
+    """Gradients that lead nowhere: the model's own, times zero, but for a trace of noise."""
+
+    class Masked(Noisy):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x.detach())
+            return out + 1e-9 * x.flatten(1).sum(1, keepdim=True)
+
+    seeing, blind = (
+        Member("PGD", pgd(threat, 5, start=Zero())),
+        Member("Square", square(threat, 200)),
+    )
+    report = evaluate(Masked(net), blobs, threat, [seeing, blind])
+    assert flag(report, "gradient-free-wins").severity == "severe"
+    assert report.verdict == "unreliable" and "gradient masking suspected" in report.labels
+
+
+class TwoFaced(nn.Module):
+    """Answers wrongly whenever it is asked for gradients."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.inner(x)
+        return -z if torch.is_grad_enabled() else z
+
+
 def test_what_fails_its_recheck_is_not_broken(
     net: nn.Module, blobs: Any, threat: Threat, short: list[Member]
 ) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        report = evaluate(Precise(net), blobs, threat, short[:2])
+    report = evaluate(TwoFaced(net), blobs, threat, short[:2])
     lying = flag(report, "recheck-failed")
     assert lying.severity == "severe" and report.verdict == "unreliable"
     clean = [row for row in report.examples if row.clean]

@@ -81,7 +81,7 @@ def test_the_first_layer_of_the_cifar_recipes_normalises(folder: Path) -> None:
         ("model", "resnet19", UnknownName, "resnet18"),
         ("model", "(1, 2)", InputError, "a network"),
         ("method", "Standrad", UnknownName, "Standard"),
-        ("method", "AT(start=3)", InputError, "AT(start=3)"),
+        ("method", "AT(start=3)", InputError, "start = 3"),
         ("threat", "linf:0", InputError, "eps"),
         ("threat", None, InputError, "threat"),  # which AT cannot do without
         ("augment", "Crop(pad='x')", InputError, "pad"),

@@ -44,6 +44,12 @@ class PGD(Search):
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
+        if not isinstance(self.start, Start) or not callable(self.schedule):
+            raise InputError(
+                f"start = {self.start!r}, schedule = {self.schedule!r}",
+                "a Start and a Schedule",
+                "pass start=Uniform() and schedule=Cosine(), for example",
+            )
         if self.length is not None and not 0 < self.length < math.inf:
             raise InputError(
                 f"length = {self.length!r}", "a number > 0, in units of eps", "write 0.25 for eps/4"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,24 +11,18 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.markup import escape
 from torch import Tensor
 
-from torchproof.attack import Attack, Found, Run, untouched
-from torchproof.attack.catalogue import NAMES
+from torchproof.attack.untouched import home, untouched
 from torchproof.cli import options
-from torchproof.cli.evaluate import progress_bar
-from torchproof.cli.inputs import network_and_data
-from torchproof.cli.options import console, percent, tell
-from torchproof.core.checks import check_logits
+from torchproof.cli.evaluate import progress_bar, show_report
+from torchproof.cli.inputs import members_of, network_and_data
+from torchproof.cli.options import console, tell
 from torchproof.core.errors import FileError, InputError
-from torchproof.core.expression import parse
-from torchproof.core.metrics import clopper_pearson
-from torchproof.core.sets import TOLERANCE
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
-from torchproof.evaluate import Progress
-from torchproof.recipes import meant
+from torchproof.evaluate import evaluate as measure
+from torchproof.evaluate.recheck import allowed
 
 
 def attack(
@@ -52,64 +46,38 @@ def attack(
     longer fools the model.
     """
     limits = parse_threat(threat)
-    chosen = _chosen(attack_, limits)
+    members = members_of(attack_, [limits])
     loaded, test = network_and_data(model, data, data_dir, device, n)
     _claim(out)
-    clean = _correct(loaded.model, test.x, test.y, batch_size, len(test.classes))
-    rows = clean.nonzero()[:, 0]
-    with _bar(attack_, len(rows)) as show:
-        run = Run(seed=seed, slots=batch_size, ids=rows, on_done=show)
-        found = chosen(loaded.model, test.x[rows], test.y[rows], run=run)
-    x_adv, broken = test.x.clone(), ~clean
-    assert isinstance(found.value, Tensor)
-    lost = rows[found.lost]
-    x_adv[lost] = (test.x[lost] + found.value[found.lost]).clamp(limits.low, limits.high)
-    broken[lost] = True
-    _write(out, x=test.x, x_adv=x_adv, y=test.y, broken=broken, clean=clean)
-    failed = _recheck(out, loaded.model, limits, batch_size, len(test.classes))
-    _say(limits, attack_, clean, broken, found.spent.sum(0), out)
+    with progress_bar() as show:
+        report = measure(
+            loaded.model,
+            test,
+            limits,
+            members,
+            seed=seed,
+            slots=batch_size,
+            progress=show,
+            name=loaded.name,
+            data_name=f"{data} (test)",
+            model_sha256=loaded.sha256,
+            data_sha256=test.sha256,
+            command=options.command_line(),
+        )
+    adversarial = report.adversarial
+    assert adversarial is not None, "images are kept in memory until they are written here"
+    broken = torch.tensor([e.status in ("broken", "misclassified") for e in report.examples])
+    clean = torch.tensor([e.clean for e in report.examples])
+    _write(out, x=test.x, x_adv=adversarial.cpu(), y=test.y, broken=broken, clean=clean)
+    show_report(report)
+    tell(f"adversarial images: {out}")
+    failed = _recheck(out, loaded.model, limits, batch_size)
     if failed:
         shown = ", ".join(map(str, failed[:20]))
         console.print(f"re-check failed for {len(failed)} examples, among them {shown}")
         raise typer.Exit(1)
     console.print("re-checked after writing: all inside the threat, all still misclassified")
-
-
-def _chosen(text: str, threat: Threat) -> Attack:
-    """The attack that an expression describes; raises InputError and UnknownName."""
-    with meant(text):
-        chosen = parse(text, NAMES, threat=threat)
-    if not isinstance(chosen, Attack):
-        raise InputError(f"--attack {text}", "an attack", "see `torchproof list attacks`")
-    return chosen
-
-
-@contextmanager
-def _bar(text: str, total: int) -> Iterator[Callable[[Found, list[int]], None]]:
-    """Shows how many examples are finished."""
-    with progress_bar() as show:
-        count = {"done": 0, "broken": 0}
-
-        def tell(found: Found, done: list[int]) -> None:
-            count["done"] += len(done)
-            count["broken"] += int(found.lost[done].sum())
-            show(Progress(escape(text), count["done"], total, count["broken"]))
-
-        yield tell
-
-
-@torch.no_grad()
-def _correct(
-    model: torch.nn.Module, x: Tensor, y: Tensor, slots: int, classes: int | None
-) -> Tensor:
-    device = next((t.device for t in model.parameters()), torch.device("cpu"))
-    right = []
-    with untouched(model):
-        for i in range(0, len(x), slots):
-            logits = model(x[i : i + slots].to(device))
-            check_logits(logits, len(x[i : i + slots]), classes)
-            right.append(logits.argmax(1).cpu() == y[i : i + slots])
-    return torch.cat(right)
+    raise typer.Exit(0 if report.verdict == "ok" else 1)
 
 
 def _claim(path: Path) -> None:
@@ -146,29 +114,16 @@ def _writing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _recheck(
-    path: Path, model: torch.nn.Module, threat: Threat, slots: int, classes: int
-) -> list[int]:
+@torch.no_grad()
+def _recheck(path: Path, model: torch.nn.Module, threat: Threat, slots: int) -> list[int]:
     """The examples that, read back, are outside the threat, or broken and classified correctly."""
     with np.load(path, allow_pickle=False) as stored:
         x, x_adv, y = (torch.from_numpy(stored[k]) for k in ("x", "x_adv", "y"))
         attacked = torch.from_numpy(stored["broken"] & stored["clean"])
-    length = threat.norm.length(x_adv - x)
-    boxed = ((x_adv >= threat.low) & (x_adv <= threat.high)).flatten(1).all(1)
-    inside = (length <= threat.eps * (1 + TOLERANCE)) & boxed  # NaN is in neither
-    wrong = ~inside | (attacked & _correct(model, x_adv, y, slots, classes))
+    right = torch.zeros(len(y), dtype=torch.bool)
+    with untouched(model):
+        for i in range(0, len(x), slots):
+            part = x_adv[i : i + slots].to(home(model))
+            right[i : i + slots] = model(part).argmax(1).cpu() == y[i : i + slots]
+    wrong = ~allowed(threat, model, x, x_adv) | (attacked & right)
     return [int(i) for i in wrong.nonzero()[:, 0]]
-
-
-def _say(
-    threat: Threat, text: str, clean: Tensor, broken: Tensor, spent: Tensor, out: Path
-) -> None:
-    n, robust = len(clean), int((~broken).sum())
-    low, high = clopper_pearson(robust, n)
-    forward, backward = spent.tolist()
-    console.print(
-        f"{escape(text)}, threat {threat}, n = {n}: clean {percent(clean.float().mean().item())}, "
-        f"robust {percent(robust / n)} (95 % interval {percent(low)} to {percent(high)}); "
-        f"{forward:,} forward and {backward:,} backward samples"
-    )
-    tell(f"adversarial images: {out}")

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from torchproof.cli import options
-from torchproof.cli.inputs import network_and_data, threats_of
+from torchproof.cli.inputs import members_of, network_and_data, threats_of
 from torchproof.cli.options import console, percent, tell
 from torchproof.evaluate import Progress as State
 from torchproof.evaluate import Report, Result
@@ -27,6 +27,10 @@ def evaluate(
     threat: options.Threats,
     data: options.Data = "digits",
     suite: Annotated[str, typer.Option(help="See `torchproof list suites`.")] = "standard",
+    attack: Annotated[
+        str | None,
+        typer.Option(help="Instead of a suite, e.g. 'Chain(PGD(50), Square)' for Linf."),
+    ] = None,
     n: options.First = None,
     batch_size: options.Slots = 128,
     out: Annotated[Path, typer.Option(help="Where the ledger and the result go.")] = Path(
@@ -60,7 +64,7 @@ def evaluate(
             loaded.model,
             test,
             threats if len(threats) > 1 else threats[0],
-            suite,
+            suite if attack is None else members_of(attack, threats),
             seed=seed,
             n=n,
             slots=batch_size,

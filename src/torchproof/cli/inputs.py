@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 
 from torchproof import data as sets
-from torchproof.attack import untouched
+from torchproof.attack import Attack, Chain, untouched
+from torchproof.attack.catalogue import NAMES
 from torchproof.cli.options import device_of
 from torchproof.core.errors import InputError, ModelError, TorchproofError
+from torchproof.core.expression import parse as parse_expression
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
+from torchproof.evaluate import Member
 from torchproof.nn import load_model
 from torchproof.nn.loading import Loaded
+from torchproof.recipes import meant
 
 
 def threats_of(texts: list[str]) -> list[Threat]:
@@ -25,6 +29,25 @@ def threats_of(texts: list[str]) -> list[Threat]:
     if twice:
         raise InputError(f"the threat {twice[0]} twice", "different threats", "name it once")
     return threats
+
+
+def members_of(text: str, threats: list[Threat]) -> list[Member]:
+    """The attacks that an expression describes, one for each threat; a chain is several.
+
+    Raises InputError and UnknownName.
+    """
+    members = []
+    for threat in threats:
+        with meant(text):
+            made = parse_expression(text, NAMES, threat=threat)
+        parts = made.attacks if isinstance(made, Chain) else [made]
+        if not all(isinstance(part, Attack) for part in parts):
+            raise InputError(f"--attack {text}", "an attack", "see `torchproof list attacks`")
+        # the number keeps apart what a chain names twice; the threat what a union does
+        labels = [text] if len(parts) == 1 else [f"{text} {i}" for i in range(1, len(parts) + 1)]
+        more = f" ({threat})" if len(threats) > 1 else ""
+        members += [Member(label + more, part) for label, part in zip(labels, parts, strict=True)]
+    return members
 
 
 def network_and_data(

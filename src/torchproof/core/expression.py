@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchproof.core.errors import InputError, unknown
+from torchproof.core.errors import InputError, TorchproofError, unknown
 
 LONGEST = 2000  # characters of an expression
 
@@ -130,8 +130,15 @@ def _call(
         raise InputError(
             f"{name} with wrong arguments ({error})", f"{name}{signature}", "correct the call"
         ) from None
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in rest):
-        return function(*args, **filled, **named)
     # by name, because a bound parameter may stand before the given ones
-    given = dict(zip((p.name for p in rest), args, strict=False))
-    return function(**filled, **given, **named)
+    starred = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in rest)
+    given = {} if starred else dict(zip((p.name for p in rest), args, strict=False))
+    try:
+        return function(*(args if starred else ()), **filled, **given, **named)
+    except TorchproofError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        shown = ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())])
+        raise InputError(
+            f"{name}({shown}), which fails ({error})", f"{name}{signature}", "correct the arguments"
+        ) from error

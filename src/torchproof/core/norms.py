@@ -1,5 +1,4 @@
-"""The norms Linf, L2, L1 and L0: length, steepest direction, projection and maximiser, exact on
-ball and box.
+"""The norms Linf, L2, L1 and L0, exact on ball and box.
 
 Shapes: d, g, a are (P, ...); radius is (P,); low and high have the shape of d. "Ball and box" is
 {u: length(u) <= radius, low <= u <= high}, where low <= 0 <= high is the box seen from the point
@@ -223,9 +222,7 @@ class L1(Norm):
         return inside
 
     def maximiser(self, a: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Spends the radius on the largest |a| first, each up to its box (the fractional
-        knapsack).
-        """
+        """Spends the radius on the largest |a| first, each up to its box (fractional knapsack)."""
         rows = _rows(a)
         room = bound(rows, _rows(low), _rows(high)).clamp_max(radius[:, None])
         order = rows.abs().argsort(dim=1, descending=True, stable=True)

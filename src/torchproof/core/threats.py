@@ -239,7 +239,7 @@ def number(text: str, what: str = "eps") -> float:
     """A number or a fraction such as 8/255; raises InputError for anything else."""
     try:
         top, _, bottom = text.partition("/")
-        return float(Fraction(top.strip()) / Fraction(bottom.strip())) if bottom else float(text)
+        return float(Fraction(top.strip())) / float(bottom) if bottom else float(text)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(
             f"{what} {text!r}", "a number or a fraction", "write 8/255 or 0.5"

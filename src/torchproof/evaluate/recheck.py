@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.sets import TOLERANCE, Ball
+from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
@@ -46,7 +47,7 @@ def _verdicts(subject: Subject, course: Course, rows: list[int], threat: AnyThre
     stored = course.images.read(rows).to(subject.device)
     with subject.asked("recheck") as ask, torch.inference_mode():
         prediction = ask(stored).argmax(1)
-    inside = allowed(subject, threat, x, stored)
+    inside = allowed(threat, subject.model, x, stored)
     found = zip(
         subject.examples.ids[rows].tolist(),
         prediction.tolist(),
@@ -57,18 +58,16 @@ def _verdicts(subject: Subject, course: Course, rows: list[int], threat: AnyThre
     return [{"id": i, "prediction": p, "inside": fits, "ok": ok} for i, p, fits, ok in found]
 
 
-def allowed(subject: Subject, threat: AnyThreat, x: Tensor, stored: Tensor) -> Tensor:
+def allowed(threat: AnyThreat, model: Model, x: Tensor, stored: Tensor) -> Tensor:
     """(R,) bool: is the stored image in the set around x, measured in float64?
 
     Tolerated are the rounding of x + delta to the stored type, coordinate by coordinate, and the
     engine's own float noise, relative to the radius.
     """
-    noise = (
-        torch.finfo(subject.dtype).eps / 2
-    )  # of a sum in [0, 1]: its rounding is at most half of this
-    relative = TOLERANCE if subject.dtype == torch.float32 else 1e-9
+    noise = torch.finfo(x.dtype).eps / 2  # of a sum in [0, 1]: rounding moves it by less than this
+    relative = TOLERANCE if x.dtype == torch.float32 else 1e-9
     delta = stored.double() - x.double()
-    ball = threat.set(subject.model, x.double())
+    ball = threat.set(model, x.double())
     assert isinstance(ball, Ball), "evaluations are about balls around single inputs"
     shrunk = delta.sign() * (delta.abs() - noise).clamp_min(0)
     fits = ball.norm.length(shrunk) <= ball.radius * (1 + relative)

@@ -65,6 +65,7 @@ OPTIMISERS: dict[str, Callable[[Parameters, Settings], Optimizer]] = {
 
 
 def _constant(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """The same all the time."""
     return torch_schedules.ConstantLR(optimiser, factor=1.0, total_iters=0)
 
 
@@ -105,10 +106,17 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
 }
 
 
-def optimiser(parameters: Parameters, settings: Settings) -> Optimizer:
-    """The optimiser that the settings name; raises UnknownName."""
+def require_names(settings: Settings) -> None:
+    """Raises UnknownName for an optimiser or a schedule that no table holds."""
     if settings.optimiser not in OPTIMISERS:
         raise unknown("optimiser", settings.optimiser, OPTIMISERS)
+    if settings.schedule not in SCHEDULES:
+        raise unknown("learning-rate schedule", settings.schedule, SCHEDULES)
+
+
+def optimiser(parameters: Parameters, settings: Settings) -> Optimizer:
+    """The optimiser that the settings name; raises UnknownName."""
+    require_names(settings)
     return OPTIMISERS[settings.optimiser](parameters, settings)
 
 
@@ -116,6 +124,5 @@ def schedule(optimiser: Optimizer, settings: Settings, steps: int) -> LRSchedule
     """The schedule that the settings name, for `steps` optimiser steps in all; raises
     UnknownName.
     """
-    if settings.schedule not in SCHEDULES:
-        raise unknown("learning-rate schedule", settings.schedule, SCHEDULES)
+    require_names(settings)
     return SCHEDULES[settings.schedule](optimiser, steps)

@@ -1,9 +1,9 @@
 """Data parallelism by torch.distributed alone, without a wrapper around the model.
 
 Every process holds the whole model and takes its share of each global batch. Sums of gradients are
-exchanged, so the result is that of one process, with two exceptions. Batch statistics are those of a
-process's own share, and only the running statistics are averaged, after each step. Dropout is drawn
-by each process for itself.
+exchanged, so the result is that of one process, with two exceptions. Batch statistics are those of
+a process's own share, and only the running statistics are averaged, after each step. Dropout is
+drawn by each process for itself.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from torchproof.core import keys
 from torchproof.core.checks import check, check_weights
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed
+from torchproof.train.catalogue import require_names
 from torchproof.train.folder import Folder, Save, described
 from torchproof.train.held_out import Measured, measure
 from torchproof.train.job import Job, Stop, identity_of, lesson_of, started
@@ -68,6 +69,7 @@ def fit(
     x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
     check(x, y)
     check_weights(model)
+    require_names(settings)
     lesson = lesson_of(x, y, method, settings, threat, augment)
     folder = None
     if out is not None:

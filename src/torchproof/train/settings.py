@@ -25,7 +25,9 @@ class Settings(BaseModel):
     lr: float = Field(0.1, gt=0, allow_inf_nan=False, description="peak learning rate")
     optimiser: str = Field("sgd", description="a name from OPTIMISERS")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum, or beta1 of Adam and AdamW")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay, on all parameters")
+    weight_decay: float = Field(
+        5e-4, ge=0, allow_inf_nan=False, description="weight decay, on all parameters"
+    )
     schedule: str = Field("piecewise", description="a name from SCHEDULES")
     clip: float | None = Field(None, gt=0, description="largest Euclidean norm of the gradient")
     ema: float | None = Field(
