@@ -15,9 +15,9 @@ from torch import Tensor
 
 from torchproof.attack.untouched import home, untouched
 from torchproof.cli import options
-from torchproof.cli.evaluate import progress_bar, show_report
 from torchproof.cli.inputs import members_of, network_and_data
 from torchproof.cli.options import console, tell
+from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat

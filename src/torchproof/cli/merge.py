@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from torchproof.cli.evaluate import show_report
 from torchproof.cli.options import command_line, tell
+from torchproof.cli.show import show_report
 from torchproof.evaluate import merge as merged
 from torchproof.report import render
 

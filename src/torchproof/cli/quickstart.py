@@ -12,8 +12,9 @@ import typer
 
 from torchproof import data as sets
 from torchproof.cli import options
-from torchproof.cli.evaluate import progress_bar, show_report
+from torchproof.cli.curve import measure_curve
 from torchproof.cli.options import console, percent, tell
+from torchproof.cli.show import progress_bar, show_report
 from torchproof.cli.train import follow
 from torchproof.core.errors import InputError
 from torchproof.core.threats import parse as parse_threat
@@ -88,7 +89,12 @@ def _twin(folder: Path, name: str, seed: int) -> Report:
             data_name="digits (test)",
             model_sha256=loaded.sha256,
             data_sha256=test.sha256,
-            command=f"{command} --suite standard --seed {seed} --out {evaluation}",
+            command=f"{command} --suite standard --curve --seed {seed} --out {evaluation}",
         )
+    measure_curve(
+        loaded.model, test, threat, evaluation, n=EXAMPLES, seed=seed,
+        name=f"{loaded.name}, {name}", data_name="digits (test)",
+        model_sha256=loaded.sha256, data_sha256=test.sha256,
+    )  # fmt: skip
     show_report(report)
     return report

@@ -17,6 +17,7 @@ from torchproof.report import numbers
 from torchproof.report.numbers import Share
 
 ADVERSARIAL = "adversarial.npz"
+CURVE = "curve"  # the folder of evaluations of the same model and data at other radii
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -51,6 +52,7 @@ class Evaluation:
     result: Result
     examples: tuple[Example, ...] | None
     images: Images | None
+    curve: tuple[Result, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Evaluation:
@@ -69,6 +71,7 @@ class Evaluation:
             result,
             read_examples(folder) if table.is_file() else None,
             _images(pictures) if pictures.is_file() else None,
+            _curve(folder, result),
         )
 
     @property
@@ -104,8 +107,53 @@ class Evaluation:
         return f"{self.threat}, suite {self.result.suite}, n = {numbers.count(self.n)}"
 
     @property
+    def points(self) -> list[Radius]:
+        """The robust accuracies that were measured, by radius."""
+        found = [Radius(self.result, self.robust)]
+        for other in self.curve:
+            share = Share(other.robust_accuracy, *other.robust_accuracy_ci95, other.n)
+            found.append(Radius(other, share))
+        return sorted(found, key=lambda point: point.eps)
+
+    @property
     def reliable(self) -> bool:
         return self.result.verdict == "ok"
+
+
+@dataclass(frozen=True)
+class Radius:
+    """A robust accuracy at one radius."""
+
+    result: Result
+    share: Share
+
+    @property
+    def eps(self) -> float:
+        return self.result.threat.eps or 0.0
+
+    @property
+    def tick(self) -> str:
+        return self.result.threat.eps_text or numbers.plain(self.eps)
+
+    @property
+    def threat(self) -> str:
+        return numbers.threat([self.result.threat])
+
+
+def _curve(folder: Path, result: Result) -> tuple[Result, ...]:
+    """The evaluations at other radii beside one; raises FileError for those of another model."""
+    found = []
+    for path in sorted((folder / CURVE).glob("*/result.json")):
+        other = Result.read(path.parent)
+        for key in ("model_sha256", "data_sha256", "n", "quantised"):
+            if getattr(other, key) != getattr(result, key):
+                raise FileError(
+                    f"{path.parent}, which differs in {key}",
+                    "an evaluation of the same model and data",
+                    f"remove {folder / CURVE}, or evaluate with --curve again",
+                )
+        found.append(other)
+    return tuple(found)
 
 
 def _images(path: Path) -> Images:

@@ -193,14 +193,9 @@ def _radii(sections: Sequence[Section]) -> list[tuple[str, Markup, list[Section]
 
 def _line(group: Sequence[Section]) -> plots.Line:
     start = plots.Point(0.0, "0", group[0].evaluation.clean)
-    points = [_point(section.evaluation) for section in group]
+    radii = [radius for section in group for radius in section.evaluation.points]
+    points = [plots.Point(r.eps, r.tick, r.share) for r in sorted(radii, key=lambda r: r.eps)]
     return plots.Line(_letter(group[0].number), group[0].number, (start, *points))
-
-
-def _point(evaluation: Evaluation) -> plots.Point:
-    threat = evaluation.threats[0]
-    value = threat.eps or 0.0
-    return plots.Point(value, threat.eps_text or numbers.plain(value), evaluation.robust)
 
 
 def _pairs(sections: Sequence[Section]) -> list[tuple[Section, Section, tuple[int, int, int, int]]]:

@@ -58,7 +58,7 @@ def against_eps(lines: Sequence[Line], norm: str, name: str) -> Markup:
     """Accuracy (percent) against the radius, with the 95 % interval of every point."""
     with drawing() as (figure, axes):
         for line in lines:
-            _errors(axes, line)
+            _errors(axes, line, _apart(line, lines))
         ticks = {point.eps: point.tick for line in lines for point in line.points}
         widest = max(ticks)
         axes.set_xlim(-0.03 * widest, 1.08 * widest)
@@ -76,7 +76,18 @@ def against_eps(lines: Sequence[Line], norm: str, name: str) -> Markup:
         return inline(figure, name, f"Accuracy against ε, {norm}", said)
 
 
-def _errors(axes: Axes, line: Line) -> None:
+def _apart(line: Line, lines: Sequence[Line]) -> Point:
+    """The point of a line that is farthest from the other lines: where its letter can be read."""
+
+    def distance(point: Point) -> float:
+        others = [p for other in lines if other is not line for p in other.points]
+        near = [abs(p.share.value - point.share.value) for p in others if p.eps == point.eps]
+        return min(near, default=1.0 if point is line.points[-1] else 0.0)
+
+    return max(line.points, key=distance)
+
+
+def _errors(axes: Axes, line: Line, marked: Point) -> None:
     colour = PAINT[f"s{line.number % SERIES}"]
     values = [point.share.value for point in line.points]
     axes.errorbar(
@@ -93,11 +104,10 @@ def _errors(axes: Axes, line: Line) -> None:
         capsize=4,
         clip_on=False,
     )
-    last = line.points[-1]
     axes.annotate(
         line.mark,
-        (last.eps, last.share.value),
-        xytext=(11, 0),
+        (marked.eps, marked.share.value),
+        xytext=(11, 5),
         textcoords="offset points",
         va="center",
         color=colour,
