@@ -10,9 +10,9 @@ from torch import Tensor
 from torchproof.core import keys
 from torchproof.core.errors import ResumeError
 from torchproof.core.objectives import margin
+from torchproof.core.room import in_batches
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
-from torchproof.evaluate.room import in_batches
 from torchproof.evaluate.subject import Subject
 
 CLEAN = "clean"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torchproof.core.errors import InputError
+from torchproof.core.room import Room
 from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import Ledger
-from torchproof.evaluate.room import Room
 
 
 class Progress(NamedTuple):

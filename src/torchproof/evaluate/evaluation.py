@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L0
+from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.cascade import cascade, forget_unfounded
@@ -22,7 +23,6 @@ from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.outcome import BROKEN, UNFINISHED, Example
 from torchproof.evaluate.plan import Plan
 from torchproof.evaluate.report import Report
-from torchproof.evaluate.room import Room
 from torchproof.evaluate.subject import Subject, examples_of, measured, sharded
 from torchproof.evaluate.suites import Member, bounded, members
 from torchproof.evaluate.summary import summarise

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchproof.core.room import in_batches
 from torchproof.core.sets import TOLERANCE, Ball
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
-from torchproof.evaluate.room import in_batches
 from torchproof.evaluate.subject import Subject
 
 

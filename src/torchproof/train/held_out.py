@@ -13,6 +13,7 @@ from torchproof.attack.pgd import PGD
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.objectives import CrossEntropy
+from torchproof.core.room import Room
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed
 from torchproof.train.rows import Rows
@@ -54,9 +55,17 @@ def measure(
         return Measured(0)
     mine = rows.part(slice(distributed.rank(), None, distributed.world()))
     x, y = mine.tensors(home(model), precision(model))
-    answer = _classes(model, x, seed)
-    right = (answer == y).nonzero()[:, 0].cpu()
-    kept = _survivors(model, x, y, mine.index, right, threat, steps, seed) if threat else 0
+    room, found = Room(_SLOTS), []
+
+    def attempt() -> None:
+        answer = _classes(model, x, seed, room.slots)
+        right = (answer == y).nonzero()[:, 0].cpu()
+        run = Run(keys.seed_of(seed, "held-out attack"), mine.index[right], room.slots)
+        found.append((answer, right, _survivors(model, x, y, right, threat, steps, run)))
+
+    while not room.survives(attempt):
+        pass
+    ((answer, right, kept),) = found
     clean, robust = distributed.total(len(right), kept)
     n = len(rows)
     collapsed = _single(answer, rows.y[rows.index])
@@ -66,26 +75,26 @@ def measure(
 
 
 @torch.no_grad()
-def _classes(model: nn.Module, x: Tensor, seed: int) -> Tensor:
+def _classes(model: nn.Module, x: Tensor, seed: int, slots: int) -> Tensor:
     if not len(x):
         return x.new_zeros(0, dtype=torch.int64)
     with untouched(model, keys.seed_of(seed, "clean"), x.device):
-        return torch.cat([model(part).argmax(1) for part in torch.split(x, _SLOTS)])
+        return torch.cat([model(part).argmax(1) for part in torch.split(x, slots)])
 
 
 def _survivors(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    ids: Tensor,
     right: Tensor,
-    threat: AnyThreat,
+    threat: AnyThreat | None,
     steps: int,
-    seed: int,
+    run: Run,
 ) -> int:
     """How many of the correctly classified rows `right` the attack does not break."""
+    if threat is None:
+        return 0
     attack = Attack(threat, CrossEntropy(), PGD(steps))
-    run = Run(keys.seed_of(seed, "held-out attack"), ids[right], slots=_SLOTS)
     at = right.to(x.device)
     return len(right) - int(attack(model, x[at], y[at], run=run).lost.sum())
 

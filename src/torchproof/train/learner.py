@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchproof.core.errors import FileError, InputError, ModelError
+from torchproof.core.room import Room
 from torchproof.train import catalogue, checkpoint
 from torchproof.train.ema import twin
 from torchproof.train.method import Method, layers
@@ -26,13 +27,14 @@ _PLACE = ("last_epoch", "_step_count", "_last_lr")
 @dataclass(frozen=True)
 class Learner:
     """A network and what moves it; `average` is the network of averaged weights, where the
-    settings ask for one.
+    settings ask for one; `room` knows how many examples fit into memory at once.
     """
 
     model: nn.Module
     optimiser: Optimizer
     scheduler: LRScheduler
     average: nn.Module | None
+    room: Room
 
     @property
     def result(self) -> nn.Module:
@@ -68,7 +70,8 @@ def learner(model: nn.Module, settings: Settings, steps: int) -> Learner:
         raise InputError("a model without trainable parameters", "at least one", remedy)
     optimiser = catalogue.optimiser(parameters, settings)
     scheduler = catalogue.schedule(optimiser, settings, steps)
-    return Learner(model, optimiser, scheduler, twin(model) if settings.ema else None)
+    average = twin(model) if settings.ema else None
+    return Learner(model, optimiser, scheduler, average, Room(settings.batch_size))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

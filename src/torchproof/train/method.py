@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchproof.attack.untouched import forked
 from torchproof.core import keys
-from torchproof.core.errors import ModelError
+from torchproof.core.errors import InputError, ModelError
 from torchproof.train import distributed
 from torchproof.train.rows import Rows
 
@@ -44,6 +44,35 @@ class Batch:
     shift: dict[str, Tensor] | None = None
     weight: Tensor | None = None
     spent: tuple[int, int] = (0, 0)
+
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in parts of at most `size` examples; itself where that is enough."""
+        if len(self.x) <= size:
+            return [self]
+        rows = [slice(i, i + size) for i in range(0, len(self.x), size)]
+        names = [n for n in ("x", "y", "ids", "adv", "weight") if getattr(self, n) is not None]
+        cut: list[dict[str, Any]] = [{n: getattr(self, n)[r] for n in names} for r in rows]
+        return [replace(self, **fields) for fields in cut]
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """The parts of a batch as one again.
+
+    Raises InputError for perturbations of the weights, which are found on a whole batch.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any(part.shift is not None for part in parts):
+        raise InputError(
+            "too little memory for the batch of a method that perturbs weights",
+            "a batch that fits into memory as a whole",
+            "train with a smaller batch_size",
+        )
+    names = [n for n in ("x", "y", "ids", "adv", "weight") if getattr(first, n) is not None]
+    whole: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
+    forward, backward = (sum(part.spent[way] for part in parts) for way in (0, 1))
+    return replace(first, **whole, spent=(forward, backward))
 
 
 class Method(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed
 from torchproof.train.ema import follow
 from torchproof.train.learner import Learner, State
-from torchproof.train.method import Batch, Method, drawn, read
+from torchproof.train.method import Batch, Method, drawn, joined, read
 from torchproof.train.record import Sums
 from torchproof.train.rows import Rows
 from torchproof.train.settings import Settings
@@ -64,12 +65,13 @@ def take(learner: Learner, lesson: Lesson, state: State, chosen: Tensor) -> Sums
     Raises ModelError as soon as a loss is not finite: the weights are then those before the step.
     """
     model, settings = learner.model, lesson.settings
-    batch = batch_of(lesson, model, state, chosen)
-    with cast(settings, batch.x.device):
-        batch = lesson.method.prepare(model, batch)
-    learner.optimiser.zero_grad(set_to_none=True)
+    batch = _prepared(learner, lesson, batch_of(lesson, model, state, chosen))
     with shifted(model, batch.shift):
-        loss = _backward(lesson, model, batch, len(chosen), state)
+        loss = _gradients(learner, lesson, batch, len(chosen))
+        if not math.isfinite(loss):
+            remedy = "lower the learning rate, clip gradients or train in float32, and resume"
+            given = f"a training loss of {loss} in step {state.total + 1}, epoch {state.epoch + 1}"
+            raise ModelError(given, "a finite loss", remedy)
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         learner.optimiser.step()
@@ -81,21 +83,53 @@ def take(learner: Learner, lesson: Lesson, state: State, chosen: Tensor) -> Sums
     return Sums(loss, len(chosen), forward, backward)
 
 
-def _backward(lesson: Lesson, model: nn.Module, batch: Batch, count: int, state: State) -> float:
-    """Gradients of the mean loss over the `count` examples of the global batch; returns the summed
-    loss.
+def _prepared(learner: Learner, lesson: Lesson, batch: Batch) -> Batch:
+    """The batch as the method prepares it, in parts of a size that memory allows."""
+    parts: list[Batch] = []
+
+    def attempt() -> None:
+        parts.clear()
+        with cast(lesson.settings, batch.x.device):
+            for part in batch.parts(learner.room.slots):
+                parts.append(lesson.method.prepare(learner.model, part))
+
+    while not learner.room.survives(attempt):
+        pass
+    return joined(parts)
+
+
+def _gradients(learner: Learner, lesson: Lesson, batch: Batch, count: int) -> float:
+    """Leaves the gradients of the mean loss over the `count` examples of the global batch; returns
+    the summed loss.
+
+    Where memory runs out, gradients of smaller parts are added up: the same but for the statistics
+    of batch normalisation, which are then those of a part.
     """
+    model, sums = learner.model, [0.0]
+    statistics = [b.clone() for b in model.buffers()]
+
+    def attempt() -> None:
+        learner.optimiser.zero_grad(set_to_none=True)
+        sums[0] = 0.0
+        for buffer, value in zip(model.buffers(), statistics, strict=True):
+            if not torch.equal(buffer, value):  # an attempt that failed has moved them
+                buffer.copy_(value)
+        for part in batch.parts(learner.room.slots):
+            sums[0] += _backward(lesson, model, part, count)
+
+    while not learner.room.survives(attempt):
+        pass
+    summed = torch.tensor([sums[0]], dtype=torch.float64, device=batch.x.device)
+    distributed.sum_([p.grad for p in model.parameters() if p.grad is not None])
+    distributed.sum_([summed])
+    return float(summed)
+
+
+def _backward(lesson: Lesson, model: nn.Module, batch: Batch, count: int) -> float:
+    """Adds the gradients of the losses of a part, divided by `count`; returns their sum."""
     with drawn(batch):
         with cast(lesson.settings, batch.x.device):
             losses = read(lesson.method, model, batch)
         total = losses.sum()
         torch.autograd.backward(total / count)
-    summed = total.detach().double()[None]
-    distributed.sum_([p.grad for p in model.parameters() if p.grad is not None])
-    distributed.sum_([summed])
-    loss = float(summed)
-    if not torch.isfinite(summed):
-        remedy = "lower the learning rate, clip gradients or train in float32, and resume"
-        given = f"a training loss of {loss} in step {state.total + 1}, epoch {state.epoch + 1}"
-        raise ModelError(given, "a finite loss", remedy)
-    return loss
+    return float(total.detach().double())
