@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/torchproof quickstart --out quickstart --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -109,7 +109,7 @@ class _Loop:
 
     def ask(self, live: Slots, gradient: bool) -> Point:
         """One question about every slot; the answer is recorded in place."""
-        progress = live.state.t.to(self.dtype) / self.search.steps
+        progress = live.state.t / self.search.steps
         point = self.oracle(live.cases, live.state.delta, gradient, progress)
         live.spent.add_(_price(point.cost, self.device))
         won, better = point.won, point.score > live.score
@@ -198,20 +198,24 @@ def ascend(
         found.spent[:, 0] = jobs.cost
         while live is not None and not run.stop():
             live, leave = _advance(loop, found, live, queue)
-            live = _refill(loop, live, leave, queue)
+            if leave is not None:
+                live = _refill(loop, live, leave, queue)
         if live is not None:  # stopped: what the jobs in flight have spent is spent
             found.spent.index_add_(0, jobs.problem[live.job.cpu()], live.spent.cpu())
     return found
 
 
-def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor]:
-    """One question and one step for every slot; retires the rows that are through."""
+def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor | None]:
+    """One question and one step for every slot; retires the rows that are through, and says
+    which, None for none.
+    """
     search, run = loop.search, loop.run
     point = loop.ask(live, search.gradient)
     leave = live.wins > run.patience
     if run.budget < math.inf:
         leave |= live.spent.sum(1) + sum(point.cost) > run.budget
-    if bool(leave.any()):
+    left = bool(leave.any())
+    if left:
         loop.retire(found, _pick(live, leave), queue)
         if bool(leave.all()):
             return live, leave
@@ -223,8 +227,9 @@ def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slot
         if not run.last:
             loop.ask(ending, gradient=False)
         loop.retire(found, ending, queue)
+        left = True
         leave |= over
-    return live, leave
+    return live, leave if left else None
 
 
 @cache
@@ -240,8 +245,6 @@ def _pick(live: T, rows: Tensor) -> T:
 def _refill(loop: _Loop, live: Slots, leave: Tensor, queue: Queue) -> Slots | None:
     """Freed rows take new jobs in place; when the queue is dry the batch shrinks."""
     free = leave.nonzero()[:, 0]
-    if not len(free):
-        return live
     picked = queue.pop(len(free))
     fresh = loop.admit(picked)
     if len(free) == len(leave):

@@ -66,9 +66,11 @@ class PGD(Search):
         grad: Any = point.grad
         return State(set.advance(state.delta, grad, self.stride(state.t, point.loss)), state.t + 1)
 
-    def stride(self, t: Tensor, like: Tensor) -> Tensor:
-        """(P,) step lengths in units of eps."""
+    def stride(self, t: Tensor, like: Tensor) -> Tensor | float:
+        """Step lengths in units of eps: (P,), or one number for all when they do not change."""
         length = 2.5 / self.steps if self.length is None else self.length
+        if isinstance(self.schedule, Constant):
+            return length * self.schedule.value
         return length * self.schedule(t.to(like.dtype) / self.steps)
 
 
