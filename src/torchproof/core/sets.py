@@ -104,7 +104,8 @@ class Ball:
         """(P,) whether `delta` (P, ...) lies in the set, up to float noise."""
         slack = _slack(delta.dtype)
         fits = self.norm.length(delta) <= self.radius * (1 + slack)
-        beyond = torch.maximum(self.low - delta, delta - self.high).reshape(len(delta), -1)
+        beyond = self.low - delta
+        beyond = torch.maximum(beyond, delta - self.high, out=beyond).reshape(len(delta), -1)
         return fits & (beyond.amax(1) <= slack) if delta.numel() else fits
 
 

@@ -78,7 +78,7 @@ class Input(Site):
     offers: ClassVar[frozenset[str]] = frozenset({"box", "image"})
 
     def box(self, origin: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        return (low - origin).clamp_max_(0), (high - origin).clamp_min_(0)
+        return low - origin, high - origin
 
     def origin(self, model: Model, x: Tensor) -> Tensor:
         return x
