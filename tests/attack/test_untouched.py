@@ -169,6 +169,7 @@ def test_a_graph_built_before_survives_the_attack(attack: Any, make_problem: Any
         loss = problem.model(problem.x).sum()
         attack(problem.model, problem.x, problem.y)
         loss.backward()
+        assert all(p.grad is not None for p in problem.model.parameters() if p.requires_grad)
 
 
 @each_attack

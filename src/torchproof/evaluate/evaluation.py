@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.core.norms import L0
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
@@ -79,7 +78,7 @@ def _chosen(
     if not threats:
         raise InputError("no threat", "at least one", "pass Threat(Linf(), 8/255)")
     for ball in map(bounded, threats):
-        if quantised and ball.eps < 1 / 255 and not isinstance(ball.norm, L0):
+        if quantised and ball.eps < 1 / 255 and not ball.norm.least:
             raise InputError(
                 f"eps = {ball.eps:.4g} with quantised=True",
                 "eps >= 1/255, because no other 8-bit image is that near",
