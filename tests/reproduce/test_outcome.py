@@ -11,7 +11,6 @@ import pytest
 
 from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request, Row
-from torchproof.reproduce.experiment import replace
 
 
 def outcome(**more: Any) -> Outcome:
@@ -50,14 +49,6 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     assert Outcome.model_validate_json((tmp_path / "outcome.json").read_text()) == whole
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == whole.table()
     assert {path.name for path in tmp_path.iterdir()} == {"outcome.json", "table.md"}
-
-
-def test_a_file_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
-    replace(tmp_path / "a", b"old")
-    (tmp_path / "a.partial").mkdir()
-    with pytest.raises(FileError, match="--resume"):
-        replace(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"seeds": -1}, {"scale": "huge"}])

@@ -5,7 +5,6 @@ picture.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.nn.cards import write
 
 SCHEMA = "torchproof.experiment/1"
 Verdict = Literal["shows", "does not show at this scale", "contradicts"]
@@ -60,8 +60,8 @@ class Outcome(BaseModel):
 
     def write(self, out: Path) -> None:
         """outcome.json and table.md, each whole or not at all; raises FileError."""
-        replace(out / "outcome.json", (self.model_dump_json(indent=2) + "\n").encode())
-        replace(out / "table.md", self.table().encode())
+        write(out / "outcome.json", (self.model_dump_json(indent=2) + "\n").encode())
+        write(out / "table.md", self.table().encode())
 
     def table(self) -> str:
         """The rows as Markdown, ours beside the published."""
@@ -126,7 +126,7 @@ class Request:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"{self.out} ({error})", "a folder", "choose another --out") from error
-        replace(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        write(path, (json.dumps(wanted, indent=2) + "\n").encode())
 
 
 def _stored(path: Path) -> dict[str, str]:
@@ -139,14 +139,3 @@ def _stored(path: Path) -> dict[str, str]:
         raise FileError(
             f"{path} ({error})", "the settings of an experiment", "choose another --out"
         ) from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; raises FileError."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        remedy = "free some space, and go on with --resume"
-        raise FileError(f"{path} ({error})", "a writable file", remedy) from error

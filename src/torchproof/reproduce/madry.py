@@ -7,11 +7,8 @@ import platform
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 import torchproof
 from torchproof import data as sets
@@ -23,8 +20,9 @@ from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import Member, evaluate
 from torchproof.nn import load_model
+from torchproof.nn.cards import write
 from torchproof.recipes import Plan, prepare, recipe, run
-from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, replace
+from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 from torchproof.train import Settings
 
 PAPER = "Madry, Makelov, Schmidt, Tsipras and Vladu 2018, arXiv 1706.06083"
@@ -181,7 +179,8 @@ def judge(table: dict[str, list[dict[str, float]]]) -> tuple[Verdict, str]:
 def _picture(table: dict[str, list[dict[str, float]]], threat: str, path: Path) -> None:
     """Accuracy under each attack, a line per network, a dot per seed."""
     labels = list(next(iter(table.values()))[0])
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
     for (name, runs), colour in zip(table.items(), ("#8a8f98", "#1f6feb"), strict=True):
         means = [sum(f[label] for f in runs) / len(runs) for label in labels]
         axes.plot(range(len(labels)), [100 * m for m in means], color=colour, label=name)
@@ -195,5 +194,4 @@ def _picture(table: dict[str, list[dict[str, float]]], threat: str, path: Path) 
     axes.legend(frameon=False)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
-    plt.close(figure)
-    replace(path, drawn.getvalue())
+    write(path, drawn.getvalue())
