@@ -23,12 +23,14 @@ PREFIXES = ("module.", "_orig_mod.", "attacker.model.", "model.")
 """What wrappers put before a parameter's name: DataParallel, torch.compile, robustness, and others.
 """
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "last")
 """Under which entries of a checkpoint the state dict is looked for, in this order."""
 
 ALIASES = {
     "normalize.mean": "normalise.mean",  # RobustBench
     "normalize.std": "normalise.std",
+    "mu": "normalise.mean",
+    "sigma": "normalise.std",
     "normalizer.new_mean": "normalise.mean",  # robustness
     "normalizer.new_std": "normalise.std",
     "attacker.normalize.new_mean": "normalise.mean",
@@ -49,7 +51,7 @@ def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict in a `.safetensors` file, or in a `.pt` file that needs no pickle.
 
     A `.pt` is read with `weights_only=True`, never otherwise: tensors and plain containers alone,
-    on the CPU. Entries `state_dict`, `model_state_dict`, `model` and `net` are unwrapped.
+    on the CPU. Entries `state_dict`, `model_state_dict`, `model`, `net` and `last` are unwrapped.
 
     Raises FileError for a missing, truncated or foreign file, one that would have to run code, and
     one in which there is no state dict.

@@ -20,10 +20,11 @@ from torchproof.nn import cards
 from torchproof.nn.exported import read_exported
 from torchproof.nn.fingerprint import fingerprint
 from torchproof.nn.onnx_graph import read_onnx
+from torchproof.nn.robustbench import in_zoo, load_zoo
 
 SPECS = (
     "a run directory, a .safetensors beside its .json card, file.py:callable, "
-    "package.module:callable, a .pt2 export or an .onnx file"
+    "package.module:callable, a .pt2 export, an .onnx file, or cifar10/Linf/NAME.pt of RobustBench"
 )
 """What `load_model` takes."""
 
@@ -53,6 +54,9 @@ def load_model(spec: str, device: torch.device | str = "cpu") -> Loaded:
     an .onnx file without the package onnx.
     """
     path = Path(spec)
+    if in_zoo(path):
+        network = load_zoo(path, device)
+        return Loaded(network, f"{path.stem} ({network.name})", fingerprint(network), {})
     if path.suffix in _PICKLES:
         raise _refused(path)
     if path.is_dir() or path.suffix == ".safetensors":

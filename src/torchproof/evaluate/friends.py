@@ -1,0 +1,174 @@
+"""The record of `hypocrisy`: hypocrisy.json (schema torchproof.hypocrisy/1) and friends.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from torchproof.core.errors import FileError
+from torchproof.evaluate.images import replace_file
+from torchproof.evaluate.ledger import Header, Record
+from torchproof.evaluate.member import CLEAN
+from torchproof.evaluate.risks import Fate, Risks, Share
+
+SCHEMA = "torchproof.hypocrisy/1"
+RESULT, ROWS = "hypocrisy.json", "friends.csv"
+FOE = "stability"  # the ledger's name for the adversary that changes answers
+
+All = Mapping[int, Mapping[str, Record]]
+
+
+class FriendRecord(BaseModel):
+    """One hypocritical attack, on all errors of the clean model, whatever the others did."""
+
+    name: str
+    settings: str
+    hypocritical_risk: Share
+    verification_accuracy: Share
+    forward: int
+    backward: int
+    seconds: float
+
+
+class HypocrisyRecord(BaseModel):
+    """The content of hypocrisy.json.
+
+    risks: of the worst case of all attacks, by name, and the two accuracies; identities: equalities
+    that hold exactly, or something is wrong; unfinished: examples that some attack has not dealt
+    with; unconfirmed: answers that were other ones when the moved image was asked about again;
+    model_sha256 is null for a plain function.
+    """
+
+    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True, extra="forbid")
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    date: str
+    model: str
+    model_sha256: str | None
+    data: str
+    data_sha256: str
+    n: int
+    threat: str
+    seed: int
+    adversary: str
+    risks: dict[str, Share]
+    attacks: list[FriendRecord]
+    identities: dict[str, bool]
+    forward: int
+    backward: int
+    seconds: float
+    unfinished: int
+    unconfirmed: int
+    verdict: str
+    versions: dict[str, str]
+    command: str
+
+    def write(self, folder: Path) -> None:
+        """Writes hypocrisy.json whole or not at all; raises FileError."""
+        replace_file(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> HypocrisyRecord:
+        """Raises FileError for a file that is missing, damaged or of another schema."""
+        path, remedy = folder / RESULT, "run `torchproof hypocrisy` into this folder first"
+        try:
+            found = cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise FileError(f"{path} ({reason})", f"a record of {SCHEMA}", remedy) from error
+        if found.schema_ != SCHEMA:
+            raise FileError(f"{path} of schema {found.schema_!r}", f"schema {SCHEMA!r}", remedy)
+        return found
+
+
+@dataclass(frozen=True)
+class FriendRow:
+    """One row of friends.csv.
+
+    predicted: the clean answer; correct: is it the label; befriended_by: the attacks, joined by
+    ";", that made it correct; changed: the adversary changed the answer; forward, backward: sample
+    evaluations; finished: every attack that concerns the example has dealt with it.
+    """
+
+    id: int
+    label: int
+    predicted: int
+    correct: bool
+    befriended_by: str
+    changed: bool
+    forward: int
+    backward: int
+    finished: bool
+
+
+def summarise(header: Header, records: All) -> tuple[HypocrisyRecord, tuple[FriendRow, ...]]:
+    """Record and rows, from the ledger alone."""
+    settings, about = header.settings, header.about
+    names = [attack["name"] for attack in settings["attacks"]]
+    rows = tuple(
+        _row(i, label, records.get(i, {}), names)
+        for i, label in zip(header.ids, header.labels, strict=True)
+    )
+    risks = Risks.of([Fate(r.correct, bool(r.befriended_by), r.changed) for r in rows])
+    identities, unfinished = risks.identities, sum(not row.finished for row in rows)
+    every = [record for of in records.values() for record in of.values()]
+    unconfirmed = sum(bool(record.get("unconfirmed")) for record in every)
+    sound = all(identities.values()) and not unfinished and not unconfirmed
+    copied = ("model_sha256", "data_sha256", "seed", "versions", "threat", "adversary")
+    result = HypocrisyRecord(
+        n=len(rows), risks=risks.shares, identities=identities,
+        attacks=[_attack(attack, rows, records, risks) for attack in settings["attacks"]],
+        forward=sum(row.forward for row in rows), backward=sum(row.backward for row in rows),
+        seconds=float(sum(record["seconds"] for record in every)),
+        unfinished=unfinished, unconfirmed=unconfirmed, verdict="ok" if sound else "unreliable",
+        **{key: settings[key] for key in copied},
+        **{key: about[key] for key in ("date", "model", "data", "command")},
+    )  # fmt: skip
+    return result, rows
+
+
+def _row(
+    example: int, label: int, records: Mapping[str, Record], names: Sequence[str]
+) -> FriendRow:
+    predicted = int(records.get(CLEAN, {}).get("prediction", -1))
+    correct = predicted == label
+    due = [CLEAN, FOE, *([] if correct else names)]
+    known = [records[name] for name in due if name in records]
+    friends = [name for name in names if records.get(name, {}).get("lost")]
+    return FriendRow(
+        id=example, label=label, predicted=predicted, correct=correct,
+        befriended_by=";".join(friends), changed=bool(records.get(FOE, {}).get("lost")),
+        forward=sum(r["forward"] for r in known), backward=sum(r["backward"] for r in known),
+        finished=len(known) == len(due),
+    )  # fmt: skip
+
+
+def _attack(
+    attack: Mapping[str, str], rows: Sequence[FriendRow], records: All, risks: Risks
+) -> FriendRecord:
+    name = attack["name"]
+    hits = sum(name in row.befriended_by.split(";") for row in rows)
+    mine: list[Record] = [records[r.id][name] for r in rows if name in records.get(r.id, {})]
+    spent: dict[str, Any] = {k: sum(r[k] for r in mine) for k in ("forward", "backward", "seconds")}
+    return FriendRecord(
+        name=name,
+        settings=attack["settings"],
+        hypocritical_risk=Share.of(hits, risks.wrong),
+        verification_accuracy=Share.of(risks.correct + hits, risks.n),
+        **spent,
+    )
+
+
+def write_rows(folder: Path, rows: Sequence[FriendRow]) -> None:
+    """Writes friends.csv, one row per example; raises FileError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(FriendRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    replace_file(folder / ROWS, text.getvalue().encode())
