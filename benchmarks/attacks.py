@@ -26,7 +26,7 @@ from tables import facts, markdown, store
 from torch import Tensor
 
 NETWORKS = (
-    "cnn_a_adv:2/255 resnet2b_adv:2/255 mnist_fast_pgd:0.3 oval_base_kw:2/255 cnn_a_mix:4/255 "
+    "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 oval_base_kw:linf:2/255 cnn_a_mix:4/255 "
     "cnn_a_mix:8/255"
 )
 STEPS = {"PGD": 50, "APGD-CE": 100}
@@ -202,7 +202,7 @@ def main() -> int:
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    ask.add_argument("--networks", nargs="+", default=NETWORKS.split(), metavar="NAME:EPS")
+    ask.add_argument("--networks", nargs="+", default=NETWORKS.split(), metavar="NAME:THREAT")
     ask.add_argument("--attacks", nargs="+", default=list(STEPS), choices=list(STEPS))
     ask.add_argument("--n", type=int, default=200, help="first n test images")
     ask.add_argument("--seeds", type=int, default=3, help="repeats, each with its own seed")

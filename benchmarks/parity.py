@@ -21,7 +21,7 @@ from subjects import Subject, subject
 from tables import facts, markdown, store
 
 THEIRS = "AutoAttack"
-NETWORKS = "cnn_a_adv:2/255 resnet2b_adv:2/255 mnist_fast_pgd:0.3 oval_base_kw:2/255"
+NETWORKS = "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 oval_base_kw:linf:2/255"
 ATTACKS = ("APGD-CE", "APGD-T")
 # Networks on which each attack must match, and by how many examples ours may be above.
 NEEDED, ALLOWED = 3, 1
@@ -33,7 +33,7 @@ def attackable(name: str, n: int) -> tuple[Subject, list[int]]:
     rows = on.correct().nonzero()[:n, 0]
     if len(rows) < n:
         raise SystemExit(f"{name}: {len(rows)} of {4 * n} images are correct, {n} are needed")
-    return Subject(on.name, on.eps, on.model, on.x[rows], on.y[rows]), rows.tolist()
+    return Subject(on.name, on.threat, on.model, on.x[rows], on.y[rows]), rows.tolist()
 
 
 def pair(ours: Measured, theirs: Measured, positions: list[int]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def main() -> int:
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    ask.add_argument("--networks", nargs="+", default=NETWORKS.split(), metavar="NAME:EPS")
+    ask.add_argument("--networks", nargs="+", default=NETWORKS.split(), metavar="NAME:THREAT")
     ask.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
     ask.add_argument("--n", type=int, default=100, help="first n correctly classified test images")
     ask.add_argument("--seeds", type=int, default=3)

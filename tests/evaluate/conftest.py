@@ -146,6 +146,7 @@ def same() -> Same:
         found = report.result.model_dump()
         for attack in found["attacks"]:
             attack["seconds"] = 0.0
+        found["probes"]["seconds"] = 0.0
         return found | {"seconds": 0.0, "date": "", "command": ""}
 
     def check(a: Report, b: Report) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchproof.attack.catalogue import pgd, square
 from torchproof.core.errors import InputError, ModelError, UnknownName
-from torchproof.core.norms import L2, Linf, Norm
+from torchproof.core.norms import L0, L2, Linf, Norm
 from torchproof.core.sites import Input, Latent
 from torchproof.core.threats import Free, Relative, Threat
 from torchproof.evaluate import Member, evaluate
@@ -98,8 +98,8 @@ def test_weights(refused: Any, net: nn.Module) -> None:
 
 
 def test_settings(refused: Any, blobs: Any) -> None:
-    refused(UnknownName, "did you mean standard", suite="standart")
-    refused(UnknownName, "quick, standard", suite="zzz")
+    refused(UnknownName, "did you mean rand or standard", suite="standart")
+    refused(UnknownName, "fast, quick, rand, standard, thorough", suite="zzz")
     refused(InputError, "n = 0", n=0)
     refused(InputError, "n = 61", n=61)
     refused(InputError, "n = True", n=True)
@@ -117,9 +117,8 @@ def test_settings(refused: Any, blobs: Any) -> None:
 
 
 def test_threats_that_cannot_be_served(refused: Any, net: nn.Module) -> None:
-    wide = Threat(L2(), 0.5)
-    with pytest.raises(InputError, match=r"Square.*Linf"):
-        square(wide)
+    with pytest.raises(InputError, match=r"Square.*L0"):
+        square(Threat(L0(), 3))
     refused(InputError, "bounded perturbation of each input", threat=Relative(0.01))
     refused(InputError, "bounded perturbation of each input", threat=Free(Input()))
     refused(InputError, "bounded perturbation", threat=Threat(L2(), 1.0, Latent("1")))

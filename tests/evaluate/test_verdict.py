@@ -26,7 +26,7 @@ from torchproof.nn.fingerprint import fingerprint
 KEYS = (
     "schema date model model_sha256 data data_sha256 n threat suite seed device dtype quantised "
     "clean_accuracy robust_accuracy robust_accuracy_ci95 certified_accuracy attacks forward "
-    "backward seconds examples flags labels verdict versions command"
+    "backward per_robust_example seconds probes examples flags labels verdict versions command"
 )
 ATTACK_KEYS = "name settings robust_accuracy broken forward backward seconds"
 COLUMNS = "id label clean status broken_by budget forward backward predicted adversarial"
@@ -324,12 +324,13 @@ def test_progress_counts_up_to_the_end(net: nn.Module, blobs: Any, threat: Threa
     seen: list[Progress] = []
     report = evaluate(net, blobs, threat, "quick", slots=8, progress=seen.append)
     stages = list(dict.fromkeys(step.stage for step in seen))
-    assert stages == ["clean", "PGD-20-margin", "PGD-20-CE"]
+    assert stages == ["clean", "PGD-20-margin", "PGD-20-CE", "probes"]
     for stage in stages:
         steps = [step for step in seen if step.stage == stage]
         assert all(a.done < b.done for a, b in itertools.pairwise(steps))
         assert steps[-1].done == steps[-1].total
-    assert seen[-1].broken == report.attacks[-1].broken
+    last = [step for step in seen if step.stage == "PGD-20-CE"][-1]
+    assert last.broken == report.attacks[-1].broken
 
 
 def test_a_plain_function_can_be_evaluated(net: nn.Module, blobs: Any, threat: Threat) -> None:

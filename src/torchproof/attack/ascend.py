@@ -128,7 +128,7 @@ class _Loop:
         rows = torch.where(won == live.won, better, won).nonzero()[:, 0]
         if len(rows):
             overwrite(live.best, rows, live.state.delta if point.at is None else point.at)
-            overwrite(live.score, rows, point.score)
+            overwrite(live.score, rows, point.score.to(live.score))
             live.won.logical_or_(won)
 
     def retire(self, found: Found, gone: Slots, queue: Queue) -> None:
@@ -139,21 +139,28 @@ class _Loop:
         if self.run.last:
             won = (gone.wins > 0).cpu()
             _store(found.value, problem, gone.state.delta)
+            found.by[problem] = self._origin(job)
         else:
             # searches are trusted to stay inside on their way, but no result is
             won = (gone.won & gone.cases.set.inside(gone.best)).cpu()
             score = gone.score.to(found.score)
-            better = won | (~found.lost[problem] & (score > found.score[problem]))
+            before = found.lost[problem]
+            better = torch.where(won == before, score > found.score[problem], won)
             rows = better.nonzero()[:, 0]
             _store(found.value, problem[rows], _pick(gone.best, better.to(self.device)))
             found.score[problem[rows]] = score[rows]
+            found.by[problem[rows]] = self._origin(job[rows])
         found.lost[problem] |= won
-        by = torch.stack([self.jobs.target[job], self.jobs.restart[job]], 1)
-        found.by[problem[won]] = by[won]
-        finished = queue.land(problem.tolist(), found.lost[problem].tolist())
+        # with endless patience (the nearest of all wins is wanted) a win cancels nothing
+        over = found.lost[problem] if self.run.last or self.run.patience < math.inf else won & False
+        finished = queue.land(problem.tolist(), over.tolist())
         found.done[finished] = True
         if self.run.on_done is not None and finished:
             self.run.on_done(found, finished)
+
+    def _origin(self, job: Tensor) -> Tensor:
+        """(J, 2) the target and the restart of each job."""
+        return torch.stack([self.jobs.target[job], self.jobs.restart[job]], 1)
 
 
 def _store(value: Value, at: Tensor, new: Value) -> None:

@@ -88,8 +88,8 @@ class Found:
 
     value: the perturbation, (N, ...) per leaf: the worst point that was seen (evaluation) or the
     last iterate (training); lost: (N,) bool, a winning point inside the set was seen; score: (N,)
-    the yardstick there; spent: (N, 2) int64 forward and backward samples; by: (N,) the target and
-    restart of the job that won, (N, 2), -1 for none; done: (N,) bool, False where the run was
+    the yardstick there; spent: (N, 2) int64 forward and backward samples; by: (N, 2) the target
+    and restart of the job that found it, -1 for none; done: (N,) bool, False where the run was
     stopped first.
     """
 

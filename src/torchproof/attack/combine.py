@@ -21,6 +21,7 @@ from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Objective, hard
+from torchproof.core.room import keep_freed_memory
 from torchproof.core.sets import Set
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
@@ -127,6 +128,7 @@ class Attack:
             raise InputError(given, "one label per image", "cut both to the same examples")
         if not len(x):
             return Found.empty(0, x, x.device)
+        keep_freed_memory()
         x, device = x.detach(), home(model, x.device)
         kind = _working(precision(model), x.dtype)
         with untouched(model, keys.seed_of(run.seed, "model"), device):
@@ -156,6 +158,11 @@ class Attack:
         if target is not None and target.shape != (problems,):
             given, expected = f"target of shape {tuple(target.shape)}", f"shape ({problems},)"
             raise InputError(given, expected, "give one class per perturbation")
+        if target is not None and self.objective.targeted and target.shape == y.shape:
+            same = (target.to(y.device) == y).nonzero()[:, 0].tolist()
+            if same:
+                given = f"targets equal to the labels at positions {same[:5]}"
+                raise InputError(given, "wrong classes", "aim at other classes, or leave these out")
         if target is None and self.objective.targeted:
             raise InputError(
                 f"{type(self.objective).__name__} without targets",
@@ -180,7 +187,8 @@ def _wrong_classes(
     count = min(count, z.shape[1] - 1)
     target = z.topk(count, dim=1).indices.cpu()
     problem = torch.arange(len(x)).repeat_interleave(count)
-    return Jobs(problem, target.reshape(-1), torch.zeros_like(problem), cost=1)
+    cost: int = getattr(model, "draws", 1)
+    return Jobs(problem, target.reshape(-1), torch.zeros_like(problem), cost)
 
 
 @torch.no_grad()

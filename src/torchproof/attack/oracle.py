@@ -40,7 +40,8 @@ class Plain:
         live = tree(lambda d: d.detach().requires_grad_(gradient), delta)
         with torch.enable_grad() if gradient else torch.inference_mode():
             out = _precise(self.site.outputs(self.model, cases.x, live))
-            goal = Goal(cases.y, cases.target, progress.expand(len(cases.y)))
+            told = progress.expand(len(cases.y)), cases.key, getattr(cases.set, "clean", None)
+            goal = Goal(cases.y, cases.target, *told)
             loss = self.site.gather(self.objective.loss(out, goal))
             grad = _gradient(loss, live) if gradient else None
         with torch.no_grad():
@@ -55,7 +56,8 @@ class Plain:
                 )
             # what was made under inference mode could not be written to later; a copy can
             loss = loss.detach() if gradient else loss.clone()
-        samples = len(cases.x) // len(loss)
+        # a model that averages several answers into one says how many it asked for
+        samples = len(cases.x) // len(loss) * getattr(self.model, "draws", 1)
         return Point(loss, score, won, grad, (samples, samples * gradient))
 
 

@@ -21,11 +21,15 @@ def evaluate(
     model: options.Model,
     threat: options.Threats,
     data: options.Data = "digits",
-    suite: Annotated[str, typer.Option(help="See `torchproof list suites`.")] = "standard",
+    suite: Annotated[str, typer.Option(help="See `torchproof list suites`.")] = "thorough",
     attack: Annotated[
         str | None,
         typer.Option(help="Instead of a suite, e.g. 'Chain(PGD(50), Square)' for Linf."),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Run the suite's reserve even where no red flag asks for it."),
+    ] = False,
     n: options.First = None,
     batch_size: options.Slots = 128,
     out: Annotated[Path, typer.Option(help="Where the ledger and the result go.")] = Path(
@@ -80,6 +84,7 @@ def evaluate(
             model_sha256=loaded.sha256,
             data_sha256=test.sha256,
             command=options.command_line(),
+            full=full,
         )
     if curve:
         measure_curve(

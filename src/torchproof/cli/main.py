@@ -7,19 +7,22 @@ from __future__ import annotations
 import logging
 import sys
 
-import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from torchproof.cli.attack import attack
+from torchproof.cli.compare import compare
+from torchproof.cli.corrupt import corrupt
 from torchproof.cli.evaluate import evaluate
+from torchproof.cli.hypocrisy import hypocrisy
 from torchproof.cli.listing import listing
 from torchproof.cli.merge import merge
 from torchproof.cli.quickstart import quickstart
 from torchproof.cli.reproduce import reproduce
 from torchproof.cli.train import train
+from torchproof.cli.transfer import transfer
 from torchproof.core.errors import TorchproofError
 
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
@@ -33,24 +36,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (quickstart, train, evaluate, attack, reproduce, merge):
+for command in (
+    quickstart, train, evaluate, attack, reproduce, merge, hypocrisy, transfer, compare, corrupt,
+):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("list")(listing)
 
 
-def _keep_freed_memory() -> None:
-    """Teaches glibc to keep freed memory: tensors of images come and go at every step, and giving
-    each back to the system costs a tenth of an attack on a small network.
-
-    Its threshold for giving back follows the largest block ever freed; this one is never touched,
-    so it costs nothing. Elsewhere this has no effect.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)  # freed at once
-
-
 def main() -> None:
     """The entry point: runs a command and turns torchproof's errors into exit code 2."""
-    _keep_freed_memory()
     errors = Console(stderr=True)
     logging.basicConfig(
         level=logging.WARNING,

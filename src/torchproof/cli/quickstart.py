@@ -57,7 +57,7 @@ def quickstart(
     )  # fmt: skip
     robust, standard = (reports[name].robust_accuracy for name in TWINS)
     console.print(
-        f"robust accuracy at {DIGITS_THREAT}, suite standard, n = {EXAMPLES}: "
+        f"robust accuracy at {DIGITS_THREAT}, suite thorough, n = {EXAMPLES}: "
         f"{percent(robust)} after adversarial training, {percent(standard)} for the standard twin"
     )
     tell(f"report: {page}   ({time.monotonic() - started:.0f} s)")
@@ -80,7 +80,7 @@ def _twin(folder: Path, name: str, seed: int) -> Report:
             loaded.model,
             test,
             threat,
-            "standard",
+            "thorough",
             n=EXAMPLES,
             out=evaluation,
             seed=seed,
@@ -89,7 +89,7 @@ def _twin(folder: Path, name: str, seed: int) -> Report:
             data_name="digits (test)",
             model_sha256=loaded.sha256,
             data_sha256=test.sha256,
-            command=f"{command} --suite standard --curve --seed {seed} --out {evaluation}",
+            command=f"{command} --suite thorough --curve --seed {seed} --out {evaluation}",
         )
     measure_curve(
         loaded.model, test, threat, evaluation, n=EXAMPLES, seed=seed,

@@ -16,10 +16,10 @@ from torchproof.evaluate import Report, Result
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[State], None]]:
-    """A bar per attack; nothing where the output is not a terminal."""
+def progress_bar(word: str = "broken") -> Iterator[Callable[[State], None]]:
+    """A bar per attack, which counts what is `word`; nothing where the output is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[lost]} broken"), console=console,
+    with Progress(*columns, TextColumn("{task.fields[lost]} " + word), console=console,
                   transient=True, disable=not console.is_terminal) as bar:  # fmt: skip
         tasks: dict[str, TaskID] = {}
 
@@ -71,5 +71,15 @@ def show_report(report: Report) -> None:
         f"[bold]robust accuracy {percent(result.robust_accuracy)}[/bold] "
         f"(95 % interval {percent(low)} to {percent(high)}), verdict: {result.verdict}"
     )
+    if result.per_robust_example is not None:
+        console.print(
+            f"suite {result.suite}: {result.per_robust_example:,.0f} evaluations (forward and "
+            "backward) per robust example"
+        )
+    if result.probes.forward:
+        console.print(
+            f"probes behind the flags: {result.probes.examples} examples, "
+            f"{result.probes.forward:,} forward, {result.probes.backward:,} backward"
+        )
     for flag in result.flags:
         console.print(f"{flag.severity}: {escape(flag.name)}: {escape(flag.evidence)}")

@@ -24,12 +24,15 @@ class Goal(NamedTuple):
     """What the adversary knows of each example: all rows (B,), because jobs are at different steps.
 
     y: labels (B,) int64 or (B, K) probabilities; target: (B,) int64, -1 for none; progress in [0,
-    1]: (B,).
+    1]: (B,); key: (B,) int64, the random key of each problem, (1,) at a shared site; clean: (B, K)
+    the model's answers at the unperturbed inputs, where the threat keeps them.
     """
 
     y: Tensor
     target: Tensor
     progress: Tensor
+    key: Tensor | None = None
+    clean: Tensor | None = None
 
 
 class Objective(ABC):

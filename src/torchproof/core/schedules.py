@@ -63,6 +63,21 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class EachStage:
+    """`inner`, begun anew in every stage; stage i ends at progress until[i]."""
+
+    inner: Schedule
+    until: tuple[float, ...]
+
+    def __call__(self, progress: Tensor) -> Tensor:
+        ends = torch.tensor(self.until, dtype=progress.dtype, device=progress.device)
+        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        stage = segment(progress, self.until)
+        length = (ends - starts)[stage].clamp_min(torch.finfo(progress.dtype).tiny)
+        return self.inner((1 - (ends[stage] - progress) / length).clamp(0, 1))
+
+
+@dataclass(frozen=True)
 class Linear:
     """From `start` to `end` in a straight line, reached at progress `until` (a warm-up)."""
 

@@ -3,20 +3,35 @@
 from torchproof.evaluate.course import Progress
 from torchproof.evaluate.evaluation import evaluate
 from torchproof.evaluate.flags import Flag
+from torchproof.evaluate.hypocrisy import Hypocrisy, hypocrisy
+from torchproof.evaluate.member import Everyone, Member, Nearest, Suite
 from torchproof.evaluate.merge import merge
 from torchproof.evaluate.outcome import Example
+from torchproof.evaluate.queries import QueryCurve, QueryLedger, query_curve, query_ledger
 from torchproof.evaluate.record import Result
 from torchproof.evaluate.report import Report
-from torchproof.evaluate.suites import SUITES, Member
+from torchproof.evaluate.suites import SUITES
+from torchproof.evaluate.transfer import Transfer, transfer
 
 __all__ = [
     "SUITES",
+    "Everyone",
     "Example",
     "Flag",
+    "Hypocrisy",
     "Member",
+    "Nearest",
     "Progress",
+    "QueryCurve",
+    "QueryLedger",
     "Report",
     "Result",
+    "Suite",
+    "Transfer",
     "evaluate",
+    "hypocrisy",
     "merge",
+    "query_curve",
+    "query_ledger",
+    "transfer",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,22 +15,23 @@ from torchproof.attack.oracle import on_grid
 from torchproof.core import keys
 from torchproof.core.errors import ModelError
 from torchproof.evaluate.course import Course
+from torchproof.evaluate.entries import Entry
 from torchproof.evaluate.ledger import Record
+from torchproof.evaluate.member import History
 from torchproof.evaluate.outcome import alive
 from torchproof.evaluate.recheck import named, recheck
 from torchproof.evaluate.subject import Subject
-from torchproof.evaluate.suites import Member, bounded
+from torchproof.evaluate.suites import bounded
 
 
-def cascade(subject: Subject, course: Course, members: list[tuple[str, Member]]) -> None:
+def cascade(subject: Subject, course: Course, entries: Sequence[Entry]) -> None:
     """Runs every member on what is left, and re-checks what it found before the next one starts.
 
     An image whose re-check fails is not broken by that member: the example goes on to the next.
     """
-    for position, (label, member) in enumerate(members):
-        before = [earlier for earlier, _ in members[:position]]
-        Stage(subject, course, label, member, before).run()
-        recheck(subject, course, label, member.attack.threat)
+    for position, entry in enumerate(entries):
+        Stage(subject, course, entry, entries[:position]).run()
+        recheck(subject, course, entry.label, entry.member.attack.threat)
 
 
 @dataclass
@@ -38,28 +40,50 @@ class Stage:
 
     subject: Subject
     course: Course
-    label: str
-    member: Member
-    before: list[str]
+    entry: Entry
+    before: Sequence[Entry]
     total: int = 0
     done: int = 0
     broken: int = 0
+
+    @property
+    def label(self) -> str:
+        """The member's name in this evaluation."""
+        return self.entry.label
 
     def pending(self) -> list[int]:
         """Rows that every earlier attack left standing and that this one has not dealt with."""
         labels = self.subject.examples.y.tolist()
         ids = self.subject.examples.ids.tolist()
-        ledger = self.course.ledger
+        ledger, earlier = self.course.ledger, [entry.label for entry in self.before]
         standing = [
             row
             for row, (i, y) in enumerate(zip(ids, labels, strict=True))
-            if alive(ledger.of(i), y, self.before)
+            if alive(ledger.of(i), y, earlier)
         ]
-        left = [row for row in standing if self.label not in ledger.of(ids[row])]
+        fresh = [row for row in standing if self.label not in ledger.of(ids[row])]
+        left = [row for row in fresh if self.entry.member.who(self._history(ids[row]))]
+        self._skip([ids[row] for row in sorted(set(fresh) - set(left))])
         self.total, self.done = len(standing), len(standing) - len(left)
         mine = (ledger.of(ids[row]).get(self.label, {}) for row in standing)
         self.broken = sum(bool(record.get("lost")) for record in mine)
         return left
+
+    def _history(self, example: int) -> History:
+        return self.entry.history(self.before, self.course.ledger.of(example))
+
+    def _skip(self, examples: list[int]) -> None:
+        """Records that these examples need no such attack."""
+        blank: Record = {"lost": False, "image": None, "score": None, "forward": 0, "backward": 0}
+        why = {"skipped": repr(self.entry.member.who), "seconds": 0.0}
+        self.course.ledger.add([{"id": i, "attack": self.label, **blank, **why} for i in examples])
+
+    def _aimed(self, rows: list[int]) -> Tensor | None:
+        """(B,) the classes to attack, where the member is aimed."""
+        aim, ids = self.entry.member.aim, self.subject.examples.ids
+        if not aim:
+            return None
+        return torch.tensor([self._history(int(ids[row]))[aim]["target"] for row in rows])
 
     def run(self) -> None:
         """Until nothing is pending or the time is up; out of memory costs what was in flight."""
@@ -82,13 +106,14 @@ class Stage:
         index = torch.tensor(rows)
         x, y = subject.examples.x[index], subject.examples.y[index]
         run = Run(
-            seed=keys.seed_of(subject.seed, self.member.name),
+            seed=keys.seed_of(subject.seed, self.entry.member.name),
             ids=subject.examples.ids[index],
             slots=course.room.slots,
             on_done=lambda found, done: self.record(rows, x, found, done),
             stop=course.clock.over,
         )
-        self.member.attack(subject.model, x, y, run=run)
+        attack = self.entry.member.attack
+        attack(subject.model, x, y, target=self._aimed(rows), run=run)
 
     def record(self, rows: list[int], x: Tensor, found: Found, done: list[int]) -> None:
         """Writes the images of the lost among the finished examples, then a record of each."""
@@ -108,6 +133,7 @@ class Stage:
                     "lost": problem in sums,
                     "image": sums.get(problem),
                     "score": score if math.isfinite(score) else None,
+                    "target": int(found.by[problem, 0]),
                     "forward": forward,
                     "backward": backward,
                     "seconds": seconds,
@@ -120,7 +146,7 @@ class Stage:
     def _store(self, rows: list[int], x: Tensor, found: Found, lost: list[int]) -> list[int]:
         if not lost:
             return []
-        threat, clean = bounded(self.member.attack.threat), x[lost]
+        threat, clean = bounded(self.entry.member.attack.threat), x[lost]
         if not isinstance(found.value, Tensor):
             raise ModelError(
                 "a perturbation in several parts", "one image", "evaluate single inputs"

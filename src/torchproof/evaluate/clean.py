@@ -1,4 +1,4 @@
-"""The clean pass: one forward per example, and on a sample two questions about the model."""
+"""The clean pass: one forward per example, and on a sample a few questions about the model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from torchproof.core import keys
 from torchproof.core.errors import ResumeError
 from torchproof.core.objectives import margin
 from torchproof.core.room import in_batches
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
+from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.subject import Subject
 
-CLEAN = "clean"
-PROBED = 128  # examples that are asked twice and for a gradient
+PROBED = 128  # examples that are asked twice and for gradients
+SAMPLED = 32  # of them, those that are asked more after the attacks (see `probes`)
 CONFIRMED = 32  # examples that are asked again before a run is resumed
 MOVED = 1e-4  # of the largest logit: beyond what batched sums differ by in float32
 _SIMPLEX = 1e-3  # how far a row of probabilities may be from summing to one
@@ -31,7 +32,8 @@ def clean_pass(subject: Subject, course: Course) -> None:
     """
     ids = subject.examples.ids.tolist()
     todo = [row for row, i in enumerate(ids) if CLEAN not in course.ledger.of(i)]
-    probed = set(_sample(subject.examples.ids, subject.examples.total).nonzero()[:, 0].tolist())
+    probed, sampled = (set(subject.examples.first(count)) for count in (PROBED, SAMPLED))
+    labels = subject.examples.y
     done = len(ids) - len(todo)
     course.clock.lap()
 
@@ -41,6 +43,9 @@ def clean_pass(subject: Subject, course: Course) -> None:
             records = _judged(subject, ask, rows)
             for row, more in _probed(subject, ask, [r for r in rows if r in probed]).items():
                 records[rows.index(row)].update(more)
+        for row, record in zip(rows, records, strict=True):
+            if row in sampled and _worth_asking(record, int(labels[row])):
+                record["sampled"] = True
         seconds = course.clock.lap() / len(rows)
         course.ledger.add([record | {"seconds": seconds} for record in records])
         done += len(rows)
@@ -75,10 +80,9 @@ def confirm_model(subject: Subject, course: Course) -> None:
         )
 
 
-def _sample(ids: Tensor, total: int) -> Tensor:
-    """(N,) bool: all examples, or about `PROBED` of many, chosen by id, whatever the shard."""
-    chance = keys.uniform(keys.mix("probe", ids), 0, (), dtype=torch.float64)
-    return chance < PROBED / total
+def _worth_asking(record: Record, label: int) -> bool:
+    """Is the image classified correctly, and does the model answer the same when asked twice?"""
+    return bool(record["prediction"] == label and record["moved"] <= MOVED * record["scale"])
 
 
 def _judged(subject: Subject, ask: Ask, rows: list[int]) -> list[Record]:
@@ -90,6 +94,7 @@ def _judged(subject: Subject, ask: Ask, rows: list[int]) -> list[Record]:
             subject.examples.ids[rows].tolist(),
             z.argmax(1).tolist(),
             z.abs().amax(1).tolist(),
+            margin(z, subject.examples.y[rows].to(z.device)).tolist(),
             simplex.tolist(),
             strict=True,
         )
@@ -99,27 +104,48 @@ def _judged(subject: Subject, ask: Ask, rows: list[int]) -> list[Record]:
             "attack": CLEAN,
             "prediction": prediction,
             "scale": scale,
+            "margin": gap,
             "simplex": simplex,
-            "forward": 1,
+            "forward": getattr(subject.model, "draws", 1),
             "backward": 0,
         }
-        for i, prediction, scale, simplex in found
+        for i, prediction, scale, gap, simplex in found
     ]
 
 
 def _probed(subject: Subject, ask: Ask, rows: list[int]) -> dict[int, Record]:
-    """Per row: by how much two answers differ (`moved`), is the margin's gradient zero (`flat`)?"""
+    """Per row: by how much do two answers differ (`moved`), is the gradient of the margin zero
+    (`flat`), that of the cross-entropy alone (`vanished`), is one of them not finite (`undefined`)?
+    """
     if not rows:
         return {}
     x, y = subject.rows(rows)
     with torch.inference_mode():
         moved = (ask(x) - ask(x)).abs().amax(1).tolist()
+    top, entropy = _gradients(ask, x, y)
+    flat, still = ((g == 0).flatten(1).all(1) for g in (top, entropy))
+    finite = torch.stack([g.isfinite().flatten(1).all(1) for g in (top, entropy)]).all(0)
+    found = zip(
+        rows, moved, flat.tolist(), (still & ~flat).tolist(), (~finite).tolist(), strict=True
+    )
+    draws = getattr(subject.model, "draws", 1)
+    spent = {"probe_forward": 3 * draws, "probe_backward": 2 * draws}
+    return {
+        row: {"moved": m, "flat": f, "vanished": v, "undefined": u, **spent}
+        for row, m, f, v, u in found
+    }
+
+
+def _gradients(ask: Ask, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the margin and of the cross-entropy in x, zero where the graph is cut."""
     with torch.enable_grad():
         live = x.clone().requires_grad_()
-        top = margin(ask(live), y).sum()
-    grad = torch.zeros_like(x)
-    if top.requires_grad:
-        (grad,) = torch.autograd.grad(top, [live], materialize_grads=True)
-    flat = (grad == 0).flatten(1).all(1).tolist()
-    found = zip(rows, moved, flat, strict=True)
-    return {row: {"moved": m, "flat": f} for row, m, f in found}
+        z = ask(live)
+        if not z.requires_grad:
+            return torch.zeros_like(x), torch.zeros_like(x)
+        losses = [margin(z, y).sum(), F.cross_entropy(z, y, reduction="sum")]
+        grads = [
+            torch.autograd.grad(loss, [live], retain_graph=True, materialize_grads=True)[0]
+            for loss in losses
+        ]
+    return grads[0], grads[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,45 @@ from torchproof.core.errors import InputError
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
+from torchproof.evaluate.averaged import Averaged
 from torchproof.evaluate.cascade import cascade, forget_unfounded
+from torchproof.evaluate.certificate import Verifier, certify, cross_examined
 from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
+from torchproof.evaluate.entries import Chosen, Entry, draws, entries
 from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.outcome import BROKEN, UNFINISHED, Example
 from torchproof.evaluate.plan import Plan
+from torchproof.evaluate.probes import probe
 from torchproof.evaluate.report import Report
 from torchproof.evaluate.subject import Subject, examples_of, measured, sharded
-from torchproof.evaluate.suites import Member, bounded, members
-from torchproof.evaluate.summary import summarise
+from torchproof.evaluate.suites import bounded
+from torchproof.evaluate.summary import alarms, summarise
 
 
 def evaluate(
     model: Model, data: Any, threat: AnyThreat | Sequence[AnyThreat],
-    suite: str | Sequence[Member] = "standard", *,
+    suite: Chosen = "thorough", *,
     seed: int = 0, n: int | None = None, ids: Tensor | None = None, slots: int = 128,
     out: Path | str | None = None, resume: bool = False, shard: str | None = None,
     quantised: bool = False, max_seconds: float | None = None, save_adversarial: bool = True,
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
-    data_sha256: str | None = None, command: str | None = None,
+    data_sha256: str | None = None, command: str | None = None, full: bool = False,
+    verifier: Verifier | None = None,
 ) -> Report:  # fmt: skip
     """Clean and robust accuracy of a model on the first n examples; the model stays as it was.
 
     data: (x, y) or an object with .x and .y; threat: one, or several for the per-example union;
-    suite: a name of SUITES or own Members; ids: what keys each example's randomness, by default its
-    position; slots: examples per model call; out: a folder for the ledger and the result, where an
-    interrupted run goes on with resume=True; shard: "i/k" takes every k-th example (see `merge`);
+    suite: a name of SUITES, a Suite or own Members; ids: what keys each example's randomness, by
+    default its position; slots: examples per model call; out: a folder for the ledger and the
+    result, where an interrupted run goes on with resume=True; shard: "i/k" takes every k-th
+    example (see `merge`);
     quantised: only images of 8 bits count; max_seconds: stops and says what is missing; name,
-    data_name, the two hashes, command: what the record says of model, data and call.
+    data_name, the two hashes, command: what the record says of model, data and call; full: the
+    suite's reserve runs even where no red flag asks for it; verifier: certified examples get the
+    suite `quick` alone, and a break there is a severe flag.
 
     No decision depends on slots, order, sharding or resumption. Raises InputError, ModelError,
     UnknownName, FileError and ResumeError, all but the last model errors before anything is done.
@@ -54,26 +63,41 @@ def evaluate(
     with torch.inference_mode(False):
         examples = examples_of(data, n, ids, data_name, data_sha256)
         examples = sharded(measured(examples) if quantised else examples, shard)
-        plan = Plan(tuple(threats), suite, tuple(_chosen(suite, threats, quantised)))
+        chosen = _chosen(suite, threats, quantised)
+        chosen = chosen if verifier is None else cross_examined(chosen, threats)
+        called = None if verifier is None else getattr(verifier, "__name__", repr(verifier))
+        plan = Plan(tuple(threats), suite, chosen, draws(suite, threats), called)
+        model = model if plan.draws == 1 else Averaged(model, plan.draws)
         subject = Subject.of(model, examples, seed, quantised)
         plan.rehearse(subject)
         header = plan.header(subject, model_sha256, name, command)
         # a search in low precision would stop at wins that full precision does not confirm
-        full = torch.autocast(subject.device.type, enabled=False)
-        with full, _opened(header, subject, out, resume, save_adversarial) as (ledger, images):
+        precise = torch.autocast(subject.device.type, enabled=False)
+        with precise, _opened(header, subject, out, resume, save_adversarial) as (ledger, images):
             course = Course(ledger, images, room, clock, progress)
             confirm_model(subject, course)
-            forget_unfounded(
-                subject, course, [label for label, _ in plan.members], save_adversarial
-            )
+            labels = [entry.label for entry in plan.entries]
+            forget_unfounded(subject, course, labels, save_adversarial)
             clean_pass(subject, course)
-            cascade(subject, course, list(plan.members))
+            if verifier is not None:
+                certify(subject, course, verifier, threats[0])
+            _attack(subject, course, plan.entries, full)
             return _report(subject, course, save_adversarial)
 
 
-def _chosen(
-    suite: str | Sequence[Member], threats: Sequence[AnyThreat], quantised: bool
-) -> list[tuple[str, Member]]:
+def _attack(subject: Subject, course: Course, planned: Sequence[Entry], full: bool) -> None:
+    """The cascade, and the reserve after it where a red flag or the caller asks for it."""
+    base = [entry for entry in planned if not entry.reserve]
+    cascade(subject, course, base)
+    probe(subject, course, base)
+    ledger = course.ledger
+    if len(base) == len(planned) or course.clock.over():
+        return
+    if full or alarms(ledger.header, ledger.records):
+        cascade(subject, course, planned)
+
+
+def _chosen(suite: Chosen, threats: Sequence[AnyThreat], quantised: bool) -> tuple[Entry, ...]:
     """The members to run; raises InputError for threats nobody can evaluate."""
     if not threats:
         raise InputError("no threat", "at least one", "pass Threat(Linf(), 8/255)")
@@ -84,8 +108,8 @@ def _chosen(
                 "eps >= 1/255, because no other 8-bit image is that near",
                 "drop quantised, or choose a larger eps",
             )
-    chosen = members(suite, threats)
-    return [(label, m.rounded() if quantised else m) for label, m in chosen]
+    found = entries(suite, threats)
+    return tuple(replace(e, member=e.member.rounded()) for e in found) if quantised else found
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torchproof.evaluate.clean import CLEAN
 from torchproof.evaluate.ledger import Record
+from torchproof.evaluate.member import CERTIFICATE, CLEAN
 from torchproof.evaluate.recheck import named
 
 Records = Mapping[str, Record]
@@ -51,8 +51,8 @@ def alive(records: Records, y: int, before: Sequence[str]) -> bool:
 
 def outcome(example: int, label: int, records: Records, attacks: Sequence[str]) -> Example:
     """The row of one example with class `label`, `attacks` being the whole suite in order."""
-    run = [name for name in attacks if name in records]
-    counted = [records[name] for name in (CLEAN, *run) if name in records]
+    run = [name for name in attacks if name in records and "skipped" not in records[name]]
+    counted = [records[name] for name in (CLEAN, CERTIFICATE, *run) if name in records]
     forward, backward = (sum(r[way] for r in counted) for way in ("forward", "backward"))
     status, by = _fate(label, records, attacks)
     predicted = int(records.get(CLEAN, {}).get("prediction", -1))

@@ -17,10 +17,12 @@ from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.norms import name_of
 from torchproof.core.threats import AnyThreat, Region, eps_text
+from torchproof.evaluate.entries import Chosen, Entry
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.ledger import Header
+from torchproof.evaluate.member import reads_gradients
 from torchproof.evaluate.subject import Subject
-from torchproof.evaluate.suites import Member, bounded
+from torchproof.evaluate.suites import bounded
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,10 @@ class Plan:
     """What is asked of the model: the threats and the attacks, labelled."""
 
     threats: tuple[AnyThreat, ...]
-    suite: str | Sequence[Member]
-    members: tuple[tuple[str, Member], ...]
+    suite: Chosen
+    entries: tuple[Entry, ...]
+    draws: int = 1
+    verifier: str | None = None
 
     def rehearse(self, subject: Subject) -> None:
         """Starts every search once, asking nothing: what cannot serve the threat says so now."""
@@ -42,8 +46,8 @@ class Plan:
                     f"values in the threat's box [{ball.low:g}, {ball.high:g}]",
                     "give the threat the range of valid inputs, low= and high=",
                 )
-        for _, member in self.members:
-            attack = member.attack
+        for entry in self.entries:
+            attack = entry.member.attack
             key = keys.mix(0, torch.zeros(1, dtype=torch.int64)).to(subject.device)
             attack.search.init(attack.threat.set(subject.model, x), key)
 
@@ -64,9 +68,16 @@ class Plan:
             "shard": examples.shard,
             "threats": [_identity(threat) for threat in self.threats],
             "suite": self.suite if isinstance(self.suite, str) else "custom",
+            "draws": self.draws,
+            "verifier": self.verifier,
             "attacks": [
-                {"name": label, "settings": m.settings, "gradient": m.attack.search.gradient}
-                for label, m in self.members
+                {
+                    "name": e.label,
+                    "settings": e.member.settings,
+                    "reserve": e.reserve,
+                    "gradient": reads_gradients(e.member.attack),
+                }
+                for e in self.entries
             ],
             "seed": subject.seed,
             "quantised": subject.eight_bit,

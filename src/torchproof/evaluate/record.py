@@ -46,6 +46,18 @@ class AttackRecord(BaseModel):
     seconds: float
 
 
+class ProbesRecord(BaseModel):
+    """What was asked for the red flags alone, and is not part of the attacks' budget: the number of
+    examples asked after the attacks with the time that took, and forward and backward samples,
+    also of the clean pass.
+    """
+
+    examples: int = 0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+
 class FlagRecord(BaseModel):
     """A reason not to believe the numbers; severity is severe, warning or note."""
 
@@ -59,7 +71,8 @@ class Result(BaseModel):
     """The content of result.json.
 
     Accuracies are fractions of all n examples; forward and backward count samples, those of the
-    clean pass included. robust_accuracy: correctly classified and broken by no attack that was run;
+    clean pass included; per_robust_example: their sum over a robust example, on average, null where
+    there is none. robust_accuracy: correctly classified and broken by no attack that was run;
     seconds: time spent on what is recorded, without what an interruption lost; model_sha256 is null
     for a plain function.
     """
@@ -86,7 +99,9 @@ class Result(BaseModel):
     attacks: list[AttackRecord]
     forward: int
     backward: int
+    per_robust_example: float | None = None
     seconds: float
+    probes: ProbesRecord = ProbesRecord()
     examples: str = EXAMPLES
     flags: list[FlagRecord]
     labels: list[str]

@@ -15,6 +15,7 @@ from torchproof.core.errors import FileError
 from torchproof.evaluate.images import replacing, writing
 from torchproof.evaluate.outcome import Example
 from torchproof.evaluate.record import Result, read_examples, write_examples
+from torchproof.evaluate.robustbench import model_info
 
 PICTURES = "adversarial.npz"
 
@@ -64,6 +65,10 @@ class Report:
             arrays["x_adv_uint8"] = levels.cpu().numpy()
         with replacing(folder / PICTURES) as file:
             np.savez(file, allow_pickle=False, **arrays)
+
+    def robustbench(self, **fields: Any) -> dict[str, Any]:
+        """The result in the form of RobustBench's files; see `robustbench.model_info`."""
+        return model_info(self.result, **fields)
 
     @classmethod
     def load(cls, folder: Path | str) -> Report:

@@ -22,8 +22,8 @@ from torchproof.evaluate.fingerprints import data_sha256
 class Examples:
     """Images x (N, C, H, W), labels y (N,), ids (N,): those of one shard.
 
-    `sha256` and `total` speak of all shards together; `shard` is "i/k", `rounded` how far the
-    images were moved to become 8-bit ones (0 where they were not).
+    `sha256` and `every`, the ids of all examples (total,), speak of all shards together; `shard` is
+    "i/k", `rounded` how far the images were moved to become 8-bit ones (0 where they were not).
     """
 
     x: Tensor
@@ -31,9 +31,23 @@ class Examples:
     ids: Tensor
     name: str
     sha256: str
-    total: int
+    every: Tensor
     shard: str = "0/1"
     rounded: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """The number of examples of all shards together."""
+        return len(self.every)
+
+    def first(self, count: int) -> list[int]:
+        """The rows of this shard among the `count` examples, of all shards together, that come
+        first in an order keyed by their ids: a fixed sample, whatever the shards.
+        """
+        order = keys.mix("sample", self.every).sort().values
+        bar = order[min(count, self.total) - 1]
+        rows: list[int] = (keys.mix("sample", self.ids) <= bar).nonzero()[:, 0].tolist()
+        return rows
 
 
 def examples_of(
@@ -61,7 +75,8 @@ def examples_of(
         return examples_of(taken, None, taken_ids, name or getattr(data, "name", None), sha256)
     digest = sha256 or getattr(data, "sha256", None) or data_sha256(x, y)
     label = name or getattr(data, "name", None) or "unnamed"
-    return Examples(x, y, _checked_ids(ids, len(x)), label, digest, len(x))
+    numbers = _checked_ids(ids, len(x))
+    return Examples(x, y, numbers, label, digest, numbers)
 
 
 def _checked_ids(ids: Tensor | None, count: int) -> Tensor:

@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-from torchproof.attack.catalogue import apgd_ce, apgd_t, fab_t, pgd, square
-from torchproof.attack.combine import Attack, EveryTarget
-from torchproof.attack.oracle import Quantised
-from torchproof.attack.starts import Zero
-from torchproof.core.errors import InputError, unknown
+from torchproof.attack.apgd import APGD, checkpoints
+from torchproof.attack.around import FromClean
+from torchproof.attack.catalogue import apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, pgd, square
+from torchproof.attack.combine import Attack, EveryTarget, Restarts
+from torchproof.attack.give_up import GiveUp, Levels, Slope
+from torchproof.attack.smoothed import Smoothed
+from torchproof.attack.square import Square
+from torchproof.attack.starts import Uniform, Zero
+from torchproof.core.errors import InputError
 from torchproof.core.norms import L0, L1, L2, Linf, Norm, name_of
-from torchproof.core.objectives import Margin, TargetedMargin
+from torchproof.core.objectives import CrossEntropy, Margin, TargetedMargin
+from torchproof.core.schedules import Cosine
 from torchproof.core.threats import AnyThreat, Region, Threat
+from torchproof.evaluate.member import Member, Nearest, Suite
 
-
-@dataclass(frozen=True)
-class Member:
-    """One attack of a suite.
-
-    `name` identifies it in results, keys its randomness and must not repeat; `settings` is what it
-    does, in words; `source` is where it was published.
-    """
-
-    name: str
-    attack: Attack
-    settings: str = ""
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.settings:
-            object.__setattr__(self, "settings", described(self.attack))
-
-    def rounded(self) -> Member:
-        """The same attack, asking about 8-bit images only."""
-        wrapped = self.attack.wrap
-        attack = replace(self.attack, wrap=lambda oracle: wrapped(Quantised(oracle)))
-        return replace(self, attack=attack, settings=f"{self.settings}, on images of 8 bits")
-
-
-@dataclass(frozen=True)
-class _Model:
-    """Stands for the plain oracle where a wrapped one is put into words."""
-
-
-def described(attack: Attack) -> str:
-    """The search, the objective, the repetitions and the wrapper, as constructor expressions."""
-    parts = [f"{attack.search!r} on {attack.objective!r}"]
-    parts += [f"{attack.targets} targets"] if attack.targets else []
-    parts += [f"{attack.restarts} restarts"] if attack.restarts > 1 else []
-    plain: Any = _Model()
-    wrapped = attack.wrap(plain)
-    parts += [] if wrapped is plain else [f"asked through {wrapped!r}".replace("_Model()", "model")]
-    # the address of an object without a repr of its own differs from run to run
-    return re.sub(r" at 0x[0-9a-f]+", "", ", ".join(parts))
+AUTOATTACK = "Croce and Hein 2020a (AutoAttack)"
+SQUARE = "Andriushchenko et al. 2020"
 
 
 def bounded(threat: AnyThreat) -> Threat:
@@ -70,102 +36,174 @@ def bounded(threat: AnyThreat) -> Threat:
     )
 
 
-def _ce(threat: AnyThreat) -> Member:
-    return Member("APGD-CE", apgd_ce(threat), source="Croce and Hein 2020a")
+def _autoattack(threat: AnyThreat) -> Suite:
+    return Suite(
+        (
+            Member("APGD-CE", apgd_ce(threat), source=AUTOATTACK),
+            Member("APGD-T", apgd_t(threat), source=AUTOATTACK),
+            Member("FAB-T", fab_t(threat), source="Croce and Hein 2020b"),
+            Member("Square", square(threat), source=SQUARE),
+        )
+    )
 
 
-def _targeted(threat: AnyThreat) -> Member:
-    return Member("APGD-T", apgd_t(threat), source="Croce and Hein 2020a")
-
-
-def _fab(threat: AnyThreat) -> Member:
-    return Member("FAB-T", fab_t(threat), source="Croce and Hein 2020b")
-
-
-def _square(threat: AnyThreat) -> Member:
-    return Member("Square", square(threat), source="Andriushchenko et al. 2020")
-
-
-def _sparse(threat: AnyThreat) -> Member:
+def _sparse(threat: AnyThreat) -> Suite:
     # from the clean point: a random sparse start would have to be undone first
-    attack = pgd(threat, 100, objective=Margin(), start=Zero())
-    return Member("PGD-100-margin", attack, source="Madry et al. 2018")
+    margin = pgd(threat, 100, objective=Margin(), start=Zero())
+    targeted = EveryTarget(pgd(threat, 100, objective=TargetedMargin()), 9)
+    return Suite(
+        (
+            Member("PGD-100-margin", margin, source="Madry et al. 2018"),
+            Member("PGD-100-T", targeted, source="Gowal et al. 2019 (MultiTargeted)"),
+        )
+    )
 
 
-def _sparse_targeted(threat: AnyThreat) -> Member:
-    attack = EveryTarget(pgd(threat, 100, objective=TargetedMargin()), 9)
-    return Member("PGD-100-T", attack, source="Gowal et al. 2019 (MultiTargeted)")
-
-
-_STANDARD: dict[type[Norm], tuple[Callable[[AnyThreat], Member], ...]] = {
-    Linf: (_ce, _targeted, _fab, _square),
-    L2: (_ce, _targeted, _fab),
-    L1: (_ce, _targeted),
-    L0: (_sparse, _sparse_targeted),
+_STANDARD: dict[type[Norm], Callable[[AnyThreat], Suite]] = {
+    Linf: _autoattack,
+    L2: _autoattack,
+    L1: _autoattack,
+    L0: _sparse,
 }
 
 
-def quick(threat: AnyThreat) -> list[Member]:
-    """PGD-20 on the margin and on cross-entropy: a first look, for every norm."""
-    source = "Madry et al. 2018"
-    return [
-        Member("PGD-20-margin", pgd(threat, 20, objective=Margin()), source=source),
-        Member("PGD-20-CE", pgd(threat, 20), source=source),
-    ]
-
-
-def standard(threat: AnyThreat) -> list[Member]:
-    """APGD-CE, APGD-T, then FAB-T (Linf, L2) and Square (Linf), the members of AutoAttack.
-
-    For L1 the two APGD attacks serve, for L0 PGD on margins (APGD's momentum is no help there).
-    Raises InputError for a norm of any other kind.
-    """
+def _of_norm(suite: str, threat: AnyThreat) -> Callable[[AnyThreat], Suite]:
     norm = bounded(threat).norm
     if type(norm) not in _STANDARD:
         known = ", ".join(sorted(k.__name__ for k in _STANDARD))
         raise InputError(
-            f"the suite standard for the norm {name_of(norm)}",
+            f"the suite {suite} for the norm {name_of(norm)}",
             f"one of the norms {known}",
             "use suite='quick', which serves every norm",
         )
-    return [make(threat) for make in _STANDARD[type(norm)]]
+    return _STANDARD[type(norm)]
 
 
-SUITES: dict[str, Callable[[AnyThreat], list[Member]]] = {"quick": quick, "standard": standard}
+def quick(threat: AnyThreat) -> Suite:
+    """PGD-20 on the margin and on cross-entropy: a first look, for every norm."""
+    source = "Madry et al. 2018"
+    return Suite(
+        (
+            Member("PGD-20-margin", pgd(threat, 20, objective=Margin()), source=source),
+            Member("PGD-20-CE", pgd(threat, 20), source=source),
+        )
+    )
 
 
-def members(
-    suite: str | Sequence[Member], threats: Sequence[AnyThreat]
-) -> list[tuple[str, Member]]:
-    """(label, member) of a whole evaluation: the suite for each threat in turn.
+def standard(threat: AnyThreat) -> Suite:
+    """The members of AutoAttack with its budgets: APGD-CE, APGD-T, FAB-T, Square; about 9,000
+    evaluations per robust example.
 
-    A label is the member's name, followed by the threat where there are several. Raises UnknownName
-    for a suite that no table holds, InputError for an empty or ambiguous list of members.
+    For L0 PGD on margins serves (APGD's momentum is no help there). Raises InputError for a norm of
+    any other kind.
     """
-    if isinstance(suite, str) and suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
-    if not isinstance(suite, str):
-        return _custom(suite, threats)
-    several = len(threats) > 1
+    return _of_norm("standard", threat)(threat)
+
+
+# Where a run is given up: levels are margins in units of the clean one, fitted on networks that no
+# comparison uses (benchmarks/levels.py), where they lost no win.
+_TARGETED = GiveUp(APGD(10, Zero()), (2, 3, 5, 7), Levels((2.5, 2.0, 1.2, 0.8)), watch="loss")
+_NEAR, _CLOSE, _EDGE = Nearest(0.5), Nearest(0.3), Nearest(0.1)
+
+
+def _rising(steps: int, watch: Literal["score", "loss"]) -> GiveUp:
+    """APGD that stops at a checkpoint from which its progress does not lead to the boundary."""
+    return GiveUp(APGD(steps), tuple(checkpoints(steps)), Slope(8.0), watch)
+
+
+# For Square, which starts slowly on some examples that it breaks in the end: `_PATIENT` is for
+# those near the boundary.
+_EAGER = {100: 0.6, 200: 0.4, 400: 0.25, 800: 0.15, 1600: 0.08}
+_PATIENT = {400: 0.35, 800: 0.2, 1600: 0.1}
+
+
+def _squares(threat: AnyThreat, queries: int, levels: Mapping[int, float]) -> Attack:
+    """Square for as long as its margin, in units of the clean one, falls below the levels."""
+    used = {q: level for q, level in levels.items() if q < queries}
+    rule = Levels(tuple(used.values()))
+    return Attack(threat, Margin(), GiveUp(FromClean(Square(queries)), tuple(used), rule))
+
+
+def _opening(threat: AnyThreat) -> list[Member]:
+    """A short margin attack, then a few steps to each class: nearly all that ever breaks."""
+    margin = pgd(threat, 8, 1.0, Margin(), Uniform(), Cosine())
+    each = EveryTarget(Attack(threat, TargetedMargin(), _TARGETED), 9)
     return [
-        (f"{member.name} {bounded(threat)}" if several else member.name, member)
-        for threat in threats
-        for member in SUITES[suite](threat)
+        Member("PGD-8-margin", margin, source="Madry et al. 2018"),
+        Member("APGD-10-T", each, source=AUTOATTACK),
     ]
 
 
-def _custom(suite: Sequence[Member], threats: Sequence[AnyThreat]) -> list[tuple[str, Member]]:
-    """A caller's own members, whose attacks must be about the threats of the evaluation."""
-    names = [member.name for member in suite]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"members named {names}", "at least one, no name twice", "rename them")
-    for member in suite:
-        if ";" in member.name or member.name == "clean" or member.name.startswith("recheck "):
-            raise InputError(f"a member named {member.name!r}", "a name of its own", "rename it")
-        if not any(member.attack.threat is t or member.attack.threat == t for t in threats):
-            raise InputError(
-                f"the attack {member.name} on {member.attack.threat}",
-                f"an attack on {' or '.join(map(str, threats))}",
-                "build the attack with the threat that is evaluated",
-            )
-    return [(member.name, member) for member in suite]
+def _smooth(threat: AnyThreat) -> Member:
+    """For gradients that mislead: each averaged over eight points around."""
+    attack = Attack(threat, Margin(), APGD(100), wrap=Smoothed)
+    return Member("APGD-100-smoothed", attack, source="Athalye et al. 2018")
+
+
+def fast(threat: AnyThreat) -> Suite:
+    """For development loops: at most 350 evaluations per robust example, rarely a point above
+    AutoAttack; after a red flag about gradients, APGD on averaged ones.
+    """
+    if isinstance(bounded(threat).norm, L0):
+        return quick(threat)
+    aimed = Attack(threat, TargetedMargin(), _rising(50, "loss"))
+    return Suite(
+        (
+            *_opening(threat),
+            Member("APGD-50-aimed", aimed, source=AUTOATTACK, who=_NEAR, aim="APGD-10-T"),
+            Member("Square-eager", _squares(threat, 1000, _EAGER), source=SQUARE),
+        ),
+        reserve=(_smooth(threat),),
+    )
+
+
+def thorough(threat: AnyThreat) -> Suite:
+    """As strong as AutoAttack at a tenth of its evaluations or less; the default.
+
+    Most of the budget goes where something can still be won: a short attack on everyone, then
+    full-length ones on examples whose margin came within a half, a third or a tenth of the clean
+    one, and Square for as long as it makes progress. Where a red flag says that gradients mislead,
+    APGD on gradients averaged over noise and the members of `standard` run on what is left.
+    """
+    full = standard(threat)
+    if isinstance(bounded(threat).norm, L0):
+        return full
+    ce = Attack(threat, CrossEntropy(), _rising(100, "score"))
+    aimed = Attack(threat, TargetedMargin(), _rising(100, "loss"))
+    again = _squares(threat, 5000, _PATIENT)
+    return Suite(
+        (
+            *_opening(threat),
+            Member("APGD-25-CE", apgd(threat, 25), source=AUTOATTACK),
+            Member("APGD-100-aimed", aimed, source=AUTOATTACK, who=_NEAR, aim="APGD-10-T"),
+            Member("APGD-100-CE", ce, source=AUTOATTACK, who=_NEAR),
+            Member("APGD-100-CE-full", Restarts(apgd_ce(threat), 3), source=AUTOATTACK, who=_CLOSE),
+            Member("APGD-100-CE-more", Restarts(apgd_ce(threat), 3), source=AUTOATTACK, who=_EDGE),
+            Member("APGD-100-T", EveryTarget(aimed, 9), source=AUTOATTACK, who=_EDGE),
+            Member("Square-eager", _squares(threat, 5000, _EAGER), source=SQUARE),
+            Member("Square-patient", again, source=SQUARE, who=_CLOSE),
+        ),
+        reserve=(_smooth(threat), *full.members),
+    )
+
+
+def rand(threat: AnyThreat) -> Suite:
+    """For randomised defences: APGD-CE and APGD-DLR on predictions averaged over 20 draws (EOT,
+    Athalye et al. 2018), as AutoAttack's version of that name.
+    """
+    return Suite(
+        (
+            Member("APGD-CE", apgd_ce(threat), source=AUTOATTACK),
+            Member("APGD-DLR", apgd_dlr(threat), source=AUTOATTACK),
+        ),
+        draws=20,
+    )
+
+
+SUITES: dict[str, Callable[[AnyThreat], Suite]] = {
+    "quick": quick,
+    "fast": fast,
+    "thorough": thorough,
+    "standard": standard,
+    "rand": rand,
+}

@@ -35,6 +35,7 @@ PLACED = {
     "command",
     "versions",
     "threat",
+    "probes",
 }
 COUNTS = {"n", "forward", "backward"}
 
@@ -72,8 +73,9 @@ class Section:
         return [Share.measured(attack.robust_accuracy, n) for attack in self.result.attacks]
 
     def outside(self, name: str) -> float:
-        """Forward, backward or seconds that no attack spent: those of the clean pass."""
+        """Forward, backward or seconds of neither attacks nor probes: those of the clean pass."""
         spent = sum(float(getattr(attack, name)) for attack in self.result.attacks)
+        spent += self.result.probes.seconds if name == "seconds" else 0.0
         return float(getattr(self.result, name)) - spent
 
     @property
