@@ -14,7 +14,10 @@ from torchproof.cli import main as entry
 from torchproof.cli.main import app
 from torchproof.core.errors import InputError
 
-COMMANDS = ("quickstart", "train", "evaluate", "attack", "reproduce", "merge", "list")
+COMMANDS = (
+    "quickstart", "train", "evaluate", "attack", "transfer", "reproduce", "merge", "hypocrisy",
+    "compare", "corrupt", "list",
+)  # fmt: skip
 GROUP: Any = typer.main.get_command(app)
 
 
@@ -30,7 +33,7 @@ def test_help_of_a_command_teaches(name: str) -> None:
     assert len(command.help) > 60  # more than its name again
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name} is not explained"
-        if parameter.name not in ("help", "model", "kind", "name", "shards"):
+        if parameter.name not in ("help", "model", "models", "kind", "name", "shards"):
             assert parameter.opts[0] in answer.output
     if name in ("train", "evaluate", "merge", "reproduce", "attack"):
         assert "xit code 1" in command.help  # what a script has to know

@@ -92,6 +92,7 @@ def result(out: Path) -> dict[str, Any]:
         content.pop(name)
     for attack in content["attacks"]:
         attack.pop("seconds")
+    content["probes"].pop("seconds")
     return content
 
 

@@ -2,9 +2,17 @@
 
 from collections.abc import Callable
 
+from torchproof.reproduce.alternating import alternating
 from torchproof.reproduce.experiment import Outcome, Request, Row
+from torchproof.reproduce.hypocritical import hypocritical_experiment
 from torchproof.reproduce.madry import madry
+from torchproof.reproduce.regional import regional_experiment
 
-EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {"madry": madry}
+EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
+    "madry": madry,
+    "alternating": alternating,
+    "regional": regional_experiment,
+    "hypocritical": hypocritical_experiment,
+}
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

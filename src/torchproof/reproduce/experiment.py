@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.core.metrics import clopper_pearson
 from torchproof.nn.cards import write
 
 SCHEMA = "torchproof.experiment/1"
@@ -22,13 +23,31 @@ Scale = Literal["small", "paper"]
 
 
 class Row(BaseModel):
-    """One figure: ours per seed (fractions), and what was published, with its setting."""
+    """One figure: ours per seed (fractions, or numbers where `unit` is empty), and what was
+    published, with its setting. ci95: of all seeds together; n: examples per seed, or in all where
+    there is an interval.
+    """
 
     what: str
     ours: tuple[float, ...]
     n: int
     published: float | None = None
     setting: str = ""
+    unit: Literal["%", ""] = "%"
+    ci95: tuple[float, float] | None = None
+
+    @classmethod
+    def share(cls, what: str, hits: Sequence[int], of: Sequence[int], **more: Any) -> Row:
+        """hits[i] of of[i] at each seed, those of 0 left out, with the interval of Clopper and
+        Pearson of the sums. Raises InputError where nothing was counted.
+        """
+        ours = tuple(h / n for h, n in zip(hits, of, strict=True) if n)
+        ci95 = clopper_pearson(sum(hits), sum(of))
+        return cls(what=what, ours=ours, n=sum(of), ci95=ci95, **more)
+
+    def text(self, value: float) -> str:
+        """A value in the row's unit."""
+        return f"{100 * value:.1f}" if self.unit else f"{value:.3g}"
 
     @property
     def mean(self) -> float:
@@ -74,6 +93,10 @@ class Outcome(BaseModel):
             "",
             "; ".join(f"{k}: {v}" for k, v in self.settings.items()),
             "",
+        ]
+        if any(row.ci95 for row in self.rows):
+            return "\n".join([*lines, *self._with_intervals()]) + "\n"
+        lines += [
             f"| accuracy, n = {self.rows[0].n}, seeds {list(self.seeds)} | ours | published |",
             "|---|---:|---|",
         ]
@@ -84,6 +107,21 @@ class Outcome(BaseModel):
                 f"| {row.what} | {100 * row.mean:.1f} ± {100 * row.spread:.1f} % | {note} |"
             )
         return "\n".join(lines) + "\n"
+
+    def _with_intervals(self) -> list[str]:
+        """The table of figures of several kinds, each with its n and interval."""
+        lines = [
+            f"| figure, seeds {list(self.seeds)} | n | ours | 95 % interval | published |",
+            "|---|---:|---:|---:|---|",
+        ]
+        for row in self.rows:
+            ours = f"{row.text(row.mean)} ± {row.text(row.spread)} {row.unit}".strip()
+            low, high = row.ci95 or (None, None)
+            within = "–" if low is None or high is None else f"{row.text(low)} to {row.text(high)}"
+            known = "–" if row.published is None else f"{row.text(row.published)} {row.unit}"
+            note = f"{known} ({row.setting})" if row.setting else known
+            lines.append(f"| {row.what} | {row.n} | {ours} | {within} | {note} |")
+        return lines
 
 
 @dataclass(frozen=True)
