@@ -38,6 +38,27 @@ def test_the_engine_page() -> None:
     assert (space["x_adv"] - x).abs().max() <= 8 / 255 + 1e-6
 
 
+def test_the_black_box_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("docs/black-box.md", "python")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+    x = torch.rand(3, 1, 4, 4)
+    space: dict[str, Any] = {"model": model, "x": x, "y": model(x).argmax(1)}
+    exec(compile(code, "black-box.md", "exec"), space)
+    assert space["any_search"](model, x, space["y"]).spent[:, 1].tolist() == [0, 0, 0]
+    assert bool((space["near"].distance > 0).all())
+    assert (tmp_path / "queries.json").is_file() and (tmp_path / "queries.png").is_file()
+
+
+def test_the_page_on_objectives() -> None:
+    code = "".join(blocks("docs/objectives.md", "python"))
+    space: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        exec(compile(code, "objectives.md", "exec", dont_inherit=True), space)
+    assert 0 < space["success"] < 1 and space["lost"].any()
+    assert (space["worst"] > 0.1).all() and (space["share_wrong"] > 0.2).all()
+
+
 def test_the_readme_names_real_commands_and_options() -> None:
     import typer
 
@@ -45,7 +66,9 @@ def test_the_readme_names_real_commands_and_options() -> None:
 
     group = typer.main.get_command(app)
     commands: dict[str, Any] = group.commands  # type: ignore[attr-defined]
-    lines = "\n".join(blocks("README.md", "") + blocks("docs/training.md", "")).replace("\\\n", " ")
+    pages = ["README.md", *(f"docs/{name}.md" for name in ("training", "corruptions", "comparing"))]
+    lines = "\n".join(block for page in pages for block in blocks(page, ""))
+    lines = lines.replace("\\\n", " ")
     shown = [line for line in lines.splitlines() if line.strip().startswith("torchproof ")]
     assert len(shown) >= 8
     for line in shown:

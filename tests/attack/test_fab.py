@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchproof.attack.combine import Attack, EveryTarget
 from torchproof.attack.fab import FAB, to_plane
-from torchproof.core.norms import L2, Linf, Norm
+from torchproof.core.norms import L1, L2, Linf, Norm
 from torchproof.core.objectives import (
     TargetedMargin,
 )
@@ -42,7 +42,7 @@ def three(seed: int) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
     return model, x, z.argmax(1), weight, z
 
 
-@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2)])
+@pytest.mark.parametrize(("norm", "dual"), [(Linf(), 1), (L2(), 2), (L1(), math.inf)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fab_reaches_the_boundary_at_its_distance(norm: Norm, dual: float, seed: int) -> None:
     """No box: lost at 1.02 of the smallest |margin| / |w_t - w_y|_q, not at 0.99."""
@@ -60,7 +60,7 @@ def test_fab_reaches_the_boundary_at_its_distance(norm: Norm, dual: float, seed:
             assert bool(attack(model, x[i : i + 1], y[i : i + 1]).lost) is lost
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()], ids=["linf", "l2"])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=["linf", "l2", "l1"])
 def test_fab_needs_no_box_and_minds_no_dead_pixel(norm: Norm) -> None:
     """Pixels that the model does not read have no gradient and, here, no bound either."""
     _, x, y, weight, _ = three(3)
@@ -73,7 +73,7 @@ def test_fab_needs_no_box_and_minds_no_dead_pixel(norm: Norm) -> None:
         assert bool(found.lost.all()) and bool(found.value.isfinite().all())
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()], ids=["linf", "l2"])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=["linf", "l2", "l1"])
 @pytest.mark.parametrize("seed", range(12))
 def test_the_move_to_a_plane_in_a_box_is_the_shortest(norm: Norm, seed: int) -> None:
     """Against scipy on six pixels, some of them saturated, some that the plane ignores."""
@@ -106,6 +106,16 @@ def test_the_move_to_a_plane_in_a_box_is_the_shortest(norm: Norm, seed: int) -> 
             options=options,
         )
         assert np.linalg.norm(move) == pytest.approx(math.sqrt(best.fun), abs=1e-5)
+    elif isinstance(norm, L1):
+        # e = up - down, both >= 0
+        reach = np.concatenate([high - d, d - low])
+        best = linprog(
+            np.ones(12),
+            A_eq=np.concatenate([w, -w])[None],
+            b_eq=[b - w @ d],
+            bounds=[(0, r) for r in reach],
+        )
+        assert np.abs(move).sum() == pytest.approx(best.fun, abs=1e-7)
     else:
         cost, eye = np.append(np.zeros(6), 1.0), np.eye(6)
         sides = np.vstack([np.hstack([eye, -np.ones((6, 1))]), np.hstack([-eye, -np.ones((6, 1))])])
@@ -120,11 +130,42 @@ def test_the_move_to_a_plane_in_a_box_is_the_shortest(norm: Norm, seed: int) -> 
         assert np.abs(move).max() == pytest.approx(best.fun, abs=1e-7)
 
 
-@pytest.mark.parametrize("norm", [Linf(), L2()], ids=["linf", "l2"])
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=["linf", "l2", "l1"])
 def test_a_plane_out_of_reach_gives_the_nearest_corner(norm: Norm) -> None:
     w, box = torch.tensor([[1.0, -2.0, 0.0]]).double(), torch.ones(1, 3).double()
     move = to_plane(norm, 0.1 * box, w, torch.tensor([50.0]).double(), -box, box)
     assert torch.allclose((0.1 * box + move)[:, :2], torch.tensor([[1.0, -1.0]]).double())
+
+
+def by_greed(w: Tensor, gap: float, room: Tensor) -> Tensor:
+    """Sizes of the L1 move, one coordinate after the other."""
+    size = torch.zeros_like(w)
+    for i in w.abs().argsort(descending=True).tolist():
+        part = min(float(room[i]), gap / float(w[i].abs()))
+        size[i], gap = part, gap - part * float(w[i].abs())
+    return size
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.7, 0.999])
+def test_the_l1_move_spends_on_the_steepest_coordinates_first(share: float) -> None:
+    """A thousand coordinates, of which a few, many or nearly all are needed."""
+    g = torch.Generator().manual_seed(7)
+    w = torch.randn(3, 1000, generator=g, dtype=torch.float64)
+    x = torch.rand(3, 1000, generator=g, dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        room = torch.where(w * sign > 0, 1 - x, x)
+        gap = share * (w.abs() * room).sum(1)
+        move = to_plane(L1(), torch.zeros_like(x), w, sign * gap, -x, 1 - x)
+        for i in range(3):
+            expected = by_greed(w[i], float(gap[i]), room[i]) * w[i].sign() * sign
+            assert torch.allclose(move[i], expected, atol=1e-9)
+
+
+def test_no_gap_means_no_l1_move() -> None:
+    d, w = torch.full((1, 4), 0.25), torch.tensor([[1.0, -2.0, 0.0, 3.0]])
+    box = torch.ones(1, 4)
+    assert float(to_plane(L1(), d, w, (w * d).sum(1), -box, box).abs().max()) < 1e-30
+    assert not bool(to_plane(L1(), d, 0 * w, torch.ones(1), -box, box).any())
 
 
 def test_fab_on_a_saturated_image_in_the_box() -> None:

@@ -18,11 +18,12 @@ from torchproof.attack.cases import Jobs
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
+from torchproof.attack.l1_apgd import L1APGD
 from torchproof.attack.pgd import PGD
 from torchproof.attack.queue import Queue
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Start, Zero
-from torchproof.core.norms import L2, Linf
+from torchproof.core.norms import L1, L2, Linf
 from torchproof.core.objectives import (
     DLR,
     Alternating,
@@ -36,6 +37,7 @@ from torchproof.core.threats import Threat
 
 LINF = Threat(Linf(), 0.12)
 L2_ = Threat(L2(), 0.35)
+L1_ = Threat(L1(), 1.0)
 
 ATTACKS: dict[str, Any] = {
     "fgsm": Attack(LINF, CrossEntropy(), FGSM()),
@@ -47,6 +49,10 @@ ATTACKS: dict[str, Any] = {
     "fab-t": EveryTarget(Attack(LINF, TargetedMargin(), FAB(5)), 3),
     "fab-t l2": EveryTarget(Attack(L2_, TargetedMargin(), FAB(5)), 2),
     "square": Attack(LINF, Margin(), Square(12)),
+    "square l2": Attack(L2_, Margin(), Square(12)),
+    "square l1": Attack(L1_, Margin(), Square(12)),
+    "l1-apgd-t": EveryTarget(Attack(L1_, TargetedDLR(), L1APGD(8)), 2),
+    "fab-t l1": EveryTarget(Attack(L1_, TargetedMargin(), FAB(5)), 2),
     "latent": Attack(Threat(L2(), 0.3, site=Latent("bn")), CrossEntropy(), PGD(4)),
     "chain": Chain((Attack(LINF, CrossEntropy(), FGSM()), Attack(LINF, Margin(), Square(8)))),
 }

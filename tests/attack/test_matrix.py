@@ -17,16 +17,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchproof.attack.adam import Adam
 from torchproof.attack.apgd import APGD
 from torchproof.attack.ascend import Run
+from torchproof.attack.carlini_wagner import CarliniWagner
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
+from torchproof.attack.ddn import DDN
+from torchproof.attack.deepfool import DeepFool
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
+from torchproof.attack.fmn import FMN
+from torchproof.attack.gama import FrankWolfe
+from torchproof.attack.hop_skip_jump import HopSkipJump
+from torchproof.attack.l1_apgd import L1APGD
+from torchproof.attack.masks import Centre
+from torchproof.attack.multi_targeted import DecayingAdam
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.regional import Regions, Towards
 from torchproof.attack.search import Search
 from torchproof.attack.square import Square
-from torchproof.attack.starts import Gaussian, Sphere, Uniform, Zero
+from torchproof.attack.starts import Corner, Gaussian, Sphere, Uniform, Zero
+from torchproof.attack.variance_tuning import VarianceTuning
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L0, L1, L2, Linf
@@ -50,16 +62,29 @@ SEARCHES: dict[str, Search] = {
     "fgsm": FGSM(),
     "pgd": PGD(2),
     "pgd zero": PGD(2, start=Zero()),
+    "pgd corner": PGD(2, start=Corner()),
     "momentum": MomentumPGD(2, length=0.5, start=Gaussian(0.01)),
     "nesterov": NesterovPGD(2, length=0.5, start=Sphere()),
     "apgd": APGD(3),
     "apgd uniform": APGD(2, start=Uniform()),
+    "l1-apgd": L1APGD(5),
     "fab": FAB(3),
     "fab sphere": FAB(3, start=Sphere()),
     "square": Square(4),
+    "adam": Adam(2, start=Uniform()),
+    "decaying adam": DecayingAdam(2, start=Uniform()),
+    "frank-wolfe": FrankWolfe(2),
+    "vmi": VarianceTuning(MomentumPGD(2, length=0.5, start=Gaussian(0.01)), samples=2),
+    "hop": HopSkipJump(12, first=3),
+    "deepfool": DeepFool(3),
+    "ddn": DDN(3),
+    "fmn": FMN(3),
+    "fmn sphere": FMN(3, start=Sphere()),
+    "cw": CarliniWagner(2, 2),
 }
 
 MASK = torch.tensor([[1, 1, 0, 0]] * 4, dtype=torch.bool)
+MIDDLE = torch.tensor([[0] * 4, [0, 1, 1, 0], [0, 1, 1, 0], [0] * 4], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -171,6 +196,14 @@ THREATS: dict[str, Row] = {
     "l0": on_inputs(L0(), "l0", 3.0),
     "linf region": on_inputs(Linf(), "linf", 0.3, MASK),
     "l2 region": on_inputs(L2(), "l2", 0.5, MASK),
+    "linf regions": Row(
+        Regions(Threat(Linf(), 0.3), Centre(2)),
+        "linf",
+        True,
+        False,
+        at_input,
+        in_ball("linf", 0.3, MIDDLE),
+    ),
     "universal linf": on_all_inputs(Linf(), "linf", 0.1),
     "universal l2": on_all_inputs(L2(), "l2", 0.5),
     "latent l2": latent(L2(), "l2", 1.0),
@@ -224,6 +257,7 @@ GOALS: dict[str, Goal] = {
         targeted=True,
     ),
     "alternating": Goal(Alternating((CrossEntropy(), DLR()))),
+    "towards": Goal(Towards(), targeted=True),
 }
 
 
@@ -232,17 +266,31 @@ def may_meet(search: str, row: Row, goal: Goal) -> bool:
     kind, free = search.split()[0], isinstance(row.threat, Free)
     if kind == "fgsm" and free:
         return False  # the maximiser of an unbounded set is nowhere
-    if goal.soft and search in ("fgsm", "pgd zero", "fab"):
+    if goal.soft and search in ("fgsm", "pgd zero", "fab", "ddn"):
         return False  # KL has no gradient at the clean point
+    if kind == "l1-apgd":
+        return row.image and row.norm == "l1"
     if kind == "fab":
-        return goal.boundary and row.image and row.norm in ("linf", "l2")
+        return goal.boundary and row.image and row.norm in ("linf", "l2", "l1")
+    if kind == "deepfool":
+        return goal.boundary and row.image and row.norm in ("linf", "l2", "l1")
+    if kind == "fmn":
+        return goal.boundary and row.image
+    if kind in ("ddn", "cw"):
+        return (goal.boundary or kind == "ddn") and row.image and row.norm == "l2"
+    if kind in ("adam", "decaying", "vmi"):
+        return row.image
+    if kind == "frank-wolfe":
+        return not free and row.norm in ("linf", "l2", "l1")
+    if kind == "hop":
+        return row.image and row.norm in ("linf", "l2")
     if kind == "square":
-        return row.image and row.norm == "linf"
+        return row.image and row.norm in ("linf", "l2", "l1")
     return True
 
 
 # "pgd zero" and such are searches with another start: under one objective of each kind is enough
-VARIANTS = {"pgd zero", "apgd uniform", "fab sphere"}
+VARIANTS = {"pgd zero", "pgd corner", "apgd uniform", "fab sphere", "fmn sphere"}
 TRIPLES = [
     (s, t, g)
     for s, t, g in itertools.product(SEARCHES, THREATS, GOALS)

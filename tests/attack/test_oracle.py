@@ -15,10 +15,13 @@ from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
+from torchproof.attack.input_diversity import InputDiversity
+from torchproof.attack.nes import NES, SPSA
 from torchproof.attack.oracle import EOT, Plain, Quantised
 from torchproof.attack.pgd import PGD
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero
+from torchproof.attack.translation_invariant import TranslationInvariant
 from torchproof.core.errors import ModelError
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import CrossEntropy, Margin, Objective
@@ -31,9 +34,14 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
     "eot": lambda o: EOT(o, 3),
     "quantised": Quantised,
     "both": lambda o: EOT(Quantised(o), 2),
+    "nes": lambda o: NES(o, 3),
+    "spsa of eot": lambda o: SPSA(EOT(o, 2), 2, room=8),
+    "ti-di": lambda o: TranslationInvariant(InputDiversity(o, 1.0), 3),
 }
 each_oracle = pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS.keys())
-each_type = pytest.mark.parametrize("kind", [Plain, EOT, Quantised])
+each_type = pytest.mark.parametrize(
+    "kind", [Plain, EOT, Quantised, NES, SPSA, InputDiversity, TranslationInvariant]
+)
 
 
 @each_type

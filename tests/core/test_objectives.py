@@ -152,7 +152,7 @@ def test_examples_do_not_mix(case: Case, k: int) -> None:
     (together,) = torch.autograd.grad(case.objective.loss(z, b.goal(case.objective.soft)).sum(), z)
     for i in range(len(z)):
         row = b.z[i : i + 1].clone().requires_grad_()
-        goal = Goal(*(part[i : i + 1] for part in b.goal(case.objective.soft)))
+        goal = Goal(*(part[i : i + 1] for part in b.goal(case.objective.soft)[:3]))
         (alone,) = torch.autograd.grad(case.objective.loss(row, goal).sum(), row)
         assert torch.allclose(together[i], alone[0], atol=1e-12)
 

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from torchproof.core.schedules import Constant, Cosine, Linear, Schedule, Steps, segment
+from torchproof.core.schedules import (
+    Constant,
+    Cosine,
+    EachStage,
+    Linear,
+    Schedule,
+    Steps,
+    segment,
+)
 
 SCHEDULES: dict[str, tuple[Schedule, Callable[[float], float]]] = {
     "constant": (Constant(0.3), lambda p: 0.3),
@@ -20,6 +28,11 @@ SCHEDULES: dict[str, tuple[Schedule, Callable[[float], float]]] = {
     ),
     "linear": (Linear(), lambda p: p),
     "warm-up": (Linear(0.0, 6.0, 0.25), lambda p: min(p / 0.25, 1.0) * 6),
+    "each stage": (
+        EachStage(Linear(1.0, 0.0), (0.25, 1.0)),
+        lambda p: 1 - p / 0.25 if p < 0.25 else 1 - (p - 0.25) / 0.75,
+    ),
+    "one long stage": (EachStage(Cosine(), (1.0, 1.0)), lambda p: (1 + math.cos(math.pi * p)) / 2),
 }
 
 

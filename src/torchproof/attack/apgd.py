@@ -37,18 +37,22 @@ def checkpoints(steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Climb(State):
-    """before: the previous iterate; top, slope, peak: the best point, its gradient and loss;
-    level: the last loss;
-    step: its size in radii; rises: rising losses in this window; held: was the size kept at the
-    last checkpoint;
-    mark: the best loss there.
-    """
+class Best(State):
+    """top, slope, peak: the best point, its gradient and loss."""
 
-    before: Any
     top: Any
     slope: Any
     peak: Tensor
+
+
+@dataclass(frozen=True)
+class Climb(Best):
+    """before: the previous iterate; level: the last loss; step: its size in radii; rises: rising
+    losses in this window; held: was the size kept at the last checkpoint; mark: the best loss
+    there.
+    """
+
+    before: Any
     level: Tensor
     step: Tensor
     rises: Tensor
@@ -104,7 +108,7 @@ class APGD(Search):
     def step(self, set: Set, key: Tensor, state: Climb, point: Point) -> Climb:
         loss, grad = point.loss, point.grad
         better = loss > state.peak
-        top, slope, peak = _update(state, better, grad, loss)
+        top, slope, peak = keep_best(state, better, grad, loss)
         rises = state.rises + (loss > state.level)
         mark = torch.where(state.t == 0, peak, state.mark)
         window = self._windows.to(key.device)[state.t]
@@ -113,7 +117,7 @@ class APGD(Search):
         delta, step = state.delta, torch.where(stuck, state.step / 2, state.step)
         if bool(stuck.any()):
             rows = stuck.nonzero()[:, 0]
-            delta, grad = _jump(delta, top, rows), _jump(grad, slope, rows)
+            delta, grad = jump(delta, top, rows), jump(grad, slope, rows)
         first = torch.where(state.t == 0, 1.0, self.alpha)
         nxt = self._move(set, delta, state.before, grad, step, first)
         return Climb(
@@ -135,7 +139,7 @@ class APGD(Search):
         return set.bring(tree(blend, ahead, delta, before))
 
 
-def _update(state: Climb, better: Tensor, grad: Any, loss: Tensor) -> tuple[Any, Any, Tensor]:
+def keep_best(state: Best, better: Tensor, grad: Any, loss: Tensor) -> tuple[Any, Any, Tensor]:
     """The best point, its gradient and its loss, overwritten in the rows that got better."""
     rows = better.nonzero()[:, 0]
     overwrite(state.top, rows, state.delta)
@@ -143,6 +147,6 @@ def _update(state: Climb, better: Tensor, grad: Any, loss: Tensor) -> tuple[Any,
     return state.top, state.slope, torch.where(better, loss, state.peak)
 
 
-def _jump(value: Any, best: Any, rows: Tensor) -> Any:
+def jump(value: Any, best: Any, rows: Tensor) -> Any:
     """`value` with the given rows taken from `best`; a copy."""
     return tree(lambda v, b: v.index_copy(0, rows, b.index_select(0, rows)), value, best)

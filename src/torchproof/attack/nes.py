@@ -11,7 +11,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class Differences(ABC):
     pairs: int
     sigma: float
     room: int = 1
+
+    estimates: ClassVar[bool] = True  # its gradients are no gradients of the model
 
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.room < 1 or not self.sigma > 0:

@@ -46,6 +46,17 @@ class Sphere(Start):
         return set.sphere(key)
 
 
+class Corner(Start):
+    """One step of full length along random noise: in Linf +eps or -eps in each coordinate (GAMA,
+    Sriramanan et al. 2020), in L2 a point of the sphere, in L1 a vertex; brought into the box.
+    """
+
+    def __call__(self, set: Set, key: Tensor) -> Any:
+        noise: Any = set.sphere(key)
+        start: Any = set.zero()
+        return set.advance(start, noise, 1.0)
+
+
 @dataclass(frozen=True)
 class Gaussian(Start):
     """Small normal noise of standard deviation `sigma` in input units (TRADES and MART use

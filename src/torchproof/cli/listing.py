@@ -16,8 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchproof.attack.catalogue import ATTACKS, OBJECTIVES, SCHEDULES, STARTS
 from torchproof.cli.options import console
+from torchproof.compare import ATTACKS as COMPARED
 from torchproof.core.errors import unknown
 from torchproof.core.norms import NORMS
+from torchproof.corrupt import CORRUPTIONS
 from torchproof.data import AUGMENTATIONS, DATASETS
 from torchproof.evaluate import SUITES
 from torchproof.nn import MODELS
@@ -77,6 +79,8 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "suites": lambda: _documented(SUITES),
     "recipes": lambda: _documented(RECIPES),
     "experiments": lambda: _documented(EXPERIMENTS),
+    "corruptions": lambda: _documented(CORRUPTIONS),
+    "compared": lambda: {name: about for name, (_, about) in COMPARED.items()},
     "settings": _settings,
     "optimisers": _optimisers,
     "rates": _rates,
