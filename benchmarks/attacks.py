@@ -26,8 +26,8 @@ from tables import facts, markdown, store
 from torch import Tensor
 
 NETWORKS = (
-    "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 oval_base_kw:linf:2/255 cnn_a_mix:4/255 "
-    "cnn_a_mix:8/255"
+    "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 "
+    "oval_base_kw:linf:2/255 cnn_a_mix:linf:4/255 cnn_a_mix:linf:8/255"
 )
 STEPS = {"PGD": 50, "APGD-CE": 100}
 # The requirement: what the cheapest peer spends on examples it never breaks, plus this share of

@@ -21,7 +21,9 @@ from subjects import Subject, subject
 from tables import facts, markdown, store
 
 THEIRS = "AutoAttack"
-NETWORKS = "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 oval_base_kw:linf:2/255"
+NETWORKS = (
+    "cnn_a_adv:linf:2/255 resnet2b_adv:linf:2/255 mnist_fast_pgd:linf:0.3 oval_base_kw:linf:2/255"
+)
 ATTACKS = ("APGD-CE", "APGD-T")
 # Networks on which each attack must match, and by how many examples ours may be above.
 NEEDED, ALLOWED = 3, 1

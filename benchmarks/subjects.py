@@ -35,8 +35,8 @@ class Shattered(nn.Module):
     """Fine ripples on the input before the network: a defence that only masks gradients.
 
     x - a sin(2 pi x / period) with a chosen so that the slope, 1 - 3 cos(2 pi x / period), is
-    negative on two fifths of all values, 8-bit ones among them, while no input moves by half a grey level. What the
-    network tells apart does not change; the sign of its gradient is worthless.
+    negative on two fifths of all values, 8-bit ones among them, while no input moves by half a grey
+    level. What the network tells apart does not change; the sign of its gradient is worthless.
     """
 
     def __init__(self, model: nn.Module, period: float = 1 / 255) -> None:

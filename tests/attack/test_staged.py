@@ -141,7 +141,9 @@ def test_frank_wolfe_nears_the_maximum_of_a_linear_loss(norm: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "threat", [Threat(L0(), 3), Free(Latent("bn")), Both(LINF, Relative(0.1))], ids=repr
+    "threat",
+    [Threat(L0(), 3), Free(Latent("bn")), Both(LINF, Relative(0.1))],
+    ids=lambda t: type(t).__name__ + type(t.site).__name__,
 )
 def test_frank_wolfe_refuses_what_has_no_convex_bounded_set(threat: Any) -> None:
     with pytest.raises(InputError):
@@ -182,7 +184,8 @@ def test_guided_attacks_fit_regions_and_wrappers(make_problem: Any) -> None:
 
 @pytest.mark.parametrize(
     "threat", [Threat(Linf(), 0.1, site=Universal()), Threat(L2(), 1.0, site=Latent("bn")),
-               Relative(0.1), Free(Latent("bn")), Both(LINF, Relative(0.1))], ids=repr
+               Relative(0.1), Free(Latent("bn")), Both(LINF, Relative(0.1))],
+    ids=lambda t: type(t).__name__ + type(t.site).__name__
 )  # fmt: skip
 def test_clean_answers_are_kept_for_single_inputs_only(threat: Any) -> None:
     with pytest.raises(InputError, match="each input by itself"):

@@ -22,7 +22,7 @@ KEYS = {
     "schema", "date", "model", "model_sha256", "data", "data_sha256", "n", "threat", "suite",
     "seed", "device", "dtype", "quantised", "clean_accuracy", "robust_accuracy",
     "robust_accuracy_ci95", "certified_accuracy", "attacks", "forward", "backward", "seconds",
-    "probes", "examples", "flags", "labels", "verdict", "versions", "command",
+    "per_robust_example", "probes", "examples", "flags", "labels", "verdict", "versions", "command",
 }  # fmt: skip
 QUICK = ("--suite", "quick", "--n", 24)
 Ask = Callable[..., Any]

@@ -43,8 +43,8 @@ def test_quickstart(cli: Cli, tmp_path: Path) -> None:
         config = json.loads((out / name / "config.json").read_text())
         assert config["method"].startswith(method) and config["settings"]["seed"] == 4
         result = json.loads((out / name / "evaluation" / "result.json").read_text())
-        assert result["n"] == 6 and result["suite"] == "standard" and result["seed"] == 4
-        assert result["threat"]["eps"] == 0.15 and len(result["attacks"]) == 4
+        assert result["n"] == 6 and result["suite"] == "thorough" and result["seed"] == 4
+        assert result["threat"]["eps"] == 0.15 and len(result["attacks"]) == 10
         found[name] = result
     for result in found.values():
         assert f"{100 * result['robust_accuracy']:.2f} %" in answer.words

@@ -42,7 +42,7 @@ def test_threats(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--suite", "standrad"], ["suite 'standrad'", "did you mean standard"]),
+        (["--suite", "standrad"], ["suite 'standrad'", "did you mean rand or standard"]),
         (["--data", "digit"], ["data set 'digit'", "did you mean digits"]),
         (["--data", "cifar10"], ["cifar10 without a data folder", "TORCHPROOF_DATA"]),
         (["--data", "cifar10", "--data-dir", "no-such"], ["no-such", "cifar10.npz"]),

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 from torch import nn
-from neighbour import WIDTH
+from beside_the_network import WIDTH
 
 torch.manual_seed(3)
 
@@ -49,7 +49,7 @@ def wrong():
 
 @pytest.fixture
 def user_file(tmp_path: Path) -> Path:
-    (tmp_path / "neighbour.py").write_text("WIDTH = 7\n")
+    (tmp_path / "beside_the_network.py").write_text("WIDTH = 7\n")
     path = tmp_path / "mine.py"
     path.write_text(SOURCE)
     return path

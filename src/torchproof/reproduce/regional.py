@@ -92,10 +92,12 @@ def regional_experiment(request: Request) -> Outcome:
     cells = [(name, name, region) for name in NAMES for region in setting.white_regions]
     cells += [(*pair, region) for pair in setting.pairs for region in setting.moved_regions]
     cases: list[Case] = []
+    seconds = time.monotonic() - started
     for seed, ids in enumerate(chosen):
         for source, target, region in cells:
             cell = Cell(source, target, region, seed)
-            cases += cell.measured(request, networks, pictures, ids, setting)
+            found, spent = cell.measured(request, networks, pictures, ids, setting)
+            cases, seconds = cases + found, seconds + spent
     verdict, because = judge(cases)
     outcome = Outcome(
         name="regional",
@@ -107,7 +109,7 @@ def regional_experiment(request: Request) -> Outcome:
         rows=rows(cases),
         verdict=verdict,
         because=because,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         versions={
             "torchproof": torchproof.__version__, "torch": torch.__version__,
             "python": platform.python_version(),
@@ -181,18 +183,23 @@ class Cell:
         pictures: Dataset,
         ids: list[int],
         setting: Setting,
-    ) -> list[Case]:
-        """The cases of these images; read back where they were measured before."""
+    ) -> tuple[list[Case], float]:
+        """The cases of these images and the seconds they took, read back where they were measured
+        before.
+        """
         name = f"{self.source}-{self.target}-{self.region}-seed{self.seed}"
         path = request.out / "cells" / (name.replace(" ", "").replace("%", "") + ".json")
         if path.exists():
             return _read(path.read_text(encoding="utf-8"), str(path))
         step, steps = setting.white if self.source == self.target else setting.moved
+        started = time.monotonic()
         found = self.attacked(networks, pictures, ids, step, steps)
-        write(path, (json.dumps([asdict(case) for case in found], indent=1) + "\n").encode())
+        seconds = time.monotonic() - started
+        content = {"seconds": seconds, "cases": [asdict(case) for case in found]}
+        write(path, (json.dumps(content, indent=1) + "\n").encode())
         fooled = sum(case.won for case in found)
         request.say(f"{name}: {fooled} of {len(found)} fooled")
-        return found
+        return found, seconds
 
     def attacked(
         self,
@@ -228,9 +235,10 @@ class Cell:
         ]  # fmt: skip
 
 
-def _read(text: str, path: str) -> list[Case]:
+def _read(text: str, path: str) -> tuple[list[Case], float]:
     try:
-        return [Case(**fields) for fields in json.loads(text)]
-    except (ValueError, TypeError) as error:
+        content = json.loads(text)
+        return [Case(**fields) for fields in content["cases"]], float(content["seconds"])
+    except (ValueError, TypeError, KeyError) as error:
         given = f"{path} ({error})"
         raise FileError(given, "figures of this experiment", "remove that file") from error
