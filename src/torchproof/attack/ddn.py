@@ -70,7 +70,7 @@ class DDN(Search):
         alpha = Cosine(1.0, 0.01)(state.t.to(point.loss.dtype) / self.steps)
         way = direction(point.grad, key, state.t)
         moved = state.delta + way * expand(alpha, way)
-        length = state.length * torch.where(point.won, 1 - self.gamma, 1 + self.gamma)
+        length = state.length * (1 + self.gamma * (1 - 2 * point.won.to(state.length)))
         delta = L2().steepest(moved).mul_(expand(length, moved))
         return Sized(torch.clamp(delta, ball.low, ball.high), state.t + 1, length)
 
