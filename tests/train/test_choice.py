@@ -19,7 +19,8 @@ from torchproof.train import (
     Standard,
     fit,
 )
-from torchproof.train.ema import decay_at, follow, twin
+from torchproof.train.average import follow, twin
+from torchproof.train.ema import Moving, decay_at
 from torchproof.train.held_out import measure
 from torchproof.train.rows import Rows, split
 
@@ -38,7 +39,7 @@ def test_average_follows_its_closed_form(network: Make) -> None:
         with torch.no_grad():
             net[1].weight.add_(0.1 * t)
             net[2].running_mean.add_(1)
-        follow(mean, net, t, 0.6)
+        follow(mean, net, Moving(0.6).share(t, 100))
         values.append(net[1].weight.detach().clone())
         decays.append(min(0.6, (1 + t) / (10 + t)))
     expected, left = torch.zeros_like(first), 1.0

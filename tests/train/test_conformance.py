@@ -11,11 +11,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
-from torchproof.train import AT, AWP, MART, METHODS, TRADES, Batch, Method, Standard
-from torchproof.train.method import drawn, read
+from torchproof.train import (
+    AT,
+    AWP,
+    EMA,
+    MART,
+    METHODS,
+    SWA,
+    TRADES,
+    Batch,
+    LabelSmoothing,
+    Method,
+    Standard,
+    Sum,
+)  # fmt: skip
+from torchproof.train.method import drawn, joined, layers, read
 from torchproof.train.shift import shifted
+from torchproof.train.wrapper import Wrapper
 
 THREAT = Threat(Linf(), 0.1)
 ROWS: list[Method] = [
@@ -28,6 +43,11 @@ ROWS: list[Method] = [
     AWP(AT(THREAT, steps=3)),
     AWP(TRADES(THREAT, steps=3), gamma=0.005, steps=3),
     AWP(MART(THREAT, steps=3)),
+    Sum(AT(THREAT, steps=3), Standard(), weights=(1.0, 0.5)),
+    AWP(Sum(TRADES(THREAT, steps=3), Standard())),
+    LabelSmoothing(AT(THREAT, steps=3)),
+    EMA(AWP(AT(THREAT, steps=3))),
+    SWA(TRADES(THREAT, steps=3)),
 ]
 every_method = pytest.mark.parametrize("method", ROWS, ids=lambda m: repr(m)[:24])
 
@@ -155,9 +175,27 @@ def test_prepare_is_keyed_by_seed_and_ids_alone(method: Method) -> None:
 @every_method
 def test_wrappers_keep_what_the_inner_method_made(method: Method) -> None:
     net, b = network(), batch()
-    if isinstance(method, AWP):
+    if isinstance(method, Wrapper):
         inner, outer = method.method.prepare(net, b), method.prepare(net, b)
-        assert same(inner.adv, outer.adv) and inner.shift is None
+        assert same(inner.adv, outer.adv)
         assert outer.weight is None and torch.equal(outer.ids, b.ids)
-    else:
+    if not any(isinstance(part, AWP) for _, part in layers(method)):
         assert method.prepare(net, b).shift is None
+
+
+@every_method
+def test_what_was_prepared_can_be_split_and_joined(method: Method) -> None:
+    ready = method.prepare(network(), batch())
+    if ready.entire:
+        with pytest.raises(InputError, match="fits into memory"):
+            joined([ready, ready])
+        return
+    pieces = ready.split(3)
+    whole = joined(pieces)
+    assert [len(p.x) for p in pieces] == [3, 3, 2]
+    for name in ("x", "y", "ids", "adv", "weight"):
+        assert same(getattr(whole, name), getattr(ready, name))
+    for name in ("drawn", "noted"):
+        old, new = getattr(ready, name), getattr(whole, name)
+        assert old.keys() == new.keys() and all(torch.equal(old[k], new[k]) for k in old)
+    assert len(whole.parts) == len(ready.parts)

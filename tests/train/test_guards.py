@@ -41,7 +41,9 @@ def test_run_directory_holds_config_and_one_line_per_epoch(
         fit(network(), data(), AT(THREAT, steps=2), settings(), out=tmp_path, info={"a": 1})
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [r.model_dump() for r in records] and [r["epoch"] for r in lines] == [1, 2]
+    assert lines == [r.model_dump(mode="json") for r in records] and [
+        r["epoch"] for r in lines
+    ] == [1, 2]
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["settings"]["batch_size"] == 16 and config["info"] == {"a": 1}
     assert "AT(" in config["method"] and " at 0x" not in json.dumps(config)

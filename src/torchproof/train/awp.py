@@ -20,11 +20,11 @@ from torchproof.attack.untouched import kept_buffers
 from torchproof.core import keys
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.sites import Weights
-from torchproof.core.threats import AnyThreat, Relative
+from torchproof.core.threats import Relative
 from torchproof.train import distributed
-from torchproof.train.method import Batch, Method, drawn, read
-from torchproof.train.rows import Rows
+from torchproof.train.method import Batch, Method, drawn, layers, read
 from torchproof.train.shift import moved
+from torchproof.train.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class AWP(Method):
+class AWP(Wrapper):
     """AWP: min_w max_v of another method's loss at w + v, length(v_l) <= gamma length(w_l) (Wu et
     al. 2020, eq. 8-10).
 
@@ -86,21 +86,15 @@ class AWP(Method):
     meant.
     """
 
-    method: Method
     gamma: float = 0.01
     steps: int = 1
     warmup: float = 0.0
     site: Weights = field(default_factory=Weights)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_steps(self.steps)
-        if not isinstance(self.method, Method):
-            raise InputError(
-                f"method {self.method!r}",
-                "a training method",
-                "write AWP(AT()), AWP(TRADES()), ...",
-            )
-        if isinstance(self.method, AWP):
+        if any(isinstance(inner, AWP) for _, inner in layers(self.method)):
             raise InputError(
                 "AWP around AWP", "one weight perturbation", "use steps=2 for a stronger one"
             )
@@ -117,17 +111,6 @@ class AWP(Method):
     @cached_property
     def search(self) -> Search:
         return FGSM() if self.steps == 1 else PGD(self.steps, start=Zero())
-
-    @property
-    def threat(self) -> AnyThreat | None:
-        return getattr(self.method, "threat", None)
-
-    @property
-    def passes(self) -> int:
-        return self.method.passes
-
-    def begin(self, model: nn.Module, data: Rows, progress: float) -> None:
-        self.method.begin(model, data, progress)
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         batch = self.method.prepare(model, batch)
@@ -148,7 +131,6 @@ class AWP(Method):
         assert isinstance(found.value, dict)
         forward, backward = (int(n) for n in found.spent.sum(0))
         spent = (batch.spent[0] + forward, batch.spent[1] + backward)
-        return replace(batch, shift={name: v[0] for name, v in found.value.items()}, spent=spent)
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.method.losses(model, batch)
+        shift = {name: v[0] for name, v in found.value.items()}
+        size = math.sqrt(sum(float(v.double().square().sum()) for v in shift.values()))
+        return replace(batch, shift=shift, spent=spent).with_note(weight_shift=size)

@@ -18,10 +18,14 @@ from torchproof.core.expression import parse
 from torchproof.core.threats import AnyThreat
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
+from torchproof.train.ema import EMA
 from torchproof.train.mart import MART
 from torchproof.train.method import Method
 from torchproof.train.settings import Settings
+from torchproof.train.smoothing import LabelSmoothing
 from torchproof.train.standard import Standard
+from torchproof.train.sum import Sum
+from torchproof.train.swa import SWA
 from torchproof.train.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
@@ -30,6 +34,10 @@ METHODS: dict[str, type[Method]] = {
     "TRADES": TRADES,
     "MART": MART,
     "AWP": AWP,
+    "Sum": Sum,
+    "LabelSmoothing": LabelSmoothing,
+    "EMA": EMA,
+    "SWA": SWA,
 }
 
 # What an expression may use as an argument of a method.

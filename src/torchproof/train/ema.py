@@ -1,16 +1,13 @@
-"""The exponential moving average of the weights, a network of its own."""
+"""The exponential moving average of the weights (Gowal et al. 2020, Rebuffi et al. 2021)."""
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
 
-import torch
-from torch import nn
-
-
-def twin(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode that takes no gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+from torchproof.core.errors import InputError
+from torchproof.train.average import Average
+from torchproof.train.method import Method
+from torchproof.train.wrapper import Wrapper
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -22,13 +19,43 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """average <- d average + (1 - d) model with d = decay_at(step, decay); buffers are the model's
-    own.
+@dataclass(frozen=True)
+class Moving:
+    """average <- d average + (1 - d) weights after every step, d = decay_at(step, decay)."""
+
+    decay: float
+    renews: bool = False
+
+    def share(self, step: int, steps: int) -> float:
+        return 1 - decay_at(step, self.decay)
+
+
+@dataclass(frozen=True)
+class EMA(Wrapper):
+    """EMA: trains by another method, measures and keeps an exponential moving average of the
+    weights (Gowal et al. 2020).
+
+    decay: per step; it grows to this value as in Rebuffi et al. 2021. Buffers (batch statistics)
+    are the network's own. The setting `ema` of a run does the same. Raises InputError for a decay
+    outside (0, 1) and around another average.
     """
-    share = 1 - decay_at(step, decay)
-    for mean, new in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(new, share)
-    for copy_, buffer in zip(average.buffers(), model.buffers(), strict=True):
-        copy_.copy_(buffer)
+
+    outermost = True
+    decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.decay < 1:
+            raise InputError(f"decay = {self.decay!r}", "a number in (0, 1)", "0.995 is usual")
+        refuse_second(self, self.method)
+
+    @property
+    def average(self) -> Average:
+        return Moving(self.decay)
+
+
+def refuse_second(outer: Method, inner: Method) -> None:
+    """Raises InputError where the inner method averages weights already."""
+    if inner.average is not None:
+        names = f"{type(outer).__name__} around {type(inner).__name__}"
+        raise InputError(names, "one average of the weights", "leave one of them out")

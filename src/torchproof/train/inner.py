@@ -1,65 +1,91 @@
-"""The inner maximisation that AT, TRADES and MART share: PGD that returns its last iterate."""
+"""What methods that train on adversarial images have in common: PGD that returns its last
+iterate.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
-from torchproof.attack.starts import Start
+from torchproof.attack.search import Search
+from torchproof.attack.starts import Start, Uniform
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import Objective
+from torchproof.core.objectives import CrossEntropy, Objective
 from torchproof.core.threats import AnyThreat, Threat
 from torchproof.core.values import Value
-from torchproof.train.method import Batch
+from torchproof.train.method import Batch, Method
 
 
-def pgd(
-    threat: AnyThreat, objective: Objective, steps: int, length: float, start: Start, ramp: float
-) -> Attack:
-    """PGD with steps of `length` * eps, for a threat that may grow over the share `ramp` of the
-    training.
+@dataclass(frozen=True)
+class Adversarial(Method):
+    """A method whose batches hold x', the last iterate of PGD on `objective`, made in eval mode.
 
-    Raises InputError for a ramp outside [0, 1] or a threat without eps to grow, and where the
-    parts do not fit: a KL objective without a random start has no gradient.
+    steps: of PGD; length: of a step in units of eps (2/255 for 8/255); start: of PGD; ramp: share
+    of the training over which eps grows from 0, which spares small networks the plateau of a
+    constant answer; patience: wrong answers that an image may give before it is taken as it is,
+    infinite for the last iterate. Raises InputError for parts that do not fit.
     """
-    if not 0 <= ramp <= 1 or (ramp > 0 and not isinstance(threat, Threat)):
-        raise InputError(
-            f"ramp = {ramp!r} with a {type(threat).__name__}",
-            "a share of the training in [0, 1], and a Threat with an eps if it is not 0",
-            "write ramp=0.2 to let eps grow over the first fifth",
+
+    threat: AnyThreat
+    steps: int = 10
+    length: float = 0.25
+    start: Start = field(default_factory=Uniform)
+    ramp: float = 0.0
+    patience: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ramp <= 1 or (self.ramp > 0 and not isinstance(self.threat, Threat)):
+            raise InputError(
+                f"ramp = {self.ramp!r} with a {type(self.threat).__name__}",
+                "a share of the training in [0, 1], and a Threat with an eps if it is not 0",
+                "write ramp=0.2 to let eps grow over the first fifth",
+            )
+        if not self.patience >= 0:
+            remedy = "0 takes the first image that is misclassified, inf the last iterate"
+            raise InputError(f"patience = {self.patience!r}", "a number >= 0", remedy)
+        _ = self.attack  # a combination that cannot work fails here, not in the first step
+
+    @property
+    def objective(self) -> Objective:
+        """What the inner attack ascends."""
+        return CrossEntropy()
+
+    @property
+    def search(self) -> Search:
+        return PGD(self.steps, self.length, self.start)
+
+    @cached_property
+    def attack(self) -> Attack:
+        return Attack(self.threat, self.objective, self.search)
+
+    def prepare(self, model: nn.Module, batch: Batch) -> Batch:
+        return self.craft(model, batch)
+
+    def craft(self, model: nn.Module, batch: Batch, goal: Tensor | None = None) -> Batch:
+        """The batch with x' in `adv`; `goal` replaces the labels in the objective."""
+        run = Run(batch.seed, batch.ids, max(len(batch.x), 1), self.patience, last=True)
+        found = self._due(batch.progress)(
+            model, batch.x, batch.y if goal is None else goal, run=run
         )
-    return Attack(threat, objective, PGD(steps, length, start))
+        forward, backward = (int(n) for n in found.spent.sum(0))
+        spent = (batch.spent[0] + forward, batch.spent[1] + backward)
+        return replace(batch, adv=_added(batch.x, found.value), spent=spent)
 
-
-def _grown(attack: Attack, progress: float, ramp: float) -> Attack:
-    """The attack with the eps that is due: a straight line from (nearly) 0, reached after the
-    share `ramp`.
-    """
-    if progress >= ramp or not isinstance(attack.threat, Threat):
-        return attack
-    eps = attack.threat.eps * max(progress / ramp, 1e-3)
-    return replace(attack, threat=replace(attack.threat, eps=eps))
-
-
-def craft(
-    attack: Attack, model: nn.Module, batch: Batch, goal: Tensor | None = None, ramp: float = 0.0
-) -> Batch:
-    """The batch with adversarial inputs in `adv`, made in eval mode; `goal` replaces the labels in
-    the objective.
-
-    The last iterate of the search is taken, as in the papers, not the worst one.
-    """
-    run = Run(batch.seed, batch.ids, slots=max(len(batch.x), 1), patience=math.inf, last=True)
-    due = _grown(attack, batch.progress, ramp)
-    found = due(model, batch.x, batch.y if goal is None else goal, run=run)
-    forward, backward = (int(n) for n in found.spent.sum(0))
-    spent = (batch.spent[0] + forward, batch.spent[1] + backward)
-    return replace(batch, adv=_added(batch.x, found.value), spent=spent)
+    def _due(self, progress: float) -> Attack:
+        """The attack with the eps that is due: a straight line from (nearly) 0, reached after the
+        share `ramp`.
+        """
+        attack = self.attack
+        if progress >= self.ramp or not isinstance(attack.threat, Threat):
+            return attack
+        eps = attack.threat.eps * max(progress / self.ramp, 1e-3)
+        return replace(attack, threat=replace(attack.threat, eps=eps))
 
 
 def _added(x: Tensor, value: Value) -> Tensor:

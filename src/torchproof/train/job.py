@@ -14,9 +14,9 @@ from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
 from torchproof.train import checkpoint, distributed
 from torchproof.train.folder import Folder, described, digest
-from torchproof.train.learner import Learner, State, learner, restore, tensors_of
+from torchproof.train.learner import Learner, State, copied, learner, restore, tensors_of
 from torchproof.train.method import Method
-from torchproof.train.rows import split, steps_of
+from torchproof.train.rows import split, steps_of, with_extra
 from torchproof.train.settings import FREE, Settings
 from torchproof.train.step import Augment, Lesson
 
@@ -41,15 +41,22 @@ def lesson_of(
     settings: Settings,
     threat: AnyThreat | None,
     augment: Augment | None,
+    extra: tuple[Tensor, Tensor] | None = None,
 ) -> Lesson:
     """The data split, the threat and the number of steps; raises InputError for batches too small
-    to share.
+    to share, and for extra data that do not fit or are not asked for.
     """
+    if (extra is None) != (settings.extra_share == 0):
+        given = f"extra_share = {settings.extra_share} {'with' if extra else 'without'} extra data"
+        remedy = "give both, or neither: extra_share=0.7 is usual with generated images"
+        raise InputError(given, "a share of each batch, and the data that fill it", remedy)
     train, held = split(x, y, settings.seed, settings.held_out)
-    steps = steps_of(len(train), settings.batch_size)
-    if len(train) // steps < distributed.world():
+    real = len(train)
+    train = train if extra is None else with_extra(train, *extra)
+    steps = steps_of(real, settings.batch_size, settings.extra_share)
+    if real // steps < distributed.world():
         raise InputError(
-            f"batches of {len(train) // steps} for {distributed.world()} processes",
+            f"batches of {real // steps} for {distributed.world()} processes",
             "at least one example for each process",
             "raise batch_size, or start fewer processes",
         )
@@ -60,7 +67,8 @@ def lesson_of(
     by = settings.choose
     if by == "auto":
         by = "clean" if own is None else "robust"
-    return Lesson(method, settings, train, held, threat, augment, steps * settings.epochs, by)
+    total = steps * method.replays * settings.epochs
+    return Lesson(method, settings, train, real, held, threat, augment, total, by)
 
 
 def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +89,8 @@ def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> di
 
 def started(model: nn.Module, lesson: Lesson, folder: Folder | None, stop: Stop | None) -> Job:
     """A job at its beginning, or where its checkpoint left it."""
-    ready, state = learner(model, lesson.settings, lesson.steps), State()
+    ready = learner(model, lesson.method, lesson.settings, lesson.steps)
+    state = State(best=copied(model))
     if folder is not None and folder.checkpoint.exists():
         state = restore(ready, lesson.method, *checkpoint.read(folder.checkpoint))
     distributed.wait()

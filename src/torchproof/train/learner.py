@@ -15,9 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchproof.core.errors import FileError, InputError, ModelError
 from torchproof.core.room import Room
 from torchproof.train import catalogue, checkpoint
-from torchproof.train.ema import twin
+from torchproof.train.average import Average, twin
+from torchproof.train.ema import Moving
 from torchproof.train.method import Method, layers
-from torchproof.train.record import Record, Sums
+from torchproof.train.record import Check, Record, Sums
 from torchproof.train.settings import Settings
 
 # A scheduler is rebuilt from the settings; these say where it is.
@@ -26,14 +27,15 @@ _PLACE = ("last_epoch", "_step_count", "_last_lr")
 
 @dataclass(frozen=True)
 class Learner:
-    """A network and what moves it; `average` is the network of averaged weights, where the
-    settings ask for one; `room` knows how many examples fit into memory at once.
+    """A network and what moves it; `average` is the network of averaged weights, where method or
+    settings ask for one by a `rule`; `room` knows how many examples fit into memory at once.
     """
 
     model: nn.Module
     optimiser: Optimizer
     scheduler: LRScheduler
     average: nn.Module | None
+    rule: Average | None
     room: Room
 
     @property
@@ -49,7 +51,8 @@ class Learner:
 @dataclass
 class State:
     """Where a run is: finished epochs, steps in the present epoch and in all, its sums, the
-    records, the best weights.
+    records, the best weights, this epoch's checks, how often the best weights were taken up again;
+    ended: no more epochs are wanted.
     """
 
     epoch: int = 0
@@ -58,20 +61,29 @@ class State:
     sums: Sums = field(default_factory=Sums)
     records: list[Record] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    rolled_back: int = 0
+    ended: bool = False
 
 
-def learner(model: nn.Module, settings: Settings, steps: int) -> Learner:
+def learner(model: nn.Module, method: Method, settings: Settings, steps: int) -> Learner:
     """A learner at the start of a run of `steps` steps; raises InputError for a model without
-    trainable parameters.
+    trainable parameters, and for averages that are asked for twice.
     """
+    rule = method.average
+    if settings.ema is not None:
+        if rule is not None:
+            remedy = "leave one of them out"
+            raise InputError("an averaging method and ema", "one average of the weights", remedy)
+        rule = Moving(settings.ema)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         remedy = "call model.requires_grad_(True), or leave the parts to train unfrozen"
         raise InputError("a model without trainable parameters", "at least one", remedy)
     optimiser = catalogue.optimiser(parameters, settings)
     scheduler = catalogue.schedule(optimiser, settings, steps)
-    average = twin(model) if settings.ema else None
-    return Learner(model, optimiser, scheduler, average, Room(settings.batch_size))
+    average = None if rule is None else twin(model)
+    return Learner(model, optimiser, scheduler, average, rule, Room(settings.batch_size))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -108,6 +120,9 @@ def snapshot(
         "total": state.total,
         "sums": vars(state.sums),
         "records": [record.model_dump() for record in state.records],
+        "checks": [check.model_dump() for check in state.checks],
+        "rolled_back": state.rolled_back,
+        "ended": state.ended,
         "optimiser": optimiser,
         "schedule": {name: place[name] for name in _PLACE},
         "memory": noted,
@@ -128,8 +143,17 @@ def restore(
         learner.scheduler.load_state_dict(facts["schedule"])
         _remember(method, checkpoint.under("memory", tensors), facts["memory"])
         records = [Record(**record) for record in facts["records"]]
-        sums, best = Sums(**facts["sums"]), checkpoint.under("best", tensors)
-        return State(facts["epoch"], facts["step"], facts["total"], sums, records, best)
+        return State(
+            facts["epoch"],
+            facts["step"],
+            facts["total"],
+            Sums(**facts["sums"]),
+            records,
+            checkpoint.under("best", tensors),
+            [Check(**check) for check in facts["checks"]],
+            facts["rolled_back"],
+            facts["ended"],
+        )
     except (RuntimeError, ValueError, KeyError) as error:
         remedy = "resume with the network and method it was written by, or start in another folder"
         raise FileError(

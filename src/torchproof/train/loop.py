@@ -11,6 +11,8 @@ It takes
   had not been. In a folder without a run, resume starts one.
 - save(model, path, card): writes the best network to model.safetensors there, and the last to
   last.safetensors.
+- extra: (x, y) of a second source, such as generated images, which fills the share
+  `settings.extra_share` of every batch; nothing of it is held out.
 - info: what else identifies the run; compared, as all settings are, when it is resumed.
 - stop: asked after every step; True ends the run after a checkpoint.
 """
@@ -23,13 +25,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from torchproof.attack.untouched import forked, home
+from torchproof.attack.untouched import forked, home, precision
 from torchproof.core import keys
 from torchproof.core.checks import check, check_weights
 from torchproof.core.threats import AnyThreat
-from torchproof.train import distributed
+from torchproof.train import distributed, monitor
+from torchproof.train.average import renew
 from torchproof.train.catalogue import require_names
 from torchproof.train.folder import Folder, Save, described
 from torchproof.train.held_out import Measured, measure
@@ -57,6 +61,7 @@ def fit(
     save: Save | None = None,
     info: Mapping[str, Any] | None = None,
     stop: Stop | None = None,
+    extra: Any = None,
 ) -> Iterator[Record]:
     """Trains `model` in place; yields a `Record` after every epoch.
 
@@ -66,11 +71,14 @@ def fit(
     loss that is not finite.
     """
     settings = settings or Settings.of()
-    x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
+    x, y = _pair(data)
     check(x, y)
+    more = None if extra is None else _pair(extra)
+    if more is not None:
+        check(*more)
     check_weights(model)
     require_names(settings)
-    lesson = lesson_of(x, y, method, settings, threat, augment)
+    lesson = lesson_of(x, y, method, settings, threat, augment, more)
     folder = None
     if out is not None:
         identity = identity_of(model, lesson, info or {})
@@ -81,8 +89,13 @@ def fit(
     return _epochs(job)
 
 
+def _pair(data: Any) -> tuple[Tensor, Tensor]:
+    x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
+    return x, y
+
+
 def _epochs(job: Job) -> Iterator[Record]:
-    while job.state.epoch < job.lesson.settings.epochs:
+    while job.state.epoch < job.lesson.settings.epochs and not job.state.ended:
         if not _train(job):
             break
         yield _close(job)
@@ -97,13 +110,17 @@ def _train(job: Job) -> bool:
         seed = keys.seed_of(settings.seed, "begin", state.epoch)
         with forked(seed, home(model)):
             job.lesson.method.begin(model, job.lesson.train, state.total / job.lesson.steps)
-    batches = order(len(job.lesson.train), settings.batch_size, settings.seed, state.epoch)
+    batches = _batches(job)
     kept = before = time.perf_counter()
     for chosen in batches[state.step :]:
         added = take(job.learner, job.lesson, state, chosen)
         now = time.perf_counter()
         state.sums = state.sums.plus(added).plus(Sums(seconds=now - before))
         state.step, state.total, before = state.step + 1, state.total + 1, now
+        if state.step < len(batches) and _look_due(job):
+            _look(job)
+            if state.ended:
+                return True
         if _stopped(job):
             _keep(job)
             return False
@@ -111,6 +128,28 @@ def _train(job: Job) -> bool:
             _keep(job)
             kept = time.perf_counter()
     return True
+
+
+def _batches(job: Job) -> list[Tensor]:
+    """The batches of the present epoch, each as often as the method wants it."""
+    lesson, settings = job.lesson, job.lesson.settings
+    extra, share = len(lesson.train) - lesson.real, settings.extra_share
+    made = order(lesson.real, settings.batch_size, settings.seed, job.state.epoch, extra, share)
+    return [chosen for chosen in made for _ in range(lesson.method.replays)]
+
+
+def _look_due(job: Job) -> bool:
+    every = job.lesson.settings.monitor_steps
+    return every > 0 and job.state.total % every == 0
+
+
+def _look(job: Job) -> None:
+    """Looks for catastrophic overfitting between epochs, and responds."""
+    seen = monitor.look(job)
+    if seen is not None:
+        job.state.checks.append(seen)
+        if seen.catastrophic:
+            monitor.respond(job, f"step {seen.step}")
 
 
 def _stopped(job: Job) -> bool:
@@ -137,6 +176,7 @@ def _close(job: Job) -> Record:
     started, state, lesson = time.perf_counter(), job.state, job.lesson
     settings = lesson.settings
     check_weights(job.learner.model)
+    _renew(job)
     found = measure(
         job.learner.result, lesson.held, lesson.threat, settings.held_out_steps, settings.seed
     )
@@ -144,14 +184,25 @@ def _close(job: Job) -> Record:
     record = _record(job, found)
     if record.best_epoch == record.epoch:
         state.best = copied(job.learner.result)
+    if record.catastrophic:
+        monitor.respond(job, f"epoch {record.epoch}")
     state.records.append(record)
-    state.epoch, state.step, state.sums = state.epoch + 1, 0, Sums()
+    state.epoch, state.step, state.sums, state.checks = state.epoch + 1, 0, Sums(), []
     _keep(job)
     if job.folder is not None and distributed.rank() == 0:
         job.folder.append(record)
     if record.collapsed:
         _log.warning("epoch %d: all held-out images get the same class", record.epoch)
     return record
+
+
+def _renew(job: Job) -> None:
+    """Fresh batch statistics for averaged weights, where their rule asks for it."""
+    learner, rows = job.learner, job.lesson.train
+    if learner.average is not None and learner.rule is not None and learner.rule.renews:
+        at, size = (home(learner.model), precision(learner.model)), job.lesson.settings.batch_size
+        pieces = torch.split(torch.arange(len(rows)), size)
+        renew(learner.average, (rows.part(p).tensors(*at)[0] for p in pieces), at[0])
 
 
 def _record(job: Job, found: Measured) -> Record:
@@ -179,7 +230,17 @@ def _record(job: Job, found: Measured) -> Record:
         forward=state.sums.forward,
         backward=state.sums.backward,
         seconds=state.sums.seconds,
+        fgsm=found.fgsm,
+        catastrophic=monitor.catastrophic(found, _robust_before(state)),
+        checks=state.checks,
+        rolled_back=state.rolled_back,
+        confused=list(found.confused),
+        figures={name: total / state.sums.rows for name, total in state.sums.figures.items()},
     )
+
+
+def _robust_before(state: State) -> float | None:
+    return state.records[-1].robust if state.records else None
 
 
 def _overfitting(state: State, found: Measured) -> float | None:

@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.combine import Attack
 from torchproof.attack.starts import Gaussian, Start
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import CrossEntropy
-from torchproof.core.threats import AnyThreat
-from torchproof.train.inner import craft, pgd
-from torchproof.train.method import Batch, Method, answers
+from torchproof.train.inner import Adversarial
+from torchproof.train.method import Batch, answers, cross_entropy
 
 
 @dataclass(frozen=True)
-class MART(Method):
+class MART(Adversarial):
     """MART: BCE(p(x'), y) + lam KL(p(x) || p(x')) (1 - p_y(x)), x' from PGD on CE (Wang et al.
     2020, eq. 11).
 
     BCE = -log p_y(x') - log(1 - max_{k != y} p_k(x')). lam: 5 as for ResNet-18 (6 for
-    WideResNet-34-10); length: of a step in units of eps (0.007 for 0.031); steps, start, ramp as
-    in TRADES. The constants 1.0001, 1.0000001 and 1e-12 of the authors' code keep the logarithms
-    finite; probabilities are at least float32. Raises InputError for lam < 0.
+    WideResNet-34-10); length: of a step in units of eps (0.007 for 0.031); start as in TRADES, the
+    rest as in `Adversarial`. The constants 1.0001, 1.0000001 and 1e-12 of the authors' code keep
+    the logarithms finite; probabilities are at least float32. Raises InputError for lam < 0.
     """
 
-    threat: AnyThreat
-    lam: float = 5.0
-    steps: int = 10
     length: float = 0.007 / 0.031
     start: Start = field(default_factory=Gaussian)
-    ramp: float = 0.0
+    lam: float = 5.0
 
     def __post_init__(self) -> None:
         if not self.lam >= 0:
             raise InputError(f"lam = {self.lam!r}", "a number >= 0", "the usual values are 5 and 6")
-        _ = self.attack
-
-    @cached_property
-    def attack(self) -> Attack:
-        return pgd(self.threat, CrossEntropy(), self.steps, self.length, self.start, self.ramp)
+        super().__post_init__()
 
     @property
     def passes(self) -> int:
         return 2
-
-    def prepare(self, model: nn.Module, batch: Batch) -> Batch:
-        return craft(self.attack, model, batch, ramp=self.ramp)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.adv is not None, "losses are read from a prepared batch"
@@ -57,6 +43,6 @@ class MART(Method):
         clean, p = z.softmax(1), moved.softmax(1)
         rival = p.detach().scatter(1, own, -1.0).argmax(1, keepdim=True)
         nearly_one = 1.0001 - p.gather(1, rival)[:, 0]
-        boosted = F.cross_entropy(moved, batch.y, reduction="none") - (nearly_one + 1e-12).log()
+        boosted = cross_entropy(moved, batch) - (nearly_one + 1e-12).log()
         kl = F.kl_div((p + 1e-12).log(), clean, reduction="none").sum(1)
         return boosted + self.lam * kl * (1.0000001 - clean.gather(1, own)[:, 0])

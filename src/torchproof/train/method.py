@@ -10,17 +10,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchproof.attack.untouched import forked
 from torchproof.core import keys
 from torchproof.core.errors import InputError, ModelError
 from torchproof.train import distributed
 from torchproof.train.rows import Rows
+
+if TYPE_CHECKING:
+    from torchproof.train.average import Average
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,12 @@ class Batch:
 
     x: (B, C, H, W) in [0, 1]; y: (B,) int64; ids: (B,) int64 on the CPU, rows of the data set;
     progress: the share of the training that is over, in [0, 1); seed: of this step, the same in
-    every process; adv: (B, C, H, W) adversarial inputs; shift: parameter name -> perturbation of
-    that weight; weight: (B,) factors of the losses; spent: forward and backward samples that
-    `prepare` cost.
+    every process; smoothing: of the labels, for `cross_entropy`; adv: (B, C, H, W) adversarial
+    inputs; shift: parameter name -> perturbation of that weight; weight: (B,) factors of the
+    losses; pairs: (B,) for each row the row that it is mixed with; drawn: what else was drawn or
+    worked out beforehand, rows (B, ...); parts: the batch as each part of a sum prepared it; noted:
+    figures worth watching, (B,) each, whose means go into the epoch's record; spent: forward and
+    backward samples that `prepare` cost.
     """
 
     x: Tensor
@@ -40,49 +47,86 @@ class Batch:
     ids: Tensor
     progress: float
     seed: int
+    smoothing: float = 0.0
     adv: Tensor | None = None
     shift: dict[str, Tensor] | None = None
     weight: Tensor | None = None
+    pairs: Tensor | None = None
+    drawn: dict[str, Tensor] = field(default_factory=dict)
+    parts: tuple[Batch, ...] = ()
+    noted: dict[str, Tensor] = field(default_factory=dict)
     spent: tuple[int, int] = (0, 0)
 
-    def parts(self, size: int) -> list[Batch]:
-        """The batch in parts of at most `size` examples; itself where that is enough."""
+    @property
+    def entire(self) -> bool:
+        """Does it hold what was found on the batch as a whole?"""
+        return self.shift is not None or self.pairs is not None or any(p.entire for p in self.parts)
+
+    def with_note(self, **figures: Tensor | float) -> Batch:
+        """The batch with more figures, (B,) each or one number for all rows."""
+        new = {k: torch.as_tensor(v, device=self.x.device) for k, v in figures.items()}
+        rows = {k: v.detach().expand(len(self.x)) for k, v in new.items()}
+        return replace(self, noted={**self.noted, **rows})
+
+    def split(self, size: int) -> list[Batch]:
+        """The batch in pieces of at most `size` examples; itself where that is enough.
+
+        Raises InputError for mixed rows, which cannot be separated.
+        """
         if len(self.x) <= size:
             return [self]
-        rows = [slice(i, i + size) for i in range(0, len(self.x), size)]
-        names = [n for n in ("x", "y", "ids", "adv", "weight") if getattr(self, n) is not None]
-        cut: list[dict[str, Any]] = [{n: getattr(self, n)[r] for n in names} for r in rows]
-        return [replace(self, **fields) for fields in cut]
+        if self.pairs is not None or any(p.pairs is not None for p in self.parts):
+            raise _too_little("mixes the rows of a batch")
+        return [self._rows(slice(i, i + size)) for i in range(0, len(self.x), size)]
+
+    def _rows(self, rows: slice) -> Batch:
+        own: dict[str, Any] = {n: v[rows] for n in _ROWS if (v := getattr(self, n)) is not None}
+        for name in _TABLES:
+            own[name] = {k: v[rows] for k, v in getattr(self, name).items()}
+        return replace(self, **own, parts=tuple(part._rows(rows) for part in self.parts))
 
 
-def joined(parts: list[Batch]) -> Batch:
-    """The parts of a batch as one again.
+_ROWS, _TABLES = ("x", "y", "ids", "adv", "weight"), ("drawn", "noted")
 
-    Raises InputError for perturbations of the weights, which are found on a whole batch.
+
+def _too_little(what: str) -> InputError:
+    return InputError(
+        f"too little memory for the batch of a method that {what}",
+        "a batch that fits into memory as a whole",
+        "train with a smaller batch_size",
+    )
+
+
+def joined(pieces: list[Batch]) -> Batch:
+    """The pieces of a batch as one again.
+
+    Raises InputError for what is found on a whole batch: perturbed weights, mixed rows.
     """
-    first = parts[0]
-    if len(parts) == 1:
+    first = pieces[0]
+    if len(pieces) == 1:
         return first
-    if any(part.shift is not None for part in parts):
-        raise InputError(
-            "too little memory for the batch of a method that perturbs weights",
-            "a batch that fits into memory as a whole",
-            "train with a smaller batch_size",
-        )
-    names = [n for n in ("x", "y", "ids", "adv", "weight") if getattr(first, n) is not None]
-    whole: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
-    forward, backward = (sum(part.spent[way] for part in parts) for way in (0, 1))
-    return replace(first, **whole, spent=(forward, backward))
+    if any(piece.entire for piece in pieces):
+        raise _too_little("perturbs weights or mixes the rows of a batch")
+    names = [n for n in _ROWS if getattr(first, n) is not None]
+    whole: dict[str, Any] = {n: torch.cat([getattr(p, n) for p in pieces]) for n in names}
+    for name in _TABLES:
+        keys_ = getattr(first, name)
+        whole[name] = {k: torch.cat([getattr(p, name)[k] for p in pieces]) for k in keys_}
+    forward, backward = (sum(p.spent[way] for p in pieces) for way in (0, 1))
+    parts = tuple(joined(list(same)) for same in zip(*(p.parts for p in pieces), strict=True))
+    return replace(first, **whole, parts=parts, spent=(forward, backward))
 
 
 class Method(ABC):
     """How a network is trained. Concrete methods are frozen dataclasses; variants wrap.
 
     `memory` names the attributes that live from step to step (tensors, or what JSON can hold):
-    they are part of a checkpoint.
+    they are part of a checkpoint. `outermost` methods concern the whole run and are wrapped by
+    nothing but their like.
     """
 
     memory: ClassVar[tuple[str, ...]] = ()
+    outermost: ClassVar[bool] = False
 
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:  # noqa: B027
         """Called before every epoch, for methods that look at all the data; leaves the model as it
@@ -105,10 +149,30 @@ class Method(ABC):
         always read.
         """
 
+    def learn(self, batch: Batch) -> None:  # noqa: B027
+        """Called with the prepared batch after the gradients of a step, before the weights move;
+        `batch.adv.grad` is there where `prepare` asked for it. For methods with a memory.
+        """
+
     @property
     def passes(self) -> int:
         """Forward passes per example in `losses`; there are as many backward passes."""
         return 1
+
+    @property
+    def replays(self) -> int:
+        """How many steps are taken on each batch."""
+        return 1
+
+    @property
+    def average(self) -> Average | None:
+        """How the weights of the run are averaged, None for not at all."""
+        return None
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """(B,) cross-entropy with the batch's labels, smoothed as the batch says."""
+    return F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=batch.smoothing)
 
 
 def answers(model: Any, x: Tensor) -> Tensor:
@@ -151,5 +215,8 @@ def layers(method: Method, path: str = "") -> Iterator[tuple[str, Method]]:
     """A method and those it wraps, each under its path of attributes."""
     yield path, method
     for name, inner in vars(method).items():
-        if isinstance(inner, Method):
-            yield from layers(inner, f"{path}{name}.")
+        many = inner if isinstance(inner, tuple) else (inner,)
+        for number, part in enumerate(many):
+            if isinstance(part, Method):
+                place = f"{name}.{number}" if isinstance(inner, tuple) else name
+                yield from layers(part, f"{path}{place}.")

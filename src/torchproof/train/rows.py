@@ -4,6 +4,7 @@ visits them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +52,23 @@ def held_out_size(n: int, wanted: int | None) -> int:
     return size
 
 
+def with_extra(train: Rows, x: Tensor, y: Tensor) -> Rows:
+    """The rows, and after them all of (x, y).
+
+    Raises InputError for images of another shape or labels that are none of theirs.
+    """
+    if x.shape[1:] != train.x.shape[1:] or len(x) != len(y) or not len(x):
+        given = f"extra data of {tuple(x.shape)} with {len(y)} labels"
+        remedy = "resize the extra images, and give each a label"
+        raise InputError(given, f"images {tuple(train.x.shape[1:])}, one label each", remedy)
+    if int(y.min()) < 0 or int(y.max()) > int(train.y.max()):
+        given = f"extra labels from {int(y.min())} to {int(y.max())}"
+        remedy = "number the classes as the training data do"
+        raise InputError(given, f"0 to {int(train.y.max())}", remedy)
+    both = torch.cat([train.x, x.to(train.x)]), torch.cat([train.y, y.to(train.y)])
+    return Rows(*both, torch.cat([train.index, torch.arange(len(train.x), len(both[0]))]))
+
+
 def split(x: Tensor, y: Tensor, seed: int, held_out: int | None) -> tuple[Rows, Rows]:
     """Training and held-out rows, disjoint, in the order of the data set; the choice is keyed by
     `seed`.
@@ -60,15 +78,25 @@ def split(x: Tensor, y: Tensor, seed: int, held_out: int | None) -> tuple[Rows, 
     return Rows(x, y, order[size:].sort().values), Rows(x, y, order[:size].sort().values)
 
 
-def steps_of(n: int, batch_size: int) -> int:
-    """Steps in an epoch of n rows."""
-    return max(1, -(-n // batch_size))
+def steps_of(n: int, batch_size: int, share: float = 0.0) -> int:
+    """Steps in an epoch of n rows, of which each batch holds all but a `share` of other rows."""
+    return max(1, math.ceil(n / (batch_size * (1 - share)) - 1e-9))
 
 
-def order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+def order(
+    n: int, batch_size: int, seed: int, epoch: int, extra: int = 0, share: float = 0.0
+) -> tuple[Tensor, ...]:
     """The global batches of an epoch as positions; every row once, batch sizes equal up to one.
 
     A rest that is no full batch is spread over all batches: a last batch of two images would have
-    batch statistics of its own.
+    batch statistics of its own. Positions n to n + extra - 1 are rows of a second source, which
+    make up `share` of each batch; an epoch is over when the first n rows are.
     """
-    return keys.permutation(n, seed, "order", epoch).tensor_split(steps_of(n, batch_size))
+    steps = steps_of(n, batch_size, share)
+    batches = keys.permutation(n, seed, "order", epoch).tensor_split(steps)
+    if not extra:
+        return batches
+    wanted = round(n * share / (1 - share))
+    rounds = [keys.permutation(extra, seed, "extra", epoch, i) for i in range(-(-wanted // extra))]
+    more = (n + torch.cat([*rounds, torch.arange(0)])[:wanted]).tensor_split(steps)
+    return tuple(torch.cat(both) for both in zip(batches, more, strict=True))

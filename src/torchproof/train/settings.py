@@ -41,6 +41,18 @@ class Settings(BaseModel):
     held_out_steps: int = Field(
         10, ge=1, description="PGD steps when measuring on the held-out rows"
     )
+    monitor_steps: int = Field(
+        0,
+        ge=0,
+        description="steps between looks at catastrophic overfitting; 0: after epochs only",
+    )
+    catastrophic: Literal["note", "stop", "roll-back"] = Field(
+        "note",
+        description="on catastrophic overfitting: go on, end the run, or take up the best weights",
+    )
+    extra_share: float = Field(
+        0.0, ge=0, lt=1, description="share of each batch that comes from the extra data"
+    )
     choose: Literal["auto", "robust", "clean"] = Field(
         "auto",
         description="accuracy that chooses the checkpoint; auto: robust if the method has a threat",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from torchproof.train.method import Batch, Method, answers
+from torchproof.train.method import Batch, Method, answers, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -15,4 +14,4 @@ class Standard(Method):
     """Plain training without an attack: CE(f(x), y)."""
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(answers(model, batch.x), batch.y, reduction="none")
+        return cross_entropy(answers(model, batch.x), batch)

@@ -15,7 +15,7 @@ from torchproof.core import keys
 from torchproof.core.errors import ModelError
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed
-from torchproof.train.ema import follow
+from torchproof.train.average import follow
 from torchproof.train.learner import Learner, State
 from torchproof.train.method import Batch, Method, drawn, joined, read
 from torchproof.train.record import Sums
@@ -28,12 +28,15 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What stays as it is during a run. augment: called with images (B, C, H, W) and keys (B,);
-    steps: of the whole run; by: "robust" or "clean", what the best checkpoint is chosen by."""
+    """What stays as it is during a run. real: how many of the training rows are no extra data;
+    augment: called with images (B, C, H, W) and keys (B,); steps: of the whole run; by: "robust" or
+    "clean", what the best checkpoint is chosen by.
+    """
 
     method: Method
     settings: Settings
     train: Rows
+    real: int
     held: Rows
     threat: AnyThreat | None
     augment: Augment | None
@@ -74,13 +77,22 @@ def take(learner: Learner, lesson: Lesson, state: State, chosen: Tensor) -> Sums
             raise ModelError(given, "a finite loss", remedy)
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        lesson.method.learn(batch)
         learner.optimiser.step()
     learner.scheduler.step()
     distributed.average_statistics(model)
-    if learner.average is not None and settings.ema is not None:
-        follow(learner.average, model, state.total, settings.ema)
+    if learner.average is not None and learner.rule is not None:
+        follow(learner.average, model, learner.rule.share(state.total, lesson.steps))
     forward, backward = distributed.total(*batch.spent)
-    return Sums(loss, len(chosen), forward, backward)
+    return Sums(loss, len(chosen), forward, backward, figures=_figures(batch))
+
+
+def _figures(batch: Batch) -> dict[str, float]:
+    """What the method noted, summed over the rows of the global batch."""
+    names = sorted(batch.noted)
+    sums = [batch.noted[name].double().sum().reshape(1) for name in names]
+    distributed.sum_(sums)
+    return {name: float(value) for name, value in zip(names, sums, strict=True)}
 
 
 def _prepared(learner: Learner, lesson: Lesson, batch: Batch) -> Batch:
@@ -90,7 +102,7 @@ def _prepared(learner: Learner, lesson: Lesson, batch: Batch) -> Batch:
     def attempt() -> None:
         parts.clear()
         with cast(lesson.settings, batch.x.device):
-            for part in batch.parts(learner.room.slots):
+            for part in batch.split(learner.room.slots):
                 parts.append(lesson.method.prepare(learner.model, part))
 
     while not learner.room.survives(attempt):
@@ -114,7 +126,9 @@ def _gradients(learner: Learner, lesson: Lesson, batch: Batch, count: int) -> fl
         for buffer, value in zip(model.buffers(), statistics, strict=True):
             if not torch.equal(buffer, value):  # an attempt that failed has moved them
                 buffer.copy_(value)
-        for part in batch.parts(learner.room.slots):
+        if batch.adv is not None:
+            batch.adv.grad = None
+        for part in batch.split(learner.room.slots):
             sums[0] += _backward(lesson, model, part, count)
 
     while not learner.room.survives(attempt):

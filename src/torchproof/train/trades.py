@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.combine import Attack
 from torchproof.attack.starts import Gaussian, Start
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import KL
-from torchproof.core.threats import AnyThreat
-from torchproof.train.inner import craft, pgd
-from torchproof.train.method import Batch, Method, answers
+from torchproof.core.objectives import KL, Objective
+from torchproof.train.inner import Adversarial
+from torchproof.train.method import Batch, answers, cross_entropy
 
 
 @dataclass(frozen=True)
-class TRADES(Method):
+class TRADES(Adversarial):
     """TRADES: CE(f(x), y) + beta KL(p(x) || p(x')), x' the last iterate of PGD on that KL (Zhang
     et al. 2019, eq. 5).
 
     The gradient flows into both arguments of KL, as in the authors' code. beta: 6 as for CIFAR-10
     (1 favours clean accuracy); length: of a step in units of eps (0.007 for 0.031); start: normal
-    noise of 0.001, because the KL has no gradient at x; steps, ramp as in AT. p(x) is computed
-    once per batch, in eval mode. Raises InputError for a start that is not random, and for beta <
-    0.
+    noise of 0.001, because the KL has no gradient at x; the rest as in `Adversarial`. p(x) is
+    computed once per batch, in eval mode. Raises InputError for a start that is not random, and for
+    beta < 0.
     """
 
-    threat: AnyThreat
-    beta: float = 6.0
-    steps: int = 10
     length: float = 0.007 / 0.031
     start: Start = field(default_factory=Gaussian)
-    ramp: float = 0.0
+    beta: float = 6.0
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
@@ -46,11 +40,11 @@ class TRADES(Method):
                 "a number >= 0",
                 "the usual value is 6, or 1 for more clean accuracy",
             )
-        _ = self.attack
+        super().__post_init__()
 
-    @cached_property
-    def attack(self) -> Attack:
-        return pgd(self.threat, KL(), self.steps, self.length, self.start, self.ramp)
+    @property
+    def objective(self) -> Objective:
+        return KL()
 
     @property
     def passes(self) -> int:
@@ -61,10 +55,10 @@ class TRADES(Method):
         with untouched(model, seed, batch.x.device), torch.no_grad():
             clean = answers(model, batch.x).softmax(1)
         asked = replace(batch, spent=(batch.spent[0] + len(batch.x), batch.spent[1]))
-        return craft(self.attack, model, asked, goal=clean, ramp=self.ramp)
+        return self.craft(model, asked, goal=clean)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.adv is not None, "losses are read from a prepared batch"
         z, moved = answers(model, batch.x), answers(model, batch.adv)
         kl = F.kl_div(F.log_softmax(moved, 1), F.softmax(z, 1), reduction="none").sum(1)
-        return F.cross_entropy(z, batch.y, reduction="none") + self.beta * kl
+        return cross_entropy(z, batch) + self.beta * kl

@@ -1,0 +1,76 @@
+"""The weighted sum of methods: losses and regularisers that are descended together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError
+from torchproof.core.threats import AnyThreat
+from torchproof.train.method import Batch, Method
+from torchproof.train.rows import Rows
+from torchproof.train.wrapper import require_method
+
+
+@dataclass(frozen=True, init=False)
+class Sum(Method):
+    """Sum(AT(), JSIGR(jacobian=0.1), weights=(1, 1)): the losses of several methods, added up.
+
+    Each part prepares the same batch for itself, with the same seed, so that a sum of one part is
+    that part. weights: 1 each by default. Weight perturbations and averages stand around the sum.
+    Raises InputError for fewer than one part, parts that are no methods, and other numbers of
+    weights.
+    """
+
+    methods: tuple[Method, ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, *methods: Method, weights: tuple[float, ...] | None = None) -> None:
+        object.__setattr__(self, "methods", methods)
+        object.__setattr__(self, "weights", (1.0,) * len(methods) if weights is None else weights)
+        if not methods or len(self.weights) != len(methods):
+            raise InputError(
+                f"{len(methods)} methods and {len(self.weights)} weights",
+                "at least one method, and a weight for each",
+                "write Sum(AT(), JSIGR(), weights=(1, 0.5))",
+            )
+        for part in methods:
+            require_method(part, self)
+            if part.replays > 1:
+                given = f"{type(part).__name__} in a sum"
+                raise InputError(given, "parts that take one step per batch", "train by it alone")
+
+    @property
+    def threat(self) -> AnyThreat | None:
+        """The first part's that has one."""
+        known = [getattr(part, "threat", None) for part in self.methods]
+        return next((threat for threat in known if threat is not None), None)
+
+    @property
+    def passes(self) -> int:
+        return sum(part.passes for part in self.methods)
+
+    def begin(self, model: nn.Module, data: Rows, progress: float) -> None:
+        for part in self.methods:
+            part.begin(model, data, progress)
+
+    def prepare(self, model: nn.Module, batch: Batch) -> Batch:
+        made = tuple(part.prepare(model, batch) for part in self.methods)
+        if any(part.shift is not None for part in made):
+            remedy = "write AWP(Sum(...))"
+            raise InputError("a sum whose parts perturb weights", "one perturbation", remedy)
+        forward, backward = (sum(part.spent[way] for part in made) for way in (0, 1))
+        figures = {name: value for part in made for name, value in part.noted.items()}
+        spent = (batch.spent[0] + forward, batch.spent[1] + backward)
+        return replace(batch, parts=made, noted={**batch.noted, **figures}, spent=spent)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        made = zip(self.methods, self.weights, batch.parts, strict=True)
+        # a weight within a part is that part's; the loop applies the one of the whole
+        return torch.stack([w * part.losses(model, own) for part, w, own in made]).sum(0)
+
+    def learn(self, batch: Batch) -> None:
+        for part, own in zip(self.methods, batch.parts, strict=True):
+            part.learn(own)
