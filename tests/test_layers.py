@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"core", "attack", "corrupt"},
     "compare": {"core", "attack", "evaluate"},
     "report": {"core", "evaluate"},
-    "recipes": {"core", "attack", "nn", "data", "train"},
+    "recipes": {"core", "attack", "nn", "data", "train", "evaluate"},
     "reproduce": {"core", "attack", "nn", "data", "train", "evaluate", "report", "recipes"},
 }
 EVERYTHING = {"cli"}

@@ -15,6 +15,7 @@ from rich.markup import escape
 from torchproof.cli.attack import attack
 from torchproof.cli.compare import compare
 from torchproof.cli.corrupt import corrupt
+from torchproof.cli.curve import curve
 from torchproof.cli.evaluate import evaluate
 from torchproof.cli.hypocrisy import hypocrisy
 from torchproof.cli.listing import listing
@@ -22,6 +23,7 @@ from torchproof.cli.merge import merge
 from torchproof.cli.quickstart import quickstart
 from torchproof.cli.reproduce import reproduce
 from torchproof.cli.train import train
+from torchproof.cli.train_many import train_many
 from torchproof.cli.transfer import transfer
 from torchproof.core.errors import TorchproofError
 
@@ -37,9 +39,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for command in (
-    quickstart, train, evaluate, attack, reproduce, merge, hypocrisy, transfer, compare, corrupt,
+    quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
+    corrupt,
 ):  # fmt: skip
     app.command(command.__name__)(command)
+app.command("train-many")(train_many)
 app.command("list")(listing)
 
 
@@ -64,7 +68,7 @@ def main() -> None:
     except SystemExit as ended:  # typer's: an interrupt from the keyboard has become code 130
         if ended.code == INTERRUPTED:
             errors.print(
-                "Interrupted. What was finished is kept: train, evaluate and reproduce go on with "
+                "Interrupted. What was finished is kept: train, train-many, evaluate and reproduce go on with "
                 "--resume."
             )
         raise

@@ -43,6 +43,9 @@ class Plan(BaseModel):
     augment: str | None = Field(default=None, description="such as 'Compose(Crop(4), Flip())'")
     settings: Settings = Field(default_factory=Settings.of, description="how it is trained")
     n: int | None = Field(default=None, description="train on the first n rows only")
+    extra: str | None = Field(
+        default=None, description="data that fill the share settings.extra_share of every batch"
+    )
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Prepared:
     method: Method
     threat: Threat | None
     augment: Any
+    extra: Dataset | None
 
 
 def network(text: str, data: Dataset, seed: int) -> nn.Module:
@@ -110,8 +114,9 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
             raise unknown(kind, name, table)
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
+    extra = None if plan.extra is None else sets.load(plan.extra, data_dir=data_dir, split="train")
     model = network(plan.model, train, plan.settings.seed).to(device)
-    return Prepared(plan, train, model, method, threat, augment)
+    return Prepared(plan, train, model, method, threat, augment, extra)
 
 
 def run(
@@ -137,6 +142,7 @@ def run(
         save=partial(_save, ready),
         info={**about, **(info or {})},
         stop=stop,
+        extra=None if ready.extra is None else (ready.extra.x, ready.extra.y),
     )
 
 
