@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.stats import beta
 
 from torchproof.core.errors import FileError
-from torchproof.report import Evaluation, Training, gallery, numbers
+from torchproof.report import Evaluation, Training, gallery, numbers, plots, render
 from torchproof.report.audit import audit
 from torchproof.report.classes import GRID, LISTED, by_class, confusion, weakest
 from torchproof.report.evaluation import Example
@@ -217,3 +217,23 @@ def test_foreign_names_of_the_same_numbers_are_understood(tmp_path: Path) -> Non
     run = Training.read(path)
     assert run.best == 1 and run.held_out is None and run.share(1, "robust") is None
     assert run.series("loss") == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
+
+
+def test_what_a_method_notes_is_drawn_without_a_binomial_interval(
+    write: Write, metrics: Path
+) -> None:
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    more = {"figures": {"mixing_ratio": 0.5}, "fgsm": 0.9, "confused": [[3, 8, 7]]}
+    late = {"catastrophic": True, "checks": [{"catastrophic": False}]}
+    noted = [{**line, **more, **(late if line["epoch"] > 18 else {})} for line in lines]
+    metrics.write_text("\n".join(map(json.dumps, noted)))
+    run = Training.read(metrics)
+    assert run.figures == ["mixing_ratio"] and run.catastrophic == [19, 20]
+    assert run.confused == [(3, 8, 7)] and not {"fgsm", "mixing_ratio"} & set(run.undrawn)
+    curve = plots.Curve("figures.mixing_ratio", "mixing ratio", 5)
+    plain = plots.curves(run, [curve], "mixing ratio", "a")
+    shares = plots.curves(run, [plots.ACCURACIES[0]], "accuracy, %", "b")
+    assert plain is not None and "FillBetween" not in plain and "FillBetween" in str(shares)
+    html = render([write("one")], metrics.parent / "report.html", training=metrics).read_text()
+    assert "Catastrophic overfitting in epoch 19, 20" in html and "3 to 8 (7)" in html
+    assert "mixing ratio" in html

@@ -62,7 +62,8 @@ def train(
 
     The directory then holds config.json, metrics.jsonl, checkpoint.safetensors and the best network
     as model.safetensors beside its card; `torchproof evaluate` takes the directory as a model.
-    Exit code 1 says that --max-seconds ended the run before its last epoch.
+    Exit code 1 says that --max-seconds, or catastrophic overfitting where the settings say so,
+    ended the run before its last epoch.
     """
     plan = recipe(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
@@ -169,7 +170,12 @@ def _end(ready: Prepared, last: Record | None, out: Path | None) -> None:
     if out is not None:
         options.tell(f"run directory: {out}")
     done = 0 if last is None else last.epoch
-    if done < epochs:
+    if last is not None and last.overfitted and ready.plan.settings.catastrophic == "stop":
+        console.print(
+            f"Ended after {done} of {epochs} epochs: the network withstands single steps only "
+            "(catastrophic overfitting), and the setting `catastrophic` says stop."
+        )
+    elif done < epochs:
         console.print(
             f"Stopped after {done} of {epochs} epochs, {epochs - done} are missing: go on with "
             "--resume."

@@ -86,6 +86,43 @@ def cifar10_awp() -> Plan:
     return _cifar("AWP(AT(steps=10, length=0.25), gamma=0.01)")
 
 
+def cifar10_iat() -> Plan:
+    """Interpolated adversarial training with input mixup on CIFAR-10 (Lamb et al. 2022; weight
+    decay of the authors' mixup code).
+    """
+    return _cifar("IAT(steps=7, length=0.25, alpha=1)", weight_decay=1e-4)
+
+
+def cifar10_iat_manifold() -> Plan:
+    """Interpolated adversarial training with manifold mixup at the input and after the first two
+    stages, on CIFAR-10 (Lamb et al. 2022; Verma et al. 2019).
+    """
+    method = "IAT(steps=7, length=0.25, alpha=2, layers=('layer1', 'layer2'))"
+    return _cifar(method, weight_decay=1e-4)
+
+
+def cifar10_fat() -> Plan:
+    """Friendly adversarial training of AT on CIFAR-10, 120 epochs (Zhang et al. 2020; smaller
+    network, and one drop of the learning rate less).
+    """
+    method = "FAT(AT(steps=10, length=0.007/0.031, noise=0.001), tau='AT')"
+    return _cifar(method, epochs=120, weight_decay=2e-4)
+
+
+def cifar10_fat_trades() -> Plan:
+    """Friendly adversarial training of TRADES on CIFAR-10, 85 epochs (Zhang et al. 2020; smaller
+    network, drops after a half and three quarters).
+    """
+    return _cifar("FAT(TRADES(beta=6), tau='TRADES')", epochs=85, weight_decay=2e-4)
+
+
+def cifar10_fat_mart() -> Plan:
+    """Friendly adversarial training of MART on CIFAR-10, 90 epochs (Zhang et al. 2020; smaller
+    network, drops after a half and three quarters).
+    """
+    return _cifar("FAT(MART(lam=6), tau='MART')", epochs=90, weight_decay=2e-4)
+
+
 # linf 0.15 on 8 x 8 digits: chosen so that the standard twin falls below 25 % (it is far below).
 DIGITS_THREAT = "linf:0.15"
 DIGITS_MODEL = "small-cnn(widths=(32, 64), hidden=128)"
@@ -97,6 +134,11 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-at": cifar10_at,
     "cifar10-trades": cifar10_trades,
     "cifar10-awp": cifar10_awp,
+    "cifar10-fat": cifar10_fat,
+    "cifar10-fat-trades": cifar10_fat_trades,
+    "cifar10-fat-mart": cifar10_fat_mart,
+    "cifar10-iat": cifar10_iat,
+    "cifar10-iat-manifold": cifar10_iat_manifold,
 }
 
 

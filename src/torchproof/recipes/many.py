@@ -133,9 +133,7 @@ class Many:
             standing=[e.id for e in report.examples if e.status == "robust"],
             backward=sum(r.backward for r in records) / rows,
             seconds=sum(r.seconds for r in records), epochs=len(records),
-            catastrophic=sum(
-                r.catastrophic or any(c.catastrophic for c in r.checks) for r in records
-            ),
+            catastrophic=sum(r.overfitted for r in records),
             overfitting=records[-1].overfitting, figures=records[-1].figures,
             flags=[f"{flag.name} ({flag.severity})" for flag in report.flags],
         )  # fmt: skip

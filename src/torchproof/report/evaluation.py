@@ -104,7 +104,8 @@ class Evaluation:
     @property
     def conditions(self) -> str:
         """What every accuracy of this evaluation must be read with."""
-        return f"{self.threat}, suite {self.result.suite}, n = {numbers.count(self.n)}"
+        aim = "" if self.result.target is None else f", targeted at {self.result.target}"
+        return f"{self.threat}{aim}, suite {self.result.suite}, n = {numbers.count(self.n)}"
 
     @property
     def points(self) -> list[Radius]:

@@ -20,7 +20,7 @@ from torchproof.report.evaluation import Evaluation
 from torchproof.report.figures import SERIES
 from torchproof.report.gallery import Gallery, gallery
 from torchproof.report.numbers import Share
-from torchproof.report.training import Training
+from torchproof.report.training import FIGURE, Training
 
 # Entries of result.json with a place of their own on the page; all others are listed as settings.
 PLACED = {
@@ -214,7 +214,14 @@ def _pairs(sections: Sequence[Section]) -> list[tuple[Section, Section, tuple[in
 
 def _curves(run: Training) -> list[tuple[Markup, list[plots.Curve]]]:
     """The plots of the training run that its record allows, with the curves in each."""
-    kinds = ((plots.ACCURACIES, "accuracy, %"), (plots.LOSSES, "loss, nats"))
+    kinds = [
+        (plots.ACCURACIES, "accuracy, %"),
+        (plots.LOSSES, "loss, nats"),
+        *(
+            ((plots.Curve(f"{FIGURE}{name}", name.replace("_", " "), 5),), name.replace("_", " "))
+            for name in run.figures
+        ),
+    ]
     drawn = [
         (plots.curves(run, wanted, axis, f"run{row}"), [c for c in wanted if run.series(c.name)])
         for row, (wanted, axis) in enumerate(kinds)

@@ -48,9 +48,11 @@ class Curve:
 ACCURACIES = (
     Curve("clean", "held-out examples, clean", 2),
     Curve("robust", "held-out examples, attacked", 0),
+    Curve("fgsm", "held-out examples, one step of ε", 4),
     Curve("train_clean", "training batches, clean", 3),
     Curve("train_robust", "training batches, attacked", 1),
 )
+HELD_OUT = ("clean", "robust", "fgsm")  # shares of the held-out examples, which have an interval
 LOSSES = (Curve("loss", "loss of the training method, mean over the epoch", 0),)
 
 
@@ -146,7 +148,7 @@ def _curve(axes: Axes, training: Training, curve: Curve) -> None:
     colour = PAINT[f"s{curve.number}"]
     lone = MARKERS[curve.number] if len(epochs) < 3 else ""
     axes.plot(epochs, values, color=colour, linestyle=DASHES[curve.number], marker=lone)
-    if curve.name.startswith("train_"):
+    if curve.name not in HELD_OUT:
         return
     shares = [share for row in rows if (share := training.share(row, curve.name)) is not None]
     if len(shares) == len(epochs):

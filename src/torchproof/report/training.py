@@ -18,8 +18,17 @@ ALSO = {
     "holdout_robust": "robust",
     "holdout_n": "held_out",
 }
-SAID = {"epoch", "held_out", "best_epoch", "best_clean", "best_robust", "overfitting"}
-DRAWN = {"loss", "clean", "robust", "train_clean", "train_robust"}
+SAID = {
+    "epoch",
+    "held_out",
+    "best_epoch",
+    "best_clean",
+    "best_robust",
+    "overfitting",
+    "rolled_back",
+}
+DRAWN = {"loss", "clean", "robust", "fgsm", "train_clean", "train_robust"}
+FIGURE = "figures."  # before the names of what a method notes of itself
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,38 @@ class Training:
         ]
 
     @property
+    def catastrophic(self) -> list[int]:
+        """The epochs in which the single step came apart from the iterated attack."""
+        return [
+            self.epoch(row)
+            for row, epoch in enumerate(self.epochs)
+            if epoch.get("catastrophic") is True
+            or any(check.get("catastrophic") for check in _tables(epoch.get("checks")))
+        ]
+
+    @property
+    def confused(self) -> list[tuple[int, int, int]]:
+        """(label, answer, count) of held-out images that the attack moved in the kept epoch."""
+        pairs = self.epochs[-1 if self.best is None else self.best].get("confused")
+        rows = pairs if isinstance(pairs, list) else []
+        return [(int(a), int(b), int(n)) for a, b, n in rows]
+
+    @property
+    def figures(self) -> list[str]:
+        """What the method noted of itself, by name."""
+        seen = dict.fromkeys(name for epoch in self.epochs for name in epoch)
+        return [n.removeprefix(FIGURE) for n in seen if n.startswith(FIGURE) and self.series(n)]
+
+    @property
     def undrawn(self) -> list[str]:
         """Recorded numbers that no plot shows and no sentence says."""
         seen = dict.fromkeys(name for epoch in self.epochs for name in epoch)
-        return [name for name in seen if name not in SAID | DRAWN and self.series(name)]
+        known = SAID | DRAWN
+        return [
+            name
+            for name in seen
+            if name not in known and not name.startswith(FIGURE) and self.series(name)
+        ]
 
     def share(self, row: int, name: str) -> Share | None:
         """The held-out accuracy `name` of an epoch; None where it or its n is unknown."""
@@ -130,9 +167,17 @@ def _epoch(file: Path, number: int, lines: list[str]) -> Mapping[str, Any] | Non
             return None  # the run was killed while it wrote this line
         record = None
     if isinstance(record, dict):
-        return {ALSO.get(str(name), str(name)): value for name, value in record.items()}
+        figures = record.pop("figures", None)
+        noted = figures if isinstance(figures, dict) else {}
+        plain = {ALSO.get(str(name), str(name)): value for name, value in record.items()}
+        return {**plain, **{f"{FIGURE}{name}": value for name, value in noted.items()}}
     given = f"{file}, line {number + 1}: {lines[number][:60]!r}"
     raise FileError(given, "one JSON object per line", "resume the run, which rewrites its metrics")
+
+
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    """The mappings in a list; a foreign loop may have noted anything under this name."""
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def _fingerprint(card: Path) -> str | None:

@@ -68,6 +68,11 @@ class Record(BaseModel):
     confused: list[tuple[int, int, int]] = []
     figures: dict[str, float] = {}
 
+    @property
+    def overfitted(self) -> bool:
+        """Was overfitting catastrophic at any look in or after this epoch?"""
+        return self.catastrophic or any(check.catastrophic for check in self.checks)
+
 
 @dataclass(frozen=True)
 class Sums:
