@@ -18,10 +18,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "corrupt": {"core"},
     "train": {"core", "attack"},
     "evaluate": {"core", "attack", "corrupt"},
+    "diagnose": {"core", "attack"},
     "compare": {"core", "attack", "evaluate"},
     "report": {"core", "evaluate"},
     "recipes": {"core", "attack", "nn", "data", "train", "evaluate"},
-    "reproduce": {"core", "attack", "nn", "data", "train", "evaluate", "report", "recipes"},
+    "reproduce": {
+        "core",
+        "attack",
+        "nn",
+        "data",
+        "train",
+        "evaluate",
+        "report",
+        "recipes",
+        "diagnose",
+    },
 }
 EVERYTHING = {"cli"}
 # The third-party packages that the core may use; torchvision and timm may be used nowhere.

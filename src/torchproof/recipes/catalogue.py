@@ -12,12 +12,23 @@ from pathlib import Path
 from types import ModuleType
 
 from torchproof.core.errors import FileError, InputError, TorchproofError, unknown
+from torchproof.recipes.cifar10 import cifar10 as _cifar
+from torchproof.recipes.cifar10 import (
+    cifar10_alp,
+    cifar10_hat,
+    cifar10_he,
+    cifar10_iat,
+    cifar10_iat_manifold,
+    cifar10_score,
+    cifar10_spat,
+    cifar10_standard,
+    cifar10_thrm,
+)
 from torchproof.recipes.plan import Plan
 from torchproof.train import Settings
 
 EXPECTED = "a function without arguments that returns a torchproof.recipes.Plan"
 REMEDY = "return Plan(data=..., model=..., method=..., threat=...)"
-CROP_FLIP = "Compose(Crop(4), Flip())"
 
 
 def digits_standard() -> Plan:
@@ -54,21 +65,6 @@ def mnist_at() -> Plan:
     )
 
 
-def _cifar(method: str, model: str = "preact-resnet18", **more: object) -> Plan:
-    settings = Settings.of(
-        {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, **more}
-    )
-    model = f"{model}(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))"
-    return Plan(
-        data="cifar10",
-        model=model,
-        method=method,
-        threat="linf:8/255",
-        augment=CROP_FLIP,
-        settings=settings,
-    )
-
-
 def cifar10_at() -> Plan:
     """PGD adversarial training of a PreActResNet-18 on CIFAR-10, 200 epochs (Rice et al. 2020)."""
     return _cifar("AT(steps=10, length=0.25)")
@@ -86,21 +82,6 @@ def cifar10_awp() -> Plan:
     return _cifar("AWP(AT(steps=10, length=0.25), gamma=0.01)")
 
 
-def cifar10_iat() -> Plan:
-    """Interpolated adversarial training with input mixup on CIFAR-10 (Lamb et al. 2022; weight
-    decay of the authors' mixup code).
-    """
-    return _cifar("IAT(steps=7, length=0.25, alpha=1)", weight_decay=1e-4)
-
-
-def cifar10_iat_manifold() -> Plan:
-    """Interpolated adversarial training with manifold mixup at the input and after the first two
-    stages, on CIFAR-10 (Lamb et al. 2022; Verma et al. 2019).
-    """
-    method = "IAT(steps=7, length=0.25, alpha=2, layers=('layer1', 'layer2'))"
-    return _cifar(method, weight_decay=1e-4)
-
-
 def cifar10_fat() -> Plan:
     """Friendly adversarial training of AT on CIFAR-10, 120 epochs (Zhang et al. 2020; smaller
     network, and one drop of the learning rate less).
@@ -111,9 +92,10 @@ def cifar10_fat() -> Plan:
 
 def cifar10_fat_trades() -> Plan:
     """Friendly adversarial training of TRADES on CIFAR-10, 85 epochs (Zhang et al. 2020; smaller
-    network, drops after a half and three quarters).
+    network, drops after three quarters and nine tenths).
     """
-    return _cifar("FAT(TRADES(beta=6), tau='TRADES')", epochs=85, weight_decay=2e-4)
+    more = {"epochs": 85, "weight_decay": 2e-4, "schedule": "late"}
+    return _cifar("FAT(TRADES(beta=6), tau='TRADES')", **more)
 
 
 def cifar10_fat_mart() -> Plan:
@@ -139,6 +121,13 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-fat-mart": cifar10_fat_mart,
     "cifar10-iat": cifar10_iat,
     "cifar10-iat-manifold": cifar10_iat_manifold,
+    "cifar10-spat": cifar10_spat,
+    "cifar10-thrm": cifar10_thrm,
+    "cifar10-alp": cifar10_alp,
+    "cifar10-score": cifar10_score,
+    "cifar10-standard": cifar10_standard,
+    "cifar10-hat": cifar10_hat,
+    "cifar10-he": cifar10_he,
 }
 
 

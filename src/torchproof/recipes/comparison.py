@@ -16,6 +16,7 @@ from torchproof.core.metrics import clopper_pearson
 from torchproof.nn.cards import write
 
 SCHEMA = "torchproof.comparison/1"
+_WEIGHTS = {"best": "weights of the best held-out epoch", "last": "weights of the last epoch"}
 
 
 class Cell(BaseModel):
@@ -89,6 +90,7 @@ class Comparison(BaseModel):
     model: str
     threat: str
     suite: str
+    weights: str
     seeds: tuple[int, ...]
     reference: str
     lines: list[Line]
@@ -102,7 +104,8 @@ class Comparison(BaseModel):
     def markdown(self) -> str:
         n = next(iter(self.lines[0].cells.values())).n if self.lines and self.lines[0].cells else 0
         head = (
-            f"{self.data}, {self.model}, {self.threat}, suite {self.suite} on {n} images, seeds "
+            f"{self.data}, {self.model}, {self.threat}, suite {self.suite} on {n} images, "
+            f"{_WEIGHTS.get(self.weights, self.weights)}, seeds "
             f"{list(self.seeds)}. Means and standard deviations over seeds, in percent; intervals "
             f"of all images of all seeds together (Clopper and Pearson, 95 %); differences in "
             f"robust accuracy to {self.reference}, paired by seed (t interval) and by image (exact "

@@ -114,7 +114,8 @@ class Many:
 
     def _judged(self, name: str, ready: Prepared, folder: Path, records: list[Record]) -> Cell:
         how, seed = self.table.evaluate, ready.plan.settings.seed
-        model = load_model(str(folder)).model.to(self.device)
+        kept = folder if how.weights == "best" else folder / "last.safetensors"
+        model = load_model(str(kept)).model.to(self.device)
         threat = _threat(how, ready)
         test = sets.load(ready.plan.data, data_dir=self.data_dir, split=how.split)
         test = test.take(min(how.n, len(test)))
@@ -146,7 +147,8 @@ class Many:
 
         return Comparison(
             data=all_("data"), model=all_("model"), threat=table.evaluate.threat or all_("threat"),
-            suite=table.evaluate.suite, seeds=table.seeds, reference=table.against,
+            suite=table.evaluate.suite, weights=table.evaluate.weights, seeds=table.seeds,
+            reference=table.against,
             lines=[line_of(k, table.rows[k].method, cells, against) for k, cells in found.items()],
             versions={"torchproof": torchproof.__version__, "torch": torch.__version__,
                       "python": platform.python_version()},

@@ -22,9 +22,10 @@ from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
 from torchproof.data.augment import AUGMENTATIONS
 from torchproof.data.dataset import Dataset
-from torchproof.nn import MODELS, build, cards
+from torchproof.nn import MODELS, build, cards, load_model
 from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
+from torchproof.train.method import layers
 
 
 class Plan(BaseModel):
@@ -43,6 +44,9 @@ class Plan(BaseModel):
     augment: str | None = Field(default=None, description="such as 'Compose(Crop(4), Flip())'")
     settings: Settings = Field(default_factory=Settings.of, description="how it is trained")
     n: int | None = Field(default=None, description="train on the first n rows only")
+    teacher: str | None = Field(
+        default=None, description="a stored network, the standard one of HAT"
+    )
     extra: str | None = Field(
         default=None, description="data that fill the share settings.extra_share of every batch"
     )
@@ -100,11 +104,27 @@ def _augmentation(text: str) -> Any:
     return made
 
 
+def _method(plan: Plan, threat: Threat | None, device: torch.device) -> Method:
+    """The method of a plan, with its teacher, where it has one.
+
+    Raises FileError for a teacher that cannot be read, InputError for one that nothing asks for.
+    """
+    if plan.teacher is None:
+        with meant(plan.method):
+            return parse_method(plan.method, threat)
+    teacher = load_model(plan.teacher, device).model
+    with meant(plan.method):
+        method = parse_method(plan.method, threat, standard=teacher)
+    if not any(teacher is value for _, part in layers(method) for value in vars(part).values()):
+        remedy = "leave the teacher out, or train with HAT()"
+        raise InputError(f"a teacher for {plan.method}", "a method that asks for one", remedy)
+    return method
+
+
 def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
     """Looks everything up; raises the error of the first name, file or setting that is wrong."""
     threat = None if plan.threat is None else parse_threat(plan.threat)
-    with meant(plan.method):
-        method = parse_method(plan.method, threat)
+    method = _method(plan, threat, device)
     augment = None if plan.augment is None else _augmentation(plan.augment)
     for kind, name, table in (
         ("optimiser", plan.settings.optimiser, OPTIMISERS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,7 +24,7 @@ reference: AT"""
 class Judgement(BaseModel):
     """How every network is judged: a suite on the first n images of a split.
 
-    threat: by default each plan's own.
+    threat: by default each plan's own; weights: those chosen on held-out images, or the last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +33,7 @@ class Judgement(BaseModel):
     suite: str = "fast"
     split: str = "test"
     threat: str | None = None
+    weights: Literal["best", "last"] = "best"
 
 
 class Table(BaseModel):

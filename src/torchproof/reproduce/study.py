@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.figure import Figure
 
@@ -54,6 +55,7 @@ class Study:
     base: Mapping[str, object]
     published: Mapping[str, tuple[float, str]]
     n: int = 500
+    weights: Literal["best", "last"] = "best"
 
     def __call__(self, request: Request) -> Outcome:
         started = time.monotonic()
@@ -67,7 +69,7 @@ class Study:
         outcome = Outcome(
             name=self.name, paper=self.paper, claim=self.claim, scale=request.scale,
             settings={"data": found.data, "network": found.model, "threat": found.threat,
-                      "suite": found.suite},
+                      "suite": found.suite, "weights": found.weights,},
             seeds=found.seeds, rows=self._rows(found), verdict=verdict, because=because,
             seconds=time.monotonic() - started, versions=found.versions,
         )  # fmt: skip
@@ -85,11 +87,8 @@ class Study:
             for row in rows.values():
                 row.pop("recipe", None)
             base = base if _has(str(base["data"]), request) else dict(DIGITS)
-        judged = (
-            Judgement(n=10000, suite="standard")
-            if request.scale == "paper"
-            else Judgement(n=self.n)
-        )
+        n, suite = (10000, "standard") if request.scale == "paper" else (self.n, "fast")
+        judged = Judgement(n=n, suite=suite, weights=self.weights)
         made = Table.of({"base": base, "rows": rows, "seeds": tuple(range(request.seeds))})
         return made.model_copy(update={"evaluate": judged})
 
