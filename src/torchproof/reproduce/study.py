@@ -13,7 +13,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from torchproof import data as sets
-from torchproof.core.errors import FileError
+from torchproof.core.errors import FileError, InputError
 from torchproof.nn.cards import write
 from torchproof.recipes import Comparison, Many, Table
 from torchproof.recipes.comparison import Line
@@ -23,6 +23,9 @@ from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 Judge = Callable[[Mapping[str, Line]], tuple[Verdict, str]]
 """From the lines by name to the verdict and the sentence that says why."""
 
+More = Callable[[Request, Table, Comparison], tuple[Row, ...]]
+"""What else is measured on the networks of a table, whose runs lie in `request.out / "runs"`."""
+
 SETTINGS = {
     "batch_size": 100, "optimiser": "adam", "schedule": "cyclic", "weight_decay": 0.0,
     "held_out": 500,
@@ -30,7 +33,7 @@ SETTINGS = {
 # Small bases that minutes on two cores suffice for; eps grows at first, or small networks collapse
 # to a constant answer.
 MNIST = {
-    "data": "mnist", "model": "small-cnn", "threat": "linf:0.2", "n": 8000,
+    "data": "mnist", "model": "small-cnn", "threat": "linf:0.2", "n": 5000,
     "settings": {**SETTINGS, "epochs": 8, "lr": 2e-3},
 }  # fmt: skip
 DIGITS = {
@@ -43,8 +46,9 @@ DIGITS = {
 class Study:
     """Rows of changes to `base`; the first row is what the others are compared with.
 
-    published: row name -> (robust accuracy, its setting), shown beside ours and never compared. The
-    bundled digits take the place of a data set that is not there.
+    more: measures more on the networks; published: row name -> (robust accuracy, its setting),
+    shown beside ours and never compared. The bundled digits take the place of a data set that is
+    not there.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Study:
     published: Mapping[str, tuple[float, str]]
     n: int = 500
     weights: Literal["best", "last"] = "best"
+    more: More | None = None
 
     def __call__(self, request: Request) -> Outcome:
         started = time.monotonic()
@@ -66,11 +71,12 @@ class Study:
         found = many.run()
         assert found is not None  # nothing stops it
         verdict, because = self.judge({line.name: line for line in found.lines})
+        rows = self._rows(found) + (() if self.more is None else self.more(request, table, found))
         outcome = Outcome(
             name=self.name, paper=self.paper, claim=self.claim, scale=request.scale,
             settings={"data": found.data, "network": found.model, "threat": found.threat,
                       "suite": found.suite, "weights": found.weights,},
-            seeds=found.seeds, rows=self._rows(found), verdict=verdict, because=because,
+            seeds=found.seeds, rows=rows, verdict=verdict, because=because,
             seconds=time.monotonic() - started, versions=found.versions,
         )  # fmt: skip
         outcome.write(request.out)
@@ -79,14 +85,21 @@ class Study:
         return outcome
 
     def table(self, request: Request) -> Table:
-        """The plans: at the scale `paper`, a row's `recipe`; else the small base."""
-        base, rows = dict(self.base), {k: dict(v) for k, v in self.rows.items()}
-        if request.scale == "paper":
-            base = {}
-        else:
-            for row in rows.values():
-                row.pop("recipe", None)
-            base = base if _has(str(base["data"]), request) else dict(DIGITS)
+        """The plans: at the scale `paper` those that rows have under "paper" (a recipe, or changes
+        of one), else the changes of the small base.
+        """
+        rows: dict[str, dict[str, object]] = {}
+        for name, row in self.rows.items():
+            small, paper = {k: v for k, v in row.items() if k != "paper"}, row.get("paper")
+            if request.scale == "small":
+                rows[name] = small
+            elif paper is not None:
+                rows[name] = dict(paper) if isinstance(paper, Mapping) else {"recipe": paper}
+        if not rows:
+            remedy = "run it with --scale small"
+            raise InputError(f"{self.name} at scale paper", "settings of a paper", remedy)
+        base = dict(self.base) if _has(str(self.base["data"]), request) else dict(DIGITS)
+        base = base if request.scale == "small" else {}
         n, suite = (10000, "standard") if request.scale == "paper" else (self.n, "fast")
         judged = Judgement(n=n, suite=suite, weights=self.weights)
         made = Table.of({"base": base, "rows": rows, "seeds": tuple(range(request.seeds))})

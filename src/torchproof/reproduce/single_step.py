@@ -1,0 +1,93 @@
+"""Single-step training: catastrophic overfitting, and what prevents it (Li et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchproof.recipes import Comparison, Table, recipe
+from torchproof.recipes.comparison import Line
+from torchproof.reproduce.experiment import Request, Row, Verdict
+from torchproof.reproduce.study import MNIST, Study, points
+
+COMBINED = "mask, smooth, first layer"
+PLAIN = recipe("cifar10-at").model
+SMOOTH = {"model": "small-cnn(activation='softplus')"}
+
+
+def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+    """The monitor fires on plain FGSM-AT in all seeds but at most one, never on PGD-AT nor on the
+    combined tricks, and those have 20 points of PGD-20 accuracy more.
+    """
+    fired = {name: _flagged(line) for name, line in lines.items()}
+    gain = lines[COMBINED].mean("pgd") - lines["FGSM-AT"].mean("pgd")
+    seeds = len(lines["FGSM-AT"].cells)
+    text = (
+        f"catastrophic overfitting flagged in {fired['FGSM-AT']} of {seeds} runs of FGSM-AT, "
+        f"{fired['PGD-AT']} of PGD-AT and {fired[COMBINED]} of the combined tricks, whose PGD-20 "
+        f"accuracy is {points(gain)} against FGSM-AT"
+    )
+    if fired["FGSM-AT"] < fired[COMBINED]:
+        return "contradicts", text
+    shows = fired["FGSM-AT"] >= max(1, seeds - 1) and not fired["PGD-AT"] + fired[COMBINED]
+    return ("shows" if shows and gain >= 0.20 else "does not show at this scale"), text
+
+
+def _flagged(line: Line) -> int:
+    return sum(cell.catastrophic > 0 for cell in line.cells.values())
+
+
+def flagged(request: Request, table: Table, found: Comparison) -> tuple[Row, ...]:
+    """In how many epochs of each run the monitor fired."""
+    return tuple(
+        Row(what=f"{line.name}: epochs flagged as catastrophic, per run",
+            ours=tuple(float(cell.catastrophic) for cell in line.cells.values()),
+            n=next(iter(line.cells.values())).epochs, unit="")
+        for line in found.lines
+    )  # fmt: skip
+
+
+single_step_study = Study(
+    name="fgsm-tricks",
+    paper="Li et al. 2022, arXiv 2209.02684 (reconstructed); Wong et al. 2020; de Jorge et al. "
+    "2022; Andriushchenko and Flammarion 2020",
+    claim="masked pixels, smooth activations and a regularised first layer prevent the "
+    "catastrophic overfitting of FGSM-AT",
+    rows={
+        "FGSM-AT": {
+            "method": "FGSMAT(ramp=0.2)",
+            "paper": {"recipe": "cifar10-fgsm-at", "method": "FGSMAT()", "model": PLAIN},
+        },
+        "PGD-AT": {"method": "AT(steps=7, ramp=0.2)", "paper": "cifar10-at"},
+        COMBINED: {
+            "method": "Sum(FGSMAT(ramp=0.2, mask=RandomMask(0.4)), FirstLayer(0.005))", **SMOOTH,
+            "paper": "cifar10-fgsm-at",
+        },
+        "random mask": {"method": "FGSMAT(ramp=0.2, mask=RandomMask(0.4))"},
+        "fixed mask": {"method": "FGSMAT(ramp=0.2, mask=FixedMask(0.4))"},
+        "smooth": {"method": "FGSMAT(ramp=0.2)", **SMOOTH},
+        "first layer": {
+            "method": "Sum(FGSMAT(ramp=0.2), FirstLayer(0.005))",
+        },
+        "stride": {
+            "method": "FGSMAT(ramp=0.2)", "model": "small-cnn(stem_stride=4)",
+        },
+        "RS-FGSM": {"method": "FastAT(ramp=0.2)", "paper": "cifar10-fast-at"},
+        "N-FGSM": {"method": "NFGSM(ramp=0.2)", "paper": "cifar10-n-fgsm"},
+        "GradAlign": {
+            "method": "Sum(FGSMAT(ramp=0.2), GradAlign(lam=0.2))", "paper": "cifar10-grad-align",
+        },
+        "Free AT": {
+            "method": "FreeAT(m=4)", "settings": {"epochs": 4}, "paper": "cifar10-free-at",
+        },
+    },
+    judge=judge,
+    base={**MNIST, "threat": "linf:0.3"},
+    published={
+        "RS-FGSM": (0.4321, "AutoAttack, PreActResNet-18, CIFAR-10, RobustBench"),
+        "GradAlign": (0.4393, "AutoAttack, PreActResNet-18, CIFAR-10, RobustBench"),
+        "Free AT": (0.4147, "AutoAttack, WRN-34-10, CIFAR-10, RobustBench"),
+        COMBINED: (0.464, "AutoAttack, PreActResNet-18, CIFAR-10, abstract"),
+    },
+    weights="last",
+    more=flagged,
+)  # fmt: skip
