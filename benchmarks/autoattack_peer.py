@@ -39,7 +39,7 @@ class Tally(nn.Module):
         super().__init__()
         self.model = model
         self.forward_samples = self.backward_samples = 0
-        self.train(model.training)
+        self.training = model.training  # not .train(), which would reset frozen parts
 
     def forward(self, x: Tensor) -> Any:
         self.forward_samples += len(x)

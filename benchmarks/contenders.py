@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _ours(name: str, **options: Any) -> Contender:
     return run
 
 
-def _theirs(peer: Peer) -> Contender:
+def theirs(peer: Peer) -> Contender:
     """A peer's attack, batch by batch, with torch's own random state seeded inside and given
     back.
     """
@@ -206,18 +207,28 @@ def contenders(
     with its source. What does not load is told with the reason.
     """
     steps = (pgd, apgd, fab, square)
-    out = Field({OURS: _own(*steps)}, {OURS: _installed(OURS)})
+    peers = {name: (package, partial(make, *steps)) for name, (package, make) in _PEERS.items()}
+    return gathered(_own(*steps), peers, autoattack)
+
+
+def gathered(
+    own: dict[str, Contender],
+    peers: dict[str, tuple[str, Callable[[], dict[str, Peer]]]],
+    autoattack: Path | None,
+) -> Field:
+    """Ours and the peers that load, each given as its package and what makes its attacks."""
+    out = Field({OURS: own}, {OURS: _installed(OURS)})
     if autoattack is not None:
         sys.path.insert(0, str(autoattack))
-    for name, (package, make) in _PEERS.items():
+    for name, (package, make) in peers.items():
         try:
-            made = make(*steps)
+            made = make()
         except Exception as error:  # a broken optional package may raise anything, not ImportError
             reason = f"{type(error).__name__}: {error}"
             hint = "; give --autoattack PATH" if name == "AutoAttack" and autoattack is None else ""
             out.missing[name] = reason + hint
             continue
-        out.attacks[name] = {attack: _theirs(peer) for attack, peer in made.items()}
+        out.attacks[name] = {attack: theirs(peer) for attack, peer in made.items()}
         out.versions[name] = _version(name, package)
     return out
 

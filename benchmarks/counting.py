@@ -33,7 +33,7 @@ class Counted(nn.Module):
         self.backward_rows = torch.zeros(len(x), dtype=torch.int64)
         self.strays = 0
         self.bookkeeping = 0.0
-        self.train(model.training)
+        self.training = model.training  # not .train(), which would reset frozen parts
 
     def forward(self, x: Tensor) -> Any:
         began = process_time()

@@ -42,7 +42,7 @@ class Shattered(nn.Module):
     def __init__(self, model: nn.Module, period: float = 1 / 255) -> None:
         super().__init__()
         self.model, self.period = model, period
-        self.train(model.training)
+        self.training = model.training  # not .train(), which would reset frozen parts
 
     def forward(self, x: Tensor) -> Tensor:
         turns = 2 * math.pi / self.period

@@ -33,7 +33,7 @@ from torchproof.attack.hop_skip_jump import HopSkipJump
 from torchproof.attack.l1_apgd import L1APGD
 from torchproof.attack.masks import Centre
 from torchproof.attack.multi_targeted import DecayingAdam
-from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD, NoisyPGD
 from torchproof.attack.regional import Regions, Towards
 from torchproof.attack.search import Search
 from torchproof.attack.square import Square
@@ -65,6 +65,7 @@ SEARCHES: dict[str, Search] = {
     "pgd corner": PGD(2, start=Corner()),
     "momentum": MomentumPGD(2, length=0.5, start=Gaussian(0.01)),
     "nesterov": NesterovPGD(2, length=0.5, start=Sphere()),
+    "noisy": NoisyPGD(2, length=0.5, noise=0.01),
     "apgd": APGD(3),
     "apgd uniform": APGD(2, start=Uniform()),
     "l1-apgd": L1APGD(5),

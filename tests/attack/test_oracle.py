@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases
-from torchproof.attack.combine import Attack
+from torchproof.attack.combine import Attack, Chain
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.input_diversity import InputDiversity
 from torchproof.attack.nes import NES, SPSA
 from torchproof.attack.oracle import EOT, Plain, Quantised
 from torchproof.attack.pgd import PGD
+from torchproof.attack.smoothed import Smoothed
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero
 from torchproof.attack.translation_invariant import TranslationInvariant
 from torchproof.core.errors import ModelError
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import CrossEntropy, Margin, Objective
-from torchproof.core.sites import Input
+from torchproof.core.sites import Input, Universal
 from torchproof.core.threats import Threat
 
 LINF = Threat(Linf(), 0.2)
@@ -139,18 +140,79 @@ def test_nan_and_infinity_are_refused(value: float, search: Any) -> None:
         )
 
 
+def kinked(x: Tensor) -> Tensor:
+    """Every gradient of a picture with a bright corner is NaN; all answers are plain numbers."""
+    dark = (x.detach()[:, :, :1, :1] <= 0.9).to(x.dtype)
+    same = ((x - x.detach()).abs() + dark).sqrt().flatten(1).sum(1)  # no slope, or NaN at sqrt(0)
+    return x.flatten(1)[:, :3] + same[:, None]
+
+
+def half_kinked() -> tuple[Tensor, Tensor]:
+    """Four pictures (4, 1, 2, 2), the second and last with a bright corner, and their labels."""
+    x = torch.full((4, 1, 2, 2), 0.5, dtype=torch.float64)
+    x[:, 0, 0, 1] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    x[[1, 3], 0, 0, 0] = 1.0
+    return x, torch.zeros(4).long()
+
+
 @pytest.mark.parametrize(
-    "search", [FGSM(), PGD(3), PGD(3, start=Zero())], ids=["fgsm", "pgd", "pgd zero"]
+    "wrap", [lambda o: o, lambda o: EOT(o, 3), Smoothed, lambda o: InputDiversity(o, 0.0)],
+    ids=["plain", "eot", "smoothed", "di"],
+)  # fmt: skip
+def test_undefined_gradients_are_put_to_zero_and_counted(wrap: Any) -> None:
+    """A NaN has no sign: its row gets nothing, all other rows what they get alone."""
+    x, y = half_kinked()
+    oracle = wrap(Plain(kinked, Input(), Margin()))
+
+    def ask(rows: list[int]) -> Any:
+        part = Threat(Linf(), 0.05).set(kinked, x[rows])
+        key = torch.tensor(rows)
+        case = Cases(x[rows], y[rows], y[rows] - 1, part, key)
+        return oracle(case, torch.zeros_like(x[rows]), True, torch.zeros(len(rows)))
+
+    every, sound, bad = ask([0, 1, 2, 3]), ask([0, 2]), ask([1, 3])
+    each = {EOT: 3, Smoothed: 8}.get(type(oracle), 1)
+    assert every.undefined.tolist() == [0, each, 0, each] and bad.undefined.tolist() == [each] * 2
+    assert sound.undefined is None
+    assert torch.equal(every.grad[[0, 2]], sound.grad) and bool((sound.grad != 0).any())
+    assert not bool(every.grad[[1, 3]].any()) and bool(every.loss.isfinite().all())
+
+
+def test_only_the_undefined_coordinates_are_lost() -> None:
+    def rooted(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3] + 0 * x.flatten(1)[:, 3:].sqrt()
+
+    x, y = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(1).long()
+    x[0, 0, 1, 1] = 0.0
+    case = Cases(x, y, y - 1, LINF.set(rooted, x), y)
+    point = Plain(rooted, Input(), Margin())(case, torch.zeros_like(x), True, torch.zeros(1))
+    assert isinstance(point.grad, Tensor) and point.undefined is not None
+    assert point.grad.flatten()[[0, 3]].tolist() == [-1, 0] and point.undefined.tolist() == [1]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("search", "asked"),
+    [(FGSM(), 1), (PGD(3), 3), (PGD(3, start=Zero()), 3), (Square(20), 0)],
+    ids=["fgsm", "pgd", "pgd zero", "square"],
 )
-def test_gradients_that_are_no_numbers_are_refused(search: Any) -> None:
-    """A NaN has no sign: without a word the search would stand still, and the model look robust."""
+def test_an_attack_counts_its_blind_questions(
+    search: Any, asked: int, slots: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = half_kinked()
+    attack = Attack(Threat(Linf(), 0.05), Margin(), search)
+    found = attack(kinked, x, y, run=Run(patience=99, slots=slots))
+    assert found.undefined.tolist() == [0, asked, 0, asked] and bool(found.done.all())
+    said = f"{2 * asked} questions about 2 of 4 examples"
+    assert (said in caplog.text) is bool(asked)
+    two = Chain((attack, attack))(kinked, x, y, run=Run(patience=99, slots=slots))
+    assert two.undefined.tolist() == [0, 2 * asked, 0, 2 * asked]
 
-    def kinked(x: Tensor) -> Tensor:
-        return (x - x.detach()).abs().sqrt().flatten(1)[:, :3] * 0 + x.flatten(1)[:, :3]
 
-    x, y = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2).long()
-    with pytest.raises(ModelError):
-        Attack(LINF, CrossEntropy(), search)(kinked, x, y, run=Run(patience=99))
+def test_undefined_gradients_of_a_shared_perturbation_are_refused() -> None:
+    x, y = half_kinked()
+    with pytest.raises(ModelError, match="gradient is NaN"):
+        Attack(Threat(Linf(), 0.05, Universal()), Margin(), PGD(3))(kinked, x, y)
 
 
 def test_a_model_without_a_gradient_is_refused_unless_none_is_needed() -> None:

@@ -28,7 +28,7 @@ from torchproof.core.objectives import (
     TargetedMargin,
 )
 from torchproof.core.sites import Universal
-from torchproof.core.threats import Threat
+from torchproof.core.threats import Region, Threat
 
 LINF = Threat(Linf(), 0.12)
 
@@ -51,6 +51,7 @@ REFUSED: dict[str, Any] = {
     "every target of an untargeted objective": lambda: EveryTarget(
         Attack(LINF, CrossEntropy(), PGD3)
     ),
+    "a mask per image": lambda: Attack(Region(LINF, torch.ones(2, 1, 4, 4)), Margin(), PGD3),
     "no attack": lambda: Chain(()),
     "no steps": lambda: PGD(0),
     "half a step": lambda: APGD(1.5),  # type: ignore[arg-type]
@@ -67,6 +68,13 @@ def test_what_cannot_be_meant_is_refused_at_construction(make: Any) -> None:
     with pytest.raises(InputError) as caught:
         make()
     assert caught.value.remedy
+
+
+def test_a_mask_per_image_is_told_where_to_go() -> None:
+    with pytest.raises(InputError, match=r"Given\.each") as caught:
+        REFUSED["a mask per image"]()
+    assert "each of 2 images" in caught.value.given
+    Attack(Region(LINF, torch.ones(1, 1, 4, 4)), Margin(), PGD3)  # one mask, however it is written
 
 
 @pytest.mark.parametrize(

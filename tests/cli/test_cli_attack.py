@@ -109,6 +109,14 @@ def test_other_norms(hit: Hit, trained: Path, tmp_path: Path, threat: str) -> No
     assert require_sound(tmp_path / "x.npz", trained, threat)["broken"].any()
 
 
+def test_what_the_probes_say_is_shown_with_their_cost(hit: Hit) -> None:
+    """Doubts about the accuracy are told, but leave the images and the exit code alone."""
+    answer = hit("PGD(steps=2, length=0.01, start=Zero())")
+    assert answer.code == 0 and "verdict: unreliable" in answer.words
+    assert "severe: single-step-wins:" in answer.words
+    assert "probes behind the flags: 13 examples" in answer.words
+
+
 def test_seed_and_batch_size(hit: Hit, tmp_path: Path) -> None:
     for out, options in (("a", ()), ("b", ("--batch-size", 5)), ("c", ("--seed", 1))):
         assert hit("PGD(steps=2)", *options, out=f"{out}.npz").code == 0

@@ -20,8 +20,9 @@ FILES = {
 }  # fmt: skip
 KEYS = {
     "schema", "date", "model", "model_sha256", "data", "data_sha256", "n", "threat", "suite",
-    "seed", "device", "dtype", "quantised", "clean_accuracy", "robust_accuracy",
-    "robust_accuracy_ci95", "certified_accuracy", "attacks", "forward", "backward", "seconds",
+    "seed", "device", "dtype", "quantised", "target", "clean_accuracy", "robust_accuracy",
+    "robust_accuracy_ci95", "certified_accuracy", "rejection_rate", "attacks", "forward",
+    "backward", "seconds",
     "per_robust_example", "probes", "examples", "flags", "labels", "verdict", "versions", "command",
 }  # fmt: skip
 QUICK = ("--suite", "quick", "--n", 24)
@@ -226,3 +227,18 @@ def test_no_number_is_broken_in_a_narrow_terminal(
         assert f"{attack['forward']:,}" in answer.words
         assert f"{100 * attack['robust_accuracy']:.2f} %" in answer.words
     assert str(tmp_path / "[/b]") in answer.out  # a path is no markup
+
+
+def test_a_target(ask: Ask, tmp_path: Path) -> None:
+    answer = ask("aimed", "--target", 3, threat="linf:0.2")
+    assert answer.code == 0, answer.words
+    stored = read(tmp_path / "aimed")
+    assert stored["target"] == "class 3" and "targeted at class 3" in answer.words
+    arrays = np.load(tmp_path / "aimed" / "adversarial.npz")
+    assert stored["n"] == len(arrays["y"]) < 24 and 3 not in arrays["y"]
+    moved = (arrays["x"] != arrays["x_adv"]).reshape(stored["n"], -1).any(1)
+    broken = round(stored["n"] * (stored["clean_accuracy"] - stored["robust_accuracy"]))
+    assert 0 < moved.sum() == broken < stored["n"]
+    assert "targeted at class 3" in (tmp_path / "aimed" / "report.html").read_text()
+    ask("curve", "--target", 3, "--curve").refused("--curve with --target")
+    ask("far", "--target", 10).refused("target = 10", "classes 0 to 9")

@@ -37,12 +37,25 @@ def test_a_network_that_errs(cli: Callable[..., Any], trained: Path, tmp_path: P
 
 
 def test_an_attack_of_ones_own(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
-    given = ("--threat", "l2:0.5", "--n", 30, "--no-images", "--out", tmp_path / "o")
+    given = (
+        "--threat",
+        "l2:0.5",
+        "--n",
+        30,
+        "--no-images",
+        "--every-class",
+        "--out",
+        tmp_path / "o",
+    )
     answer = cli("hypocrisy", trained, "--attack", "PGD(5, objective=Margin())", *given)
     assert answer.code == 0, answer.words
     stored = json.loads((tmp_path / "o" / "hypocrisy.json").read_text())
     assert [a["name"] for a in stored["attacks"]] == ["PGD(5, objective=Margin())"]
     assert "Hypocritical" in stored["attacks"][0]["settings"]
+    assert len(stored["classes"]) == 10
+    for number, share in enumerate(stored["classes"]):
+        assert f"moved to class {number}: " in answer.words
+        assert share["n"] < 30 and f", {share['hits']} of {share['n']}" in answer.words
     assert not (tmp_path / "o" / "hypocritical.npz").exists()
 
 

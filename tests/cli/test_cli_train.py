@@ -166,3 +166,13 @@ def test_a_recipe_from_a_file(cli: Callable[..., Any], tmp_path: Path) -> None:
     for recipe, word in (("own.py:wrong", "gives int"), ("absent.py:tiny", "existing file")):
         cli("train", "--recipe", tmp_path / recipe, "--out", tmp_path / "no").refused(word)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_trained_network_teaches(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
+    out, hat = tmp_path / "run", "HAT(steps=1)"
+    given = ("train", *SMALL, "--method", hat, "--threat", "linf:0.1", "--epochs", 1, "--out", out)
+    cli(*given).refused("standard network", "--teacher")
+    cli(*given, "--teacher", tmp_path / "none").refused("the teacher", "--teacher")
+    assert cli(*given, "--teacher", trained).code == 0
+    assert json.loads((out / "config.json").read_text())["info"]["plan"]["teacher"] == str(trained)
+    assert 0 <= records(out)[0]["figures"]["standard_fooled"] <= 1

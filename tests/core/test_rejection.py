@@ -123,6 +123,24 @@ def test_loss_verdict_and_score_by_hand() -> None:
     assert Rejected(0.4).loss(out, goal).tolist() == pytest.approx([-1.4, 0.1, -0.1, 1.6])
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_rejection_as_one_more_class_is_exact(kind: torch.dtype) -> None:
+    """The last class is the answer exactly where the input is rejected, whatever rounding does."""
+    near = torch.tensor([0.4, 0.4 + 1e-7, 0.4 - 1e-7, 3.0, -3.0])
+    z = torch.tensor([[1e4, 2.0]] * 5).to(kind)
+    objective = Rejecting(Margin(), threshold=0.4, weight=1e-3)
+    whole = objective.as_classes({"logits": z, "reject": near})
+    assert whole.shape == (5, 3) and whole.dtype == torch.promote_types(kind, torch.float32)
+    assert torch.equal(whole[:, :2], z.to(whole.dtype))
+    assert (whole.argmax(1) == 2).tolist() == (near > 0.4).tolist()
+    out, goal = outputs()
+    wide = Rejecting(Margin(), threshold=0.4, weight=10).as_classes(out)
+    # the detector's logit stands weight * (reject - threshold) above the best class
+    assert (wide[:, 2] - wide[:, :2].amax(1)).tolist() == pytest.approx([-14.0, 1, -1, 16])
+    won = (wide.argmax(1) != goal.y) & (wide.argmax(1) != 2)
+    assert won.tolist() == [False, False, True, False]
+
+
 def test_numbers_are_chosen_from_clean_inputs() -> None:
     z = torch.stack([torch.arange(101.0), torch.zeros(101)], 1) + 1
     score = torch.arange(101.0) / 50

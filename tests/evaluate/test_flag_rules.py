@@ -137,6 +137,9 @@ def test_evidence_names_examples_or_counts(name: str) -> None:
         ("saturated-softmax", Case(0, clean={"vanished": True}, settings={"attacks": [
             PGD, PGD | {"name": "margin", "settings": "PGD on Margin()"}]}), 6, "warning"),
         ("undefined-gradients", Case(0, probes={"failed": ["beyond"]}), 1, "note"),
+        ("undefined-gradients", Case(0, attack={"undefined": 3}), 1, "severe"),
+        ("undefined-gradients", Case(0, attack={"undefined": 3}, row={
+            "status": "broken", "broken_by": "PGD"}), 1, "warning"),
         ("undefined-gradients", Case(0, probes={"failed": ["surroundings"]}), 1, "warning"),
         ("recheck-failed", Case(0, more={"recheck PGD": {"ok": False, "inside": True}}), 1,
          "warning"),

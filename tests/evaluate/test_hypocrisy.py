@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd, pgd
 from torchproof.attack.hypocritical import befriend, hypocritical
+from torchproof.attack.starts import Gaussian, Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.core.norms import Linf
-from torchproof.core.objectives import Hypocritical, Margin
+from torchproof.core.objectives import Hypocritical, Margin, Targeted
 from torchproof.core.sites import Universal
 from torchproof.core.threats import Region, Threat, parse
 from torchproof.evaluate import Member, hypocrisy
@@ -230,6 +231,57 @@ def test_an_answer_that_is_not_given_twice_does_not_count() -> None:
     assert right == found.record.risks["verification_accuracy"].hits
 
 
+def test_how_many_errors_reach_each_class_in_closed_form(tmp_path: Path) -> None:
+    """Of two classes, the one that an error does not answer with is the right one."""
+    model, (x, y) = Binary(), data()
+    z = (x.flatten(1) @ model.w + model.b).detach()
+    wrong, near = (z > 0) != (y == 1), z.abs() < EPS * model.w.detach().abs().sum()
+    found = hypocrisy(model, (x, y), THREAT, every_class=True, out=tmp_path)
+    for number, share in enumerate(found.record.classes):
+        others = wrong & (y == number)
+        assert (share.hits, share.n) == (int((others & near).sum()), int(others.sum()))
+        assert 0 < share.hits < share.n
+    assert len(found.record.classes) == 2 and found.record.verdict == "ok"
+    assert hypocrisy(model, (x, y), THREAT).record.classes == []
+    assert HypocrisyRecord.read(tmp_path) == found.record
+
+
+def test_errors_are_moved_to_every_class_but_their_own(tmp_path: Path) -> None:
+    """The shares against a loop over classes, whose attack knows nothing of ledgers."""
+    model, (x, y) = network(), images()
+    with torch.no_grad():
+        answer = model(x).argmax(1)
+    short = [Member("one", hypocritical(THREAT, 3))]
+    found = hypocrisy(model, (x, y), THREAT, short, every_class=True, out=tmp_path, slots=7)
+    classes, seen = model(x[:1]).shape[1], set()
+    assert len(found.record.classes) == classes
+    for number, share in enumerate(found.record.classes):
+        rows = ((answer != y) & (answer != number)).nonzero()[:, 0]
+        attack = pgd(THREAT, 20, 0.25, Targeted(), Gaussian(0.01))
+        aim = torch.full((len(rows),), number)
+        run = Run(seed=keys.seed_of(0, f"towards {number}"), ids=rows)
+        naive = attack(model, x[rows], answer[rows], target=aim, run=run)
+        assert (share.hits, share.n) == (int(naive.lost.sum()), len(rows))
+        seen.add(share.hits)
+    assert len(seen) > 1
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert all(line["image"] is None for line in lines if line["attack"].startswith("towards "))
+    again = hypocrisy(model, (x, y), THREAT, short, every_class=True, out=tmp_path, resume=True)
+    assert again.record.model_dump(exclude={"date"}) == found.record.model_dump(exclude={"date"})
+
+
+def test_undefined_gradients_make_the_verdict_unreliable() -> None:
+    class Rooted(Binary):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * x[:, 0, 0, :1].sqrt()
+
+    model, (x, y) = Rooted(), data()
+    x[3:5, 0, 0, 0] = 0.0
+    adversary = pgd(THREAT, 5, start=Zero())
+    found = hypocrisy(model, (x, y), THREAT, friends(THREAT)[:1], adversary=adversary)
+    assert found.record.undefined == 2 and found.record.verdict == "unreliable"
+
+
 def test_out_of_time_is_said(tmp_path: Path) -> None:
     model, (x, y) = network(), images()
     cut = hypocrisy(model, (x, y), THREAT, out=tmp_path, max_seconds=1e-6)
@@ -257,6 +309,7 @@ def test_any_attack_is_turned_around() -> None:
         lambda m, d: hypocrisy(m, d, THREAT, []),
         lambda m, d: hypocrisy(m, d, THREAT, friends(THREAT)[:1] * 2),
         lambda m, d: hypocrisy(m, d, THREAT, [Member("clean", hypocritical(THREAT))]),
+        lambda m, d: hypocrisy(m, d, THREAT, [Member("towards 1", hypocritical(THREAT))]),
         lambda m, d: hypocrisy(m, d, THREAT, friends(parse("linf:0.1"))),
         lambda m, d: hypocrisy(m, d, THREAT, adversary=pgd(parse("l2:1"))),
         lambda m, d: hypocrisy(m, d, THREAT, n=0),

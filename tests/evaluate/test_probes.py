@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.catalogue import averaged, nes, pgd, square
 from torchproof.attack.starts import Zero
-from torchproof.core.errors import ModelError
 from torchproof.core.norms import L2, Linf
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import Region, Threat
@@ -191,8 +190,42 @@ def test_undefined_gradients_are_flagged(net: nn.Module, blobs: Any, threat: Thr
     (flag,) = [f for f in report.flags if f.name == "undefined-gradients"]
     assert flag.severity == "severe" and report.verdict == "unreliable"
     assert flag.evidence.endswith(f"ids {', '.join(map(str, sorted(black)))}")
-    with pytest.raises(ModelError, match="gradient is NaN"):
-        evaluate(Rooted(net), blobs, threat, [Member("PGD", pgd(threat, 3, start=Zero()))])
+
+
+def test_an_attack_that_meets_undefined_gradients_goes_on_and_says_so(
+    net: nn.Module, blobs: Any, threat: Threat, tmp_path: Path
+) -> None:
+    """Black corners are held against their own examples: these are attacked in all other pixels."""
+    steps = 3
+    attack = pgd(threat, steps, start=Zero(), objective=Margin())
+    report = evaluate(Rooted(net), blobs, threat, [Member("PGD", attack)], out=tmp_path)
+    stored, black = records(tmp_path, "PGD"), blobs.x[:, 0, 0, 0] == 0
+    met = {i: r["undefined"] for i, r in stored.items() if "undefined" in r}
+    assert set(met) == {i for i in stored if black[i]} and len(met) < len(stored)
+    # the corner's gradient is undefined at each step, as it never moves
+    lost = {i for i in met if stored[i]["lost"]}
+    assert {met[i] for i in set(met) - lost} == {steps}
+    assert 0 < len(lost) < len(met), "the other pixels must have broken some"
+    (flag,) = [f for f in report.flags if f.name == "undefined-gradients"]
+    assert flag.severity == "severe" and report.verdict == "unreliable"
+    about = f"in {sum(met.values()):,} questions about {len(met)} examples"
+    assert about in flag.evidence
+
+
+def test_undefined_gradients_of_one_example_leave_the_others_alone(
+    net: nn.Module, blobs: Any, threat: Threat, tmp_path: Path
+) -> None:
+    """The records of all other examples are those of the network without the root."""
+    members = [Member("PGD", pgd(threat, 3, start=Zero()))]
+    sound, shaken = tmp_path / "sound", tmp_path / "shaken"
+    evaluate(net, blobs, threat, members, out=sound)
+    evaluate(Rooted(net), blobs, threat, members, out=shaken)
+    one, two = records(sound, "PGD"), records(shaken, "PGD")
+    kept = [i for i in two if "undefined" not in two[i]]
+    assert 0 < len(kept) < len(two)
+    for i in kept:
+        assert one[i]["score"] == pytest.approx(two[i]["score"], abs=1e-9)
+        assert one[i]["lost"] == two[i]["lost"] and one[i]["forward"] == two[i]["forward"]
 
 
 def test_a_run_killed_while_probing_ends_the_same(

@@ -36,6 +36,7 @@ def found(done: list[bool] | None = None) -> Found:
     return Found(
         value=empty.value, lost=torch.tensor(LOST), score=empty.score,
         spent=torch.tensor(SPENT), by=empty.by, done=torch.tensor(done or [True] * 6),
+        undefined=empty.undefined,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.catalogue import pgd, square
+from torchproof.attack.catalogue import averaged, nes, pgd, square
 from torchproof.core.errors import InputError, ModelError, UnknownName
 from torchproof.core.norms import L0, L2, Linf, Norm
 from torchproof.core.sites import Input, Latent
@@ -114,6 +114,25 @@ def test_settings(refused: Any, blobs: Any) -> None:
     refused(InputError, "different int64 numbers", ids=torch.arange(59))
     refused(InputError, "no threat", threat=[])
     refused(InputError, "8-bit", threat=Threat(Linf(), 0.5 / 255), quantised=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, averaged], ids=["alone", "of averages"])
+def test_differences_that_vanish_in_the_rounding(refused: Any, wrap: Any) -> None:
+    """Two images that are the same in 8 bits have the same loss: the estimate would be zero."""
+    small = Member("NES", wrap(nes(Threat(Linf(), 0.1), 200)))
+    refused(InputError, r"sigma = 0\.001, quantised.*sigma=0\.008", suite=[small], quantised=True)
+
+
+def test_estimates_over_two_grey_levels_find_what_gradients_find(
+    net: nn.Module, blobs: Any
+) -> None:
+    threat = Threat(Linf(), 0.1)
+    attacks = {"PGD": pgd(threat, 20), "NES": nes(threat, 1000, sigma=0.008)}
+    held = {
+        name: evaluate(net, blobs, threat, [Member(name, attack)], quantised=True).robust_accuracy
+        for name, attack in attacks.items()
+    }
+    assert held["PGD"] < 0.8 and held["NES"] <= held["PGD"] + 0.05
 
 
 def test_threats_that_cannot_be_served(refused: Any, net: nn.Module) -> None:

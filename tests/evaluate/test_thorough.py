@@ -194,6 +194,13 @@ def test_averaged_is_the_log_of_the_mean_prediction() -> None:
     torch.testing.assert_close(got, expected)
 
 
+def test_averaging_leaves_frozen_parts_in_their_modes() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
+    net[1].eval()
+    whole = Averaged(net, 2)
+    assert whole.training and net[0].training and not net[1].training
+
+
 def test_rand_counts_every_draw(net: nn.Module, blobs: Any) -> None:
     torch.random.default_generator.manual_seed(0)
     report = evaluate(Noisy(net, 0.05).eval(), blobs, Threat(Linf(), 1e-6), "rand", n=4)

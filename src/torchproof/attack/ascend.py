@@ -59,7 +59,7 @@ class Run:
 @dataclass(frozen=True)
 class Slots:
     """The jobs in flight; every leaf has one row per slot. best, score, won: the worst point each
-    job has seen.
+    job has seen; wins, spent, undefined: what it has counted.
     """
 
     cases: Cases
@@ -69,6 +69,7 @@ class Slots:
     won: Tensor
     wins: Tensor
     spent: Tensor
+    undefined: Tensor
     job: Tensor
 
 
@@ -105,13 +106,18 @@ class _Loop:
         score = zero.to(self.dtype) - torch.inf
         spent = torch.zeros(len(picked), 2, dtype=torch.int64, device=self.device)
         spent[:, 0] = self.site.entry * (len(x) // len(picked))
-        return Slots(cases, state, best, score, zero.bool(), zero, spent, job.to(self.device))
+        blind = torch.zeros_like(spent[:, 0])
+        return Slots(
+            cases, state, best, score, zero.bool(), zero, spent, blind, job.to(self.device)
+        )
 
     def ask(self, live: Slots, gradient: bool) -> Point:
         """One question about every slot; the answer is recorded in place."""
         progress = live.state.t / self.search.steps
         point = self.oracle(live.cases, live.state.delta, gradient, progress)
         live.spent.add_(_price(point.cost, self.device))
+        if point.undefined is not None:
+            live.undefined.add_(point.undefined)
         won, better = point.won, point.score > live.score
         if (
             self.search.wanders
@@ -135,7 +141,7 @@ class _Loop:
         """Writes what finished jobs found, and tells who is interested."""
         job = gone.job.cpu()
         problem = self.jobs.problem[job]
-        found.spent.index_add_(0, problem, gone.spent.cpu())
+        self.account(found, gone)
         if self.run.last:
             won = (gone.wins > 0).cpu()
             _store(found.value, problem, gone.state.delta)
@@ -157,6 +163,12 @@ class _Loop:
         found.done[finished] = True
         if self.run.on_done is not None and finished:
             self.run.on_done(found, finished)
+
+    def account(self, found: Found, slots: Slots) -> None:
+        """Adds up what these jobs have counted."""
+        problem = self.jobs.problem[slots.job.cpu()]
+        found.spent.index_add_(0, problem, slots.spent.cpu())
+        found.undefined.index_add_(0, problem, slots.undefined.cpu())
 
     def _origin(self, job: Tensor) -> Tensor:
         """(J, 2) the target and the restart of each job."""
@@ -208,7 +220,7 @@ def ascend(
             if leave is not None:
                 live = _refill(loop, live, leave, queue)
         if live is not None:  # stopped: what the jobs in flight have spent is spent
-            found.spent.index_add_(0, jobs.problem[live.job.cpu()], live.spent.cpu())
+            loop.account(found, live)
     return found
 
 

@@ -4,7 +4,7 @@ was found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,9 @@ class Point(NamedTuple):
 
     loss: what is ascended; score: the yardstick; won: the objective's verdict; grad: the gradient
     of the loss, None when it was not asked for; cost: forward and backward samples spent per
-    problem; at: the perturbation the answer is about, where it is not the one asked about.
+    problem; at: the perturbation the answer is about, where it is not the one asked about;
+    undefined: (P,) int64, how many of the gradients that `grad` is made of had entries that were
+    NaN or infinite and were put to 0, None where none had.
     """
 
     loss: Tensor
@@ -45,6 +47,13 @@ class Point(NamedTuple):
     grad: Value | None
     cost: tuple[int, int]
     at: Value | None = None
+    undefined: Tensor | None = None
+
+
+def undefined_in(points: Sequence[Point]) -> Tensor | None:
+    """The `undefined` of several answers about the same problems, added up."""
+    counts = [point.undefined for point in points if point.undefined is not None]
+    return torch.stack(counts).sum(0) if counts else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ class Found:
     last iterate (training); lost: (N,) bool, a winning point inside the set was seen; score: (N,)
     the yardstick there; spent: (N, 2) int64 forward and backward samples; by: (N, 2) the target
     and restart of the job that found it, -1 for none; done: (N,) bool, False where the run was
-    stopped first.
+    stopped first; undefined: (N,) int64, questions whose gradient was NaN or infinite somewhere:
+    the search was blind there.
     """
 
     value: Value
@@ -99,6 +109,7 @@ class Found:
     spent: Tensor
     by: Tensor
     done: Tensor
+    undefined: Tensor
 
     @classmethod
     def empty(cls, problems: int, like: Value, device: torch.device) -> Found:
@@ -115,4 +126,5 @@ class Found:
             spent=torch.zeros(problems, 2, dtype=torch.int64),
             by=torch.full((problems, 2), -1, dtype=torch.int64),
             done=torch.zeros(problems, dtype=torch.bool),
+            undefined=torch.zeros(problems, dtype=torch.int64),
         )

@@ -6,7 +6,8 @@ next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +25,10 @@ from torchproof.core.objectives import Objective, hard
 from torchproof.core.room import keep_freed_memory
 from torchproof.core.sets import Set
 from torchproof.core.sites import Model
-from torchproof.core.threats import AnyThreat
+from torchproof.core.threats import AnyThreat, Region
 from torchproof.core.values import put, take
+
+log = logging.getLogger(__name__)
 
 Wrap = Callable[[Oracle], Oracle]
 
@@ -56,6 +59,7 @@ class Attack:
             raise InputError(given, "restarts >= 1 and targets >= 0", "count runs from one")
         self._check_parts()
         self._check_starts()
+        _check_region(self.threat)
 
     def _check_parts(self) -> None:
         """What the search needs, site and objective must offer."""
@@ -140,7 +144,9 @@ class Attack:
 
             jobs = jobs.repeated(self.restarts)
             site = self.threat.site
-            return ascend(oracle, self.search, site, enclose, x, y, jobs, run, device, kind)
+            found = ascend(oracle, self.search, site, enclose, x, y, jobs, run, device, kind)
+        _warn(found)
+        return found
 
     def _base(
         self,
@@ -172,6 +178,26 @@ class Attack:
         return Jobs.one_each(problems, target)
 
 
+def _check_region(threat: AnyThreat) -> None:
+    """A region is one mask for all images: rows of examples come and go, those of a mask do not."""
+    if isinstance(threat, Region) and threat.mask.dim() > 3 and len(threat.mask) > 1:
+        raise InputError(
+            f"a Region with a mask for each of {len(threat.mask)} images",
+            "one mask for all images, (H, W) or (C, H, W)",
+            "for a mask per image write Regions(threat, Given.each(x, masks))",
+        )
+
+
+def _warn(found: Found) -> None:
+    """A search that was blind now and then may have found less than there is."""
+    blind = int((found.undefined > 0).sum())
+    if blind:
+        log.warning(
+            "gradients were NaN or infinite in %d questions about %d of %d examples, and put to 0",
+            int(found.undefined.sum()), blind, len(found.undefined),
+        )  # fmt: skip
+
+
 def _working(model: torch.dtype | None, x: torch.dtype) -> torch.dtype:
     """The type of perturbations: the model's (that of x for a plain function), at least float32."""
     return torch.promote_types(model or x, torch.float32)
@@ -193,8 +219,10 @@ def _wrong_classes(
 
 @torch.no_grad()
 def _answer(model: Model, x: Tensor) -> Tensor:
-    out: Tensor = model(x)
-    return out.to(torch.promote_types(out.dtype, torch.float32))
+    out: Any = model(x)
+    out = out["logits"] if isinstance(out, Mapping) else out  # of a model that may reject
+    z: Tensor = out.to(torch.promote_types(out.dtype, torch.float32))
+    return z
 
 
 def Restarts(attack: Attack, n: int = 5) -> Attack:
@@ -259,4 +287,5 @@ def _merge(total: Found, rows: Tensor, part: Found) -> None:
     total.score[at], total.by[at] = part.score[better], part.by[better]
     total.lost[rows] |= part.lost
     total.spent[rows] += part.spent
+    total.undefined[rows] += part.undefined
     total.done[rows] = part.done

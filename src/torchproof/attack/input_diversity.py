@@ -81,8 +81,8 @@ class InputDiversity:
         there = self.inner(changed, shift(delta), True, progress)
         back: Any = there.grad
         forward, backward = (a + b for a, b in zip(here.cost, there.cost, strict=True))
-        grad = shift.transposed(back)
-        return here._replace(loss=there.loss, grad=grad, cost=(forward, backward))
+        grad, cost = shift.transposed(back), (forward, backward)
+        return here._replace(loss=there.loss, grad=grad, cost=cost, undefined=there.undefined)
 
     def _shift(self, cases: Cases, delta: Any, progress: Tensor) -> Shift:
         x = cases.x

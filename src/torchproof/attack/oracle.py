@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from torchproof.attack.cases import Cases, Point
+from torchproof.attack.cases import Cases, Point, undefined_in
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.objectives import Goal, Objective
 from torchproof.core.sites import Model, Site
@@ -28,8 +28,10 @@ class Oracle(Protocol):
 class Plain:
     """Asks the model once: one forward, and one backward when the gradient is wanted.
 
-    Losses are computed in at least float32, whatever the model answers in. Raises ModelError for
-    NaN or infinite answers.
+    Losses are computed in at least float32, whatever the model answers in. A gradient that is NaN
+    or infinite is held against its own problem: such entries become 0 and are counted. Raises
+    ModelError for NaN or infinite answers, and at shared sites, where there is but one problem, for
+    such gradients.
     """
 
     model: Model
@@ -54,11 +56,12 @@ class Plain:
                     "finite logits",
                     "look for divisions, logarithms and overflows in its forward pass",
                 )
+            grad, undefined = (None, None) if grad is None else _mended(grad, self.site)
             # what was made under inference mode could not be written to later; a copy can
             loss = loss.detach() if gradient else loss.clone()
         # a model that averages several answers into one says how many it asked for
         samples = len(cases.x) // len(loss) * getattr(self.model, "draws", 1)
-        return Point(loss, score, won, grad, (samples, samples * gradient))
+        return Point(loss, score, won, grad, (samples, samples * gradient), None, undefined)
 
 
 def _precise(out: Any) -> Any:
@@ -78,15 +81,26 @@ def _gradient(loss: Tensor, live: Value) -> Value:
             "use a search without gradients (Square), or wrap the layer that cuts it in BPDA",
         )
     found = torch.autograd.grad(loss, inputs, torch.ones_like(loss), materialize_grads=True)
+    parts = iter(found)
+    return tree(lambda _: next(parts), live)
+
+
+def _mended(grad: Value, site: Site) -> tuple[Value, Tensor | None]:
+    """The gradient with 0 where it is NaN or infinite, and a 1 for each problem (P,) with such
+    entries; None where there are none.
+    """
     # a sum is the cheapest test; a finite gradient with an infinite sum is looked at again
-    if not all(math.isfinite(float(g.sum())) or bool(g.isfinite().all()) for g in found):
+    parts = list(leaves(grad))
+    if all(math.isfinite(float(g.sum())) or bool(g.isfinite().all()) for g in parts):
+        return grad, None
+    if site.shared:
         raise ModelError(
             "a model whose gradient is NaN or infinite at some allowed perturbation",
             "finite gradients",
             "look for square roots and logarithms of 0 in its forward pass",
         )
-    parts = iter(found)
-    return tree(lambda _: next(parts), live)
+    found = [(~g.isfinite()).reshape(len(g), -1).any(1) for g in parts]
+    return tree(lambda g: g.nan_to_num(0.0, 0.0, 0.0), grad), torch.stack(found).any(0).long()
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,8 @@ class EOT:
         won = mean([p.won.float() for p in points]) > 0.5
         forward, backward = (sum(p.cost[i] for p in points) for i in (0, 1))
         loss, score = mean([p.loss for p in points]), mean([p.score for p in points])
-        return Point(loss, score, won, grad, (forward, backward), points[0].at)
+        cost, undefined = (forward, backward), undefined_in(points)
+        return Point(loss, score, won, grad, cost, points[0].at, undefined)
 
 
 def on_grid(x: Tensor, delta: Tensor, levels: int = 255) -> Tensor:

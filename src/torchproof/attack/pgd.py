@@ -4,8 +4,9 @@ et al. 2020).
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchproof.attack.cases import Point
 from torchproof.attack.search import Search, State
 from torchproof.attack.starts import Start, Uniform
+from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.schedules import Constant, Schedule
 from torchproof.core.sets import Set
@@ -72,6 +74,35 @@ class PGD(Search):
         if isinstance(self.schedule, Constant):
             return length * self.schedule.value
         return length * self.schedule(t.to(like.dtype) / self.steps)
+
+
+@dataclass(frozen=True)
+class NoisyPGD(PGD):
+    """PGD that adds normal noise to every step before it is projected, to get past flat spots
+    (Zhang et al. 2020, the authors' code of friendly adversarial training).
+
+    noise: its standard deviation, in input units.
+    """
+
+    noise: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.noise < math.inf:
+            raise InputError(f"noise = {self.noise!r}", "a number > 0", "use PGD for no noise")
+
+    @property
+    def random(self) -> bool:
+        return True
+
+    def step(self, set: Set, key: Tensor, state: Any, point: Point) -> State:
+        own, streams = keys.mix(key, "noise", state.t), itertools.count()
+
+        def shaken(d: Tensor) -> Tensor:
+            shape = tuple(d.shape[1:])
+            return d + self.noise * keys.normal(own, 0, shape, next(streams), d.dtype)
+
+        return super().step(set, key, replace(state, delta=tree(shaken, state.delta)), point)
 
 
 def _mean_scaled(g: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.cases import Cases, Point
+from torchproof.attack.cases import Cases, Point, undefined_in
 from torchproof.attack.oracle import Oracle
 from torchproof.core import keys
 from torchproof.core.errors import InputError
@@ -45,11 +45,14 @@ class Smoothed:
         step = progress.double().view(torch.int64)  # its bits: each step has another number
         total: Any = tree(torch.zeros_like, delta)
         forward, backward = here.cost
+        around: list[Point] = []
         for number in range(self.samples):
             noise: Any = cases.set.sample(keys.mix(cases.key, step, "smoothed", number))
             near: Any = tree(lambda d, u: d + self.reach * u, delta, noise)
             point = self.inner(cases, cases.set.project(near), True, progress)
             total = tree(lambda t, g: t.add_(g), total, point.grad)
             forward, backward = forward + point.cost[0], backward + point.cost[1]
+            around.append(point._replace(grad=None))
         grad = tree(lambda t: t / self.samples, total)
-        return here._replace(grad=grad, cost=(forward, backward))
+        undefined = undefined_in(around)
+        return here._replace(grad=grad, cost=(forward, backward), undefined=undefined)

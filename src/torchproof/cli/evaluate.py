@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from torchproof.cli import options
-from torchproof.cli.curve import measure_curve
 from torchproof.cli.inputs import members_of, network_and_data, threats_of
 from torchproof.cli.options import tell
+from torchproof.cli.radii import measure_curve
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
 from torchproof.evaluate import evaluate as measure
@@ -45,6 +45,10 @@ def evaluate(
     quantised: Annotated[
         bool, typer.Option("--quantised", help="Count only adversarial images of 8 bits.")
     ] = False,
+    target: Annotated[
+        int | None,
+        typer.Option(help="Count only examples moved to this class; its own are left out.", min=0),
+    ] = None,
     adversarial: Annotated[
         bool, typer.Option("--adversarial/--no-adversarial", help="Keep the adversarial images.")
     ] = True,
@@ -60,8 +64,8 @@ def evaluate(
     any decision. Exit code 1 says that the result should not be believed, or is not complete.
     """
     threats = threats_of(threat)
-    if curve and len(threats) > 1:
-        raise InputError("--curve with several threats", "one threat", "leave out --curve")
+    if curve:
+        _check_curve(len(threats), target)
     loaded, test = network_and_data(model, data, data_dir, device)
     with progress_bar() as show:
         report = measure(
@@ -76,6 +80,7 @@ def evaluate(
             resume=resume,
             shard=shard,
             quantised=quantised,
+            target=target,
             save_adversarial=adversarial,
             max_seconds=max_seconds,
             progress=show,
@@ -102,3 +107,11 @@ def evaluate(
     show_report(report)
     tell(f"report: {page}")
     raise typer.Exit(0 if report.verdict == "ok" else 1)
+
+
+def _check_curve(threats: int, target: int | None) -> None:
+    """Accuracy against eps is about one threat, and about every wrong answer."""
+    if threats > 1:
+        raise InputError("--curve with several threats", "one threat", "leave out --curve")
+    if target is not None:
+        raise InputError("--curve with --target", "one of them", "leave out --curve")

@@ -39,13 +39,20 @@ def hypocrisy(
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Keep the hypocritical images.")
     ] = True,
+    every_class: Annotated[
+        bool,
+        typer.Option(
+            "--every-class", help="Also how many errors can be moved to each class, for comparison."
+        ),
+    ] = False,
     max_seconds: options.MaxSeconds = None,
 ) -> None:
     """Measure how much better a model can be made to look: errors turned into correct answers.
 
     Writes hypocrisy.json, friends.csv and hypocritical.npz: verification accuracy, hypocritical
     risk and its place beside adversarial and stability risk. A killed run goes on with --resume.
-    Exit code 1 says that the result is not complete or that a check of it failed.
+    Exit code 1 says that the result is not complete, that a check of it failed, or that gradients
+    were NaN or infinite.
     """
     limits = parse(threat)
     members = None if attack is None else members_of(attack, [limits])
@@ -62,6 +69,7 @@ def hypocrisy(
             out=out,
             resume=resume,
             images=images,
+            every_class=every_class,
             max_seconds=max_seconds,
             progress=show,
             name=loaded.name,
@@ -88,10 +96,14 @@ def _show(record: HypocrisyRecord) -> None:
     console.print(table)
     for name, share in record.risks.items():
         tell(f"{name.replace('_', ' ')}: {_text(share)}, {share.hits} of {share.n}")
+    for number, share in enumerate(record.classes):
+        tell(f"errors moved to class {number}: {_text(share)}, {share.hits} of {share.n}")
     for name, holds in record.identities.items():
         tell(f"{name}: {'holds' if holds else 'DOES NOT HOLD'}")
     if record.unfinished or record.unconfirmed:
         tell(f"unfinished: {record.unfinished} examples; unconfirmed: {record.unconfirmed}")
+    if record.undefined:
+        tell(f"gradients were NaN or infinite, and put to 0, for {record.undefined} examples")
 
 
 def _text(share: Share) -> str:

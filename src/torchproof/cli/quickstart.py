@@ -12,8 +12,8 @@ import typer
 
 from torchproof import data as sets
 from torchproof.cli import options
-from torchproof.cli.curve import measure_curve
 from torchproof.cli.options import console, percent, tell
+from torchproof.cli.radii import measure_curve
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.cli.train import follow
 from torchproof.core.errors import InputError

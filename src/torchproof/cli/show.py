@@ -60,7 +60,8 @@ def show_report(report: Report) -> None:
     norm, eps = result.threat.norm, result.threat.eps_text
     about = f"{escape(result.model)} on {escape(result.data)}, n = {result.n}"
     threat = eps if norm == "union" else f"{norm}:{eps}"
-    console.print(f"{about}, threat {threat}, suite {result.suite}")
+    aim = "" if result.target is None else f", targeted at {result.target}"
+    console.print(f"{about}, threat {threat}{aim}, suite {result.suite}")
     table = _table(result)
     wide = console.options.update(max_width=1000)
     if Measurement.get(console, wide, table).maximum <= console.width:
@@ -71,6 +72,8 @@ def show_report(report: Report) -> None:
         f"[bold]robust accuracy {percent(result.robust_accuracy)}[/bold] "
         f"(95 % interval {percent(low)} to {percent(high)}), verdict: {result.verdict}"
     )
+    if result.rejection_rate is not None:
+        console.print(f"clean images rejected: {percent(result.rejection_rate)}")
     if result.per_robust_example is not None:
         console.print(
             f"suite {result.suite}: {result.per_robust_example:,.0f} evaluations (forward and "

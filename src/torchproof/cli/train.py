@@ -34,6 +34,9 @@ def train(
         typer.Option("--recipe", help="A named plan, or file.py:function returning a Plan."),
     ] = None,
     augment: Annotated[str | None, typer.Option(help="E.g. 'Compose(Crop(4), Flip())'.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A stored network, for methods that ask for one (HAT).")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training rows.")
     ] = None,
@@ -67,6 +70,7 @@ def train(
     """
     plan = recipe(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
+    texts["teacher"] = teacher
     given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}
     if n is not None:
         given["n"] = n

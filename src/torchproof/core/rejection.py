@@ -66,6 +66,20 @@ class Rejecting(Objective):
         logits, score = _parts(out)
         return torch.minimum(self.inner.score(logits, goal), self._room(score).to(logits))
 
+    def as_classes(self, out: Any) -> Tensor:
+        """(B, K + 1): the logits, and behind them one that is the largest exactly where the input
+        is rejected, above the others by `weight` times (reject - threshold).
+        """
+        logits, score = _parts(out)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        top = logits.amax(1)
+        last = top - self._room(score).to(top)
+        # rounding must not decide: one step above the rest where it is rejected, else not above
+        above = torch.nextafter(top.detach(), torch.full_like(top, torch.inf))
+        rejected = score > self.threshold
+        last = torch.where(rejected, torch.maximum(last, above), torch.minimum(last, top))
+        return torch.cat([logits, last[:, None]], 1)
+
     def _room(self, score: Tensor) -> Tensor:
         return self.weight * (self.threshold - score)
 

@@ -134,7 +134,10 @@ class Relative:
 
 @dataclass(frozen=True)
 class Region:
-    """A threat that may change only where `mask` (broadcastable to an input) is true."""
+    """A threat that may change only where `mask` (broadcastable to an input) is true.
+
+    One mask for all images; `Regions` of torchproof.attack.regional knows masks per image.
+    """
 
     threat: Threat
     mask: Tensor
@@ -162,7 +165,7 @@ class Region:
             raise InputError(
                 f"a mask of shape {tuple(self.mask.shape)}",
                 f"one that broadcasts to {tuple(ball.low.shape)}",
-                "give a mask (H, W), (C, H, W) or (N, C, H, W)",
+                "give a mask (H, W) or (C, H, W)",
             ) from None
         return ball.within(mask)
 

@@ -1,6 +1,7 @@
 """Measuring robustness: `evaluate`, its suites, its record, and `merge` for shards."""
 
 from torchproof.evaluate.course import Progress
+from torchproof.evaluate.curve import RobustnessCurve, robustness_curve
 from torchproof.evaluate.evaluation import evaluate
 from torchproof.evaluate.flags import Flag
 from torchproof.evaluate.hypocrisy import Hypocrisy, hypocrisy
@@ -26,6 +27,7 @@ __all__ = [
     "QueryLedger",
     "Report",
     "Result",
+    "RobustnessCurve",
     "Suite",
     "Transfer",
     "evaluate",
@@ -33,5 +35,6 @@ __all__ = [
     "merge",
     "query_curve",
     "query_ledger",
+    "robustness_curve",
     "transfer",
 ]

@@ -23,7 +23,8 @@ class Averaged(nn.Module):
     def __init__(self, model: Model, draws: int) -> None:
         super().__init__()
         self.model, self.draws = model, draws
-        self.train(model.training if isinstance(model, nn.Module) else False)
+        # not .train(), which would reset frozen parts
+        self.training = model.training if isinstance(model, nn.Module) else False
 
     def forward(self, x: Tensor) -> Tensor:
         answers: list[Any] = [self.model(x) for _ in range(self.draws)]

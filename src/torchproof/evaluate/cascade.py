@@ -79,8 +79,10 @@ class Stage:
         self.course.ledger.add([{"id": i, "attack": self.label, **blank, **why} for i in examples])
 
     def _aimed(self, rows: list[int]) -> Tensor | None:
-        """(B,) the classes to attack, where the member is aimed."""
+        """(B,) the classes to attack, where the evaluation or the member is aimed."""
         aim, ids = self.entry.member.aim, self.subject.examples.ids
+        if self.subject.examples.target is not None:
+            return self.subject.examples.target[rows]
         if not aim:
             return None
         return torch.tensor([self._history(int(ids[row]))[aim]["target"] for row in rows])
@@ -125,7 +127,7 @@ class Stage:
         records: list[Record] = []
         for problem in done:
             forward, backward = found.spent[problem].tolist()
-            score = float(found.score[problem])
+            score, blind = float(found.score[problem]), int(found.undefined[problem])
             records.append(
                 {
                     "id": int(ids[rows[problem]]),
@@ -137,6 +139,7 @@ class Stage:
                     "forward": forward,
                     "backward": backward,
                     "seconds": seconds,
+                    **({"undefined": blind} if blind else {}),
                 }
             )
         course.ledger.add(records)

@@ -14,7 +14,7 @@ from torchproof.core.room import in_batches
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.course import Course
-from torchproof.evaluate.entries import Entry
+from torchproof.evaluate.entries import Entry, Terms
 from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.member import CERTIFICATE, CLEAN, History, Who
 from torchproof.evaluate.subject import Subject
@@ -55,10 +55,16 @@ class Uncertified:
         return not Certified()(history) and self.who(history)
 
 
-def cross_examined(found: Sequence[Entry], threats: Sequence[AnyThreat]) -> tuple[Entry, ...]:
+def cross_examined(
+    found: Sequence[Entry], threats: Sequence[AnyThreat], terms: Terms = Terms()
+) -> tuple[Entry, ...]:
     """The entries with the suite `quick` before them for certified examples, for which the rest is
-    left out. Raises InputError for more than one threat: a certificate is about one set.
+    left out. Raises InputError for more than one threat, a target and a model that may reject: a
+    certificate is about one set, and about every other answer.
     """
+    if terms != Terms():
+        given = f"a verifier and {'a target' if terms.targeted else 'a model that may reject'}"
+        raise InputError(given, "one of them", "leave out the verifier")
     if len(threats) > 1:
         given = f"a verifier and {len(threats)} threats"
         raise InputError(given, "one threat", "evaluate each threat on its own")

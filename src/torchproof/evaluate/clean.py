@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchproof.core.errors import ResumeError
-from torchproof.core.objectives import margin
 from torchproof.core.room import in_batches
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
@@ -89,12 +88,13 @@ def _judged(subject: Subject, ask: Ask, rows: list[int]) -> list[Record]:
     x, _ = subject.rows(rows)
     with torch.inference_mode():
         z = ask(x)
-        simplex = (z >= 0).all(1) & ((z.double().sum(1) - 1).abs() < _SIMPLEX)
+        known = z[:, : subject.classes]
+        simplex = (known >= 0).all(1) & ((known.double().sum(1) - 1).abs() < _SIMPLEX)
         found = zip(
             subject.examples.ids[rows].tolist(),
             z.argmax(1).tolist(),
             z.abs().amax(1).tolist(),
-            margin(z, subject.examples.y[rows].to(z.device)).tolist(),
+            subject.gap(rows, z).tolist(),
             simplex.tolist(),
             strict=True,
         )
@@ -122,7 +122,7 @@ def _probed(subject: Subject, ask: Ask, rows: list[int]) -> dict[int, Record]:
     x, y = subject.rows(rows)
     with torch.inference_mode():
         moved = (ask(x) - ask(x)).abs().amax(1).tolist()
-    top, entropy = _gradients(ask, x, y)
+    top, entropy = _gradients(ask, x, y, lambda z: subject.gap(rows, z))
     flat, still = ((g == 0).flatten(1).all(1) for g in (top, entropy))
     finite = torch.stack([g.isfinite().flatten(1).all(1) for g in (top, entropy)]).all(0)
     found = zip(
@@ -136,14 +136,16 @@ def _probed(subject: Subject, ask: Ask, rows: list[int]) -> dict[int, Record]:
     }
 
 
-def _gradients(ask: Ask, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _gradients(
+    ask: Ask, x: Tensor, y: Tensor, gap: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Those of the margin and of the cross-entropy in x, zero where the graph is cut."""
     with torch.enable_grad():
         live = x.clone().requires_grad_()
         z = ask(live)
         if not z.requires_grad:
             return torch.zeros_like(x), torch.zeros_like(x)
-        losses = [margin(z, y).sum(), F.cross_entropy(z, y, reduction="sum")]
+        losses = [gap(z).sum(), F.cross_entropy(z, y, reduction="sum")]
         grads = [
             torch.autograd.grad(loss, [live], retain_graph=True, materialize_grads=True)[0]
             for loss in losses

@@ -6,12 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.member import CERTIFICATE, CLEAN, PROBES, History, Member, Suite
+from torchproof.evaluate.rejecting import aware
 from torchproof.evaluate.suites import SUITES, bounded
+from torchproof.evaluate.targeted import TARGETED, turned
 
 Chosen = str | Suite | Sequence[Member]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What counts as a win. targeted: only the class that each example is to be moved to;
+    rejecting: any wrong class that is accepted, for a model that may reject.
+    """
+
+    targeted: bool = False
+    rejecting: Rejecting | None = None
+
+    def __post_init__(self) -> None:
+        if self.targeted and self.rejecting is not None:
+            given = "a target, and a model that may reject"
+            raise InputError(given, "one of them", "attack with Rejecting(Targeted()) itself")
 
 
 @dataclass(frozen=True)
@@ -38,18 +56,20 @@ class Entry:
         return passes | {n: r for n, r in known.items() if "skipped" not in r}
 
 
-def draws(suite: Chosen, threats: Sequence[AnyThreat]) -> int:
+def draws(suite: Chosen, threats: Sequence[AnyThreat], terms: Terms = Terms()) -> int:
     """How many answers of the model are averaged into one."""
-    return max(s.draws for s in _suites(suite, threats))
+    return max(s.draws for s in _suites(suite, threats, terms))
 
 
-def entries(suite: Chosen, threats: Sequence[AnyThreat]) -> tuple[Entry, ...]:
-    """All members in order, reserves last.
+def entries(
+    suite: Chosen, threats: Sequence[AnyThreat], terms: Terms = Terms()
+) -> tuple[Entry, ...]:
+    """All members in order, reserves last, with the objectives that the terms ask for.
 
     A label is the member's name, followed by the threat where there are several. Raises UnknownName
     for a suite that no table holds, InputError for an empty or ambiguous list of members.
     """
-    found = _suites(suite, threats)
+    found = _suites(suite, threats, terms)
     several = len(threats) > 1 and isinstance(suite, str)
     base = [
         Entry(f"{m.name} {bounded(threats[i])}" if several else m.name, m, i, reserve)
@@ -63,15 +83,26 @@ def entries(suite: Chosen, threats: Sequence[AnyThreat]) -> tuple[Entry, ...]:
     return tuple(base)
 
 
-def _suites(suite: Chosen, threats: Sequence[AnyThreat]) -> list[Suite]:
+def _suites(suite: Chosen, threats: Sequence[AnyThreat], terms: Terms) -> list[Suite]:
     """The suite for each threat; a caller's own members are one suite about all of them."""
-    if isinstance(suite, Suite):
-        return [suite]
-    if not isinstance(suite, str):
-        return [Suite(tuple(suite))]
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
-    return [SUITES[suite](threat) for threat in threats]
+    found = [_own(suite, terms)] if not isinstance(suite, str) else _named(suite, threats, terms)
+    if terms.rejecting is None:
+        return found
+    return [aware(s, terms.rejecting, own=not isinstance(suite, str)) for s in found]
+
+
+def _own(suite: Suite | Sequence[Member], terms: Terms) -> Suite:
+    own = suite if isinstance(suite, Suite) else Suite(tuple(suite))
+    if not terms.targeted:
+        return own
+    return Suite(tuple(map(turned, own.members)), tuple(map(turned, own.reserve)), own.draws)
+
+
+def _named(suite: str, threats: Sequence[AnyThreat], terms: Terms) -> list[Suite]:
+    table = TARGETED if terms.targeted else SUITES
+    if suite not in table:
+        raise unknown("suite", suite, table)
+    return [table[suite](threat) for threat in threats]
 
 
 def _number(member: Member, threats: Sequence[AnyThreat]) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
+from torchproof.core.rejection import Rejecting
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
@@ -20,7 +21,7 @@ from torchproof.evaluate.cascade import cascade, forget_unfounded
 from torchproof.evaluate.certificate import Verifier, certify, cross_examined
 from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
-from torchproof.evaluate.entries import Chosen, Entry, draws, entries
+from torchproof.evaluate.entries import Chosen, Entry, Terms, draws, entries
 from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.outcome import BROKEN, UNFINISHED, Example
@@ -30,6 +31,7 @@ from torchproof.evaluate.report import Report
 from torchproof.evaluate.subject import Subject, examples_of, measured, sharded
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.summary import alarms, summarise
+from torchproof.evaluate.targeted import Aim, aimed
 
 
 def evaluate(
@@ -41,7 +43,8 @@ def evaluate(
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
     data_sha256: str | None = None, command: str | None = None, full: bool = False,
-    verifier: Verifier | None = None,
+    verifier: Verifier | None = None, target: Aim | None = None,
+    rejecting: Rejecting | None = None,
 ) -> Report:  # fmt: skip
     """Clean and robust accuracy of a model on the first n examples; the model stays as it was.
 
@@ -53,7 +56,10 @@ def evaluate(
     quantised: only images of 8 bits count; max_seconds: stops and says what is missing; name,
     data_name, the two hashes, command: what the record says of model, data and call; full: the
     suite's reserve runs even where no red flag asks for it; verifier: certified examples get the
-    suite `quick` alone, and a break there is a severe flag.
+    suite `quick` alone, and a break there is a severe flag; target: a class, or one per example
+    (N,): an example is robust unless it is moved there, and examples of that class are left out;
+    rejecting: for a model that may reject (see `core.rejection`), how it is judged: an example is
+    broken where it is misclassified and accepted.
 
     No decision depends on slots, order, sharding or resumption. Raises InputError, ModelError,
     UnknownName, FileError and ResumeError, all but the last model errors before anything is done.
@@ -62,13 +68,15 @@ def evaluate(
     threats: list[Any] = list(threat) if isinstance(threat, (list, tuple)) else [threat]
     with torch.inference_mode(False):
         examples = examples_of(data, n, ids, data_name, data_sha256)
+        examples = aimed(examples, target, n)
         examples = sharded(measured(examples) if quantised else examples, shard)
-        chosen = _chosen(suite, threats, quantised)
-        chosen = chosen if verifier is None else cross_examined(chosen, threats)
+        terms = Terms(target is not None, rejecting)
+        chosen = _chosen(suite, threats, quantised, terms)
+        chosen = chosen if verifier is None else cross_examined(chosen, threats, terms)
         called = None if verifier is None else getattr(verifier, "__name__", repr(verifier))
-        plan = Plan(tuple(threats), suite, chosen, draws(suite, threats), called)
+        plan = Plan(tuple(threats), suite, chosen, draws(suite, threats, terms), called)
         model = model if plan.draws == 1 else Averaged(model, plan.draws)
-        subject = Subject.of(model, examples, seed, quantised)
+        subject = Subject.of(model, examples, seed, quantised, rejecting)
         plan.rehearse(subject)
         header = plan.header(subject, model_sha256, name, command)
         # a search in low precision would stop at wins that full precision does not confirm
@@ -97,7 +105,9 @@ def _attack(subject: Subject, course: Course, planned: Sequence[Entry], full: bo
         cascade(subject, course, planned)
 
 
-def _chosen(suite: Chosen, threats: Sequence[AnyThreat], quantised: bool) -> tuple[Entry, ...]:
+def _chosen(
+    suite: Chosen, threats: Sequence[AnyThreat], quantised: bool, terms: Terms
+) -> tuple[Entry, ...]:
     """The members to run; raises InputError for threats nobody can evaluate."""
     if not threats:
         raise InputError("no threat", "at least one", "pass Threat(Linf(), 8/255)")
@@ -108,7 +118,7 @@ def _chosen(suite: Chosen, threats: Sequence[AnyThreat], quantised: bool) -> tup
                 "eps >= 1/255, because no other 8-bit image is that near",
                 "drop quantised, or choose a larger eps",
             )
-    found = entries(suite, threats)
+    found = entries(suite, threats, terms)
     return tuple(replace(e, member=e.member.rounded()) for e in found) if quantised else found
 
 

@@ -20,6 +20,7 @@ from torchproof.evaluate.risks import Fate, Risks, Share
 SCHEMA = "torchproof.hypocrisy/1"
 RESULT, ROWS = "hypocrisy.json", "friends.csv"
 FOE = "stability"  # the ledger's name for the adversary that changes answers
+TOWARDS = "towards "  # and, followed by the class, for the attack that aims at it
 
 All = Mapping[int, Mapping[str, Record]]
 
@@ -42,6 +43,9 @@ class HypocrisyRecord(BaseModel):
     risks: of the worst case of all attacks, by name, and the two accuracies; identities: equalities
     that hold exactly, or something is wrong; unfinished: examples that some attack has not dealt
     with; unconfirmed: answers that were other ones when the moved image was asked about again;
+    undefined: examples about which an attack met a gradient that was NaN or infinite; classes: for
+    each class the errors with another answer that an attack moved there, empty where none was
+    asked for (the true class is one like all others, so compare them with hypocritical risk);
     model_sha256 is null for a plain function.
     """
 
@@ -59,12 +63,14 @@ class HypocrisyRecord(BaseModel):
     adversary: str
     risks: dict[str, Share]
     attacks: list[FriendRecord]
+    classes: list[Share] = []
     identities: dict[str, bool]
     forward: int
     backward: int
     seconds: float
     unfinished: int
     unconfirmed: int
+    undefined: int = 0
     verdict: str
     versions: dict[str, str]
     command: str
@@ -111,34 +117,47 @@ def summarise(header: Header, records: All) -> tuple[HypocrisyRecord, tuple[Frie
     """Record and rows, from the ledger alone."""
     settings, about = header.settings, header.about
     names = [attack["name"] for attack in settings["attacks"]]
+    classes = range((settings.get("towards") or {}).get("classes", 0))
     rows = tuple(
-        _row(i, label, records.get(i, {}), names)
+        _row(i, label, records.get(i, {}), names, classes)
         for i, label in zip(header.ids, header.labels, strict=True)
     )
     risks = Risks.of([Fate(r.correct, bool(r.befriended_by), r.changed) for r in rows])
     identities, unfinished = risks.identities, sum(not row.finished for row in rows)
     every = [record for of in records.values() for record in of.values()]
     unconfirmed = sum(bool(record.get("unconfirmed")) for record in every)
-    sound = all(identities.values()) and not unfinished and not unconfirmed
+    undefined = sum(any(r.get("undefined") for r in of.values()) for of in records.values())
+    sound = all(identities.values()) and not (unfinished or unconfirmed or undefined)
     copied = ("model_sha256", "data_sha256", "seed", "versions", "threat", "adversary")
     result = HypocrisyRecord(
         n=len(rows), risks=risks.shares, identities=identities,
         attacks=[_attack(attack, rows, records, risks) for attack in settings["attacks"]],
+        classes=[_reached(number, rows, records) for number in classes],
         forward=sum(row.forward for row in rows), backward=sum(row.backward for row in rows),
         seconds=float(sum(record["seconds"] for record in every)),
-        unfinished=unfinished, unconfirmed=unconfirmed, verdict="ok" if sound else "unreliable",
+        unfinished=unfinished, unconfirmed=unconfirmed, undefined=undefined,
+        verdict="ok" if sound else "unreliable",
         **{key: settings[key] for key in copied},
         **{key: about[key] for key in ("date", "model", "data", "command")},
     )  # fmt: skip
     return result, rows
 
 
+def _reached(number: int, rows: Sequence[FriendRow], records: All) -> Share:
+    """Of the errors that are not answered with this class, those that were moved there."""
+    others = [r for r in rows if not r.correct and r.predicted not in (-1, number)]
+    name = f"{TOWARDS}{number}"
+    hits = sum(bool(records[r.id].get(name, {}).get("lost")) for r in others)
+    return Share.of(hits, len(others))
+
+
 def _row(
-    example: int, label: int, records: Mapping[str, Record], names: Sequence[str]
+    example: int, label: int, records: Mapping[str, Record], names: Sequence[str], classes: range
 ) -> FriendRow:
     predicted = int(records.get(CLEAN, {}).get("prediction", -1))
     correct = predicted == label
-    due = [CLEAN, FOE, *([] if correct else names)]
+    aimed = [f"{TOWARDS}{number}" for number in classes if number != predicted]
+    due = [CLEAN, FOE, *([] if correct else [*names, *aimed])]
     known = [records[name] for name in due if name in records]
     friends = [name for name in names if records.get(name, {}).get("lost")]
     return FriendRow(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,23 @@ from torchproof.attack.hypocritical import (
     hypocritical_fgsm,
     require_friendly,
 )
+from torchproof.attack.starts import Gaussian
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import Hypocritical
+from torchproof.core.objectives import Hypocritical, Targeted
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import Threat
 from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
-from torchproof.evaluate.friends import FOE, FriendRow, HypocrisyRecord, summarise, write_rows
+from torchproof.evaluate.friends import (
+    FOE,
+    TOWARDS,
+    FriendRow,
+    HypocrisyRecord,
+    summarise,
+    write_rows,
+)
 from torchproof.evaluate.images import Images, replacing
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.member import CLEAN, Member, described
@@ -93,7 +102,8 @@ class Hypocrisy:
 
 def hypocrisy(
     model: Model, data: Any, threat: Threat, attacks: Sequence[Member] | None = None, *,
-    adversary: Attack | None = None, seed: int = 0, n: int | None = None, slots: int = 128,
+    adversary: Attack | None = None, every_class: bool = False,
+    seed: int = 0, n: int | None = None, slots: int = 128,
     out: Path | str | None = None, resume: bool = False, images: bool = True,
     max_seconds: float | None = None, progress: Callable[[Progress], None] | None = None,
     name: str | None = None, data_name: str | None = None, model_sha256: str | None = None,
@@ -103,14 +113,16 @@ def hypocrisy(
 
     attacks: by default `friends(threat)`; each is run on every error, so their columns can be
     compared, and its objective is turned around where it is not `Hypocritical`. adversary: what
-    tries to change answers, by default PGD-20 on cross-entropy. images: keep the moved ones. The
-    rest as in `evaluate`. No decision depends on slots or resumption. Raises InputError,
+    tries to change answers, by default PGD-20 on cross-entropy. every_class: also moves the errors
+    to every class in turn (PGD-20 down its cross-entropy), for comparison. images: keep the moved
+    ones. The rest as in `evaluate`. No decision depends on slots or resumption. Raises InputError,
     ModelError, FileError and ResumeError.
     """
     plan = _Plan.of(threat, attacks, adversary)
     with torch.inference_mode(False):
         examples = examples_of(data, n, None, data_name, data_sha256)
         subject = Subject.of(model, examples, seed, False)
+        plan = replace(plan, classes=_classes(subject) if every_class else 0)
         header = plan.header(subject, model_sha256, name, command)
         full = torch.autocast(subject.device.type, enabled=False)
         clock, room = Clock(max_seconds), Room(slots)
@@ -131,6 +143,12 @@ class _Plan:
     threat: Threat
     members: tuple[Member, ...]
     adversary: Attack
+    classes: int = 0
+
+    @property
+    def aimed(self) -> Attack:
+        """What moves errors to a class of our choice, as strong as the paper's attack."""
+        return pgd(self.threat, 20, 0.25, Targeted(), Gaussian(0.01))
 
     @classmethod
     def of(
@@ -143,7 +161,8 @@ class _Plan:
         given = friends(threat) if attacks is None else list(attacks)
         members = tuple(Member(m.name, turned(m.attack), source=m.source) for m in given)
         names = [member.name for member in members]
-        if not names or len({*names, CLEAN, FOE}) < len(names) + 2 or ";" in "".join(names):
+        twice = len({*names, CLEAN, FOE}) < len(names) + 2
+        if not names or twice or any(";" in n or n.startswith(TOWARDS) for n in names):
             remedy = f"name each attack once, and none {CLEAN!r}, {FOE!r} or with a semicolon"
             raise InputError(f"attacks named {names}", "at least one, by different names", remedy)
         foe = pgd(threat, 20) if adversary is None else adversary
@@ -173,6 +192,9 @@ class _Plan:
             "box": [self.threat.low, self.threat.high],
             "attacks": [{"name": m.name, "settings": m.settings} for m in self.members],
             "adversary": described(self.adversary),
+            "towards": {"classes": self.classes, "settings": described(self.aimed)}
+            if self.classes
+            else None,
             "seed": subject.seed,
             "device": str(subject.device),
             "dtype": str(subject.dtype).removeprefix("torch."),
@@ -199,6 +221,20 @@ class _Plan:
             yield Sway(subject, course, member.name, member.attack, errors, y, torch.eq, images)
         everyone = [row for row, a in enumerate(known) if a >= 0]
         yield Sway(subject, course, FOE, self.adversary, everyone, answer, torch.ne)
+        for number in range(self.classes):
+            rows = [row for row in errors if known[row] != number]
+            name, there = f"{TOWARDS}{number}", partial(_at, number)
+            yield Sway(subject, course, name, self.aimed, rows, answer, there, target=number)
+
+
+def _at(number: int, answer: Tensor, before: Tensor) -> Tensor:
+    return answer == number
+
+
+def _classes(subject: Subject) -> int:
+    """How many classes the model knows."""
+    with subject.asked("first") as ask, torch.no_grad():
+        return ask(subject.examples.x[:1].to(subject.device)).shape[1]
 
 
 @contextmanager
@@ -225,7 +261,9 @@ def _opened(
 def _forget_unfounded(ledger: Ledger, images: Images) -> None:
     """Drops the records of friends whose image is not there, so that it is found again."""
     for row, i in enumerate(ledger.header.ids):
-        won = {name for name, r in ledger.of(i).items() if r.get("lost") and name != FOE}
+        records = ledger.of(i).items()
+        lost = {name for name, r in records if r.get("lost") and not name.startswith(TOWARDS)}
+        won = lost - {FOE}
         sums = {ledger.of(i)[name]["image"] for name in won}
         if won and images.checksum(row) not in sums:
             for name in won:

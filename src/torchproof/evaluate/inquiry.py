@@ -50,8 +50,16 @@ class Inquiry:
         """How many answers the model averages into one."""
         return int(getattr(self.subject.model, "draws", 1))
 
+    @property
+    def target(self) -> Tensor | None:
+        """(R,) the classes that the examples are to be moved to, in a targeted evaluation."""
+        target = self.subject.examples.target
+        return None if target is None else target[self.rows]
+
     def won(self, z: Tensor, y: Tensor) -> Tensor | None:
         """(R,) the verdict of the attacks' objective; None where it depends on a chosen target."""
+        if self.target is not None or self.subject.rejecting is not None:
+            return self.subject.won(self.rows, z.argmax(1))
         objective: Objective = self.entries[0].member.attack.objective
         if isinstance(objective, Classification):
             return z.argmax(1) != y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from torchproof.core.errors import InputError
 from torchproof.evaluate.ledger import Record
 
 CLEAN, CERTIFICATE, PROBES = "clean", "certificate", "probes"
+
+_LEVEL = 1 / 255  # one grey level of an image of 8 bits
 
 # What is known of one example: the record of the clean pass and those of the members before, by
 # name, all about the same threat.
@@ -85,7 +87,18 @@ class Member:
             object.__setattr__(self, "settings", ", ".join(texts))
 
     def rounded(self) -> Member:
-        """The same attack, asking about 8-bit images only."""
+        """The same attack, asking about 8-bit images only.
+
+        Raises InputError for differences so small that rounding leaves nothing of them.
+        """
+        for oracle in _oracles(self.attack):
+            sigma = getattr(oracle, "sigma", None)
+            if getattr(oracle, "estimates", False) and sigma is not None and sigma < _LEVEL:
+                raise InputError(
+                    f"{self.name}: {type(oracle).__name__} with sigma = {sigma:g}, quantised",
+                    "sigma >= 1/255, because smaller differences vanish in the rounding",
+                    "write sigma=0.008, two grey levels, or drop quantised",
+                )
         wrapped = self.attack.wrap
         attack = replace(self.attack, wrap=lambda oracle: wrapped(Quantised(oracle)))
         return replace(self, attack=attack, settings=f"{self.settings}, on images of 8 bits")
@@ -120,12 +133,16 @@ def described(attack: Attack) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", ", ".join(parts))
 
 
+def _oracles(attack: Attack) -> Iterator[Any]:
+    """The wrappers around the plain oracle, the outermost first."""
+    plain: Any = _Model()
+    oracle: Any = attack.wrap(plain)
+    while oracle is not plain:
+        yield oracle
+        oracle = getattr(oracle, "inner", plain)
+
+
 def reads_gradients(attack: Attack) -> bool:
     """Does the attack use gradients of the model, and not estimates of them from answers?"""
-    plain: Any = _Model()
-    oracle = attack.wrap(plain)
-    while oracle is not plain:
-        if getattr(oracle, "estimates", False):
-            return False
-        oracle = getattr(oracle, "inner", plain)
-    return bool(attack.search.gradient)
+    guesses = any(getattr(oracle, "estimates", False) for oracle in _oracles(attack))
+    return bool(attack.search.gradient) and not guesses

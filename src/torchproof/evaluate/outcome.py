@@ -22,7 +22,7 @@ class Example:
     the suite has not been at it yet); clean: is the clean image classified correctly; budget: the
     attacks that were run on it, joined by ";"; forward, backward: its sample-evaluations;
     predicted, adversarial: the classes answered to the clean and to the final image, -1 for not
-    asked.
+    asked, K where a model of K classes rejects it.
     """
 
     id: int

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -21,8 +19,10 @@ from torchproof.evaluate.entries import Chosen, Entry
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.ledger import Header
 from torchproof.evaluate.member import reads_gradients
+from torchproof.evaluate.rejecting import missing
 from torchproof.evaluate.subject import Subject
-from torchproof.evaluate.suites import bounded
+from torchproof.evaluate.suites import SUITES, bounded
+from torchproof.evaluate.versions import versions
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Plan:
             "shard": examples.shard,
             "threats": [_identity(threat) for threat in self.threats],
             "suite": self.suite if isinstance(self.suite, str) else "custom",
+            "target": examples.aim,
+            "rejecting": _judged(subject),
             "draws": self.draws,
             "verifier": self.verifier,
             "attacks": [
@@ -83,7 +85,7 @@ class Plan:
             "quantised": subject.eight_bit,
             "device": str(subject.device),
             "dtype": str(subject.dtype).removeprefix("torch."),
-            "versions": _versions(),
+            "versions": versions(),
         }
         about = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,6 +100,19 @@ class Plan:
     def _labels(self, subject: Subject) -> list[str]:
         moved = subject.examples.rounded
         texts = [f"clean images rounded to 8 bits, moved by at most {moved:.2g}"] if moved else []
+        if subject.examples.aim is not None:
+            left = subject.examples.left_out
+            texts += [f"targeted at {subject.examples.aim}: other errors do not count"]
+            texts += [f"{left} examples of their target class left out"] if left else []
+        if subject.rejecting is not None:
+            texts += [
+                "broken means misclassified and accepted; rejected clean images are no success"
+            ]
+            named = (
+                [SUITES[self.suite](t) for t in self.threats] if isinstance(self.suite, str) else []
+            )
+            without = ", ".join(missing(named))
+            texts += [f"left out, as they need one decision boundary: {without}"] if without else []
         inside = any(isinstance(threat, Region) for threat in self.threats)
         boxes = {(b.low, b.high) for b in map(bounded, self.threats)} - {(0.0, 1.0)}
         texts += [f"inputs confined to [{low:g}, {high:g}]" for low, high in sorted(boxes)]
@@ -109,8 +124,16 @@ class Plan:
         suite = repr(self.suite) if isinstance(self.suite, str) else "[...]"
         rest = f"n={subject.examples.total}, seed={subject.seed}"
         rest += ", quantised=True" if subject.eight_bit else ""
+        rest += ", target=..." if subject.examples.aim is not None else ""
+        rest += ", rejecting=..." if subject.rejecting is not None else ""
         data = subject.examples.name
         return f"torchproof.evaluate({model}, {data}, {threats}, suite={suite}, {rest})"
+
+
+def _judged(subject: Subject) -> dict[str, Any] | None:
+    """How a model that may reject is judged, and which answer says that it did."""
+    rule = subject.rejecting
+    return None if rule is None else {"rule": repr(rule), "answer": subject.classes}
 
 
 def _identity(threat: AnyThreat) -> str:
@@ -129,11 +152,3 @@ def _threat(threats: Sequence[AnyThreat]) -> dict[str, Any]:
     if len(parts) == 1:
         return parts[0]
     return {"norm": "union", "eps": None, "eps_text": " + ".join(map(str, balls)), "union": parts}
-
-
-def _versions() -> dict[str, str]:
-    try:
-        ours = metadata.version("torchproof")
-    except metadata.PackageNotFoundError:  # a source tree that was not installed
-        ours = "source"
-    return {"torchproof": ours, "torch": torch.__version__, "python": platform.python_version()}

@@ -29,8 +29,10 @@ _MOST = 200  # steps of an attack that is run again
 
 
 def whole_box(inquiry: Inquiry) -> list[Answer]:
-    """beyond: does PGD on the margin win where every pixel may take any value? None in a region."""
-    if isinstance(inquiry.threat, Region):
+    """beyond: does PGD on the margin win where every pixel may take any value? None in a region,
+    and for a model that may reject: far from the data it rightly does.
+    """
+    if isinstance(inquiry.threat, Region) or inquiry.subject.rejecting is not None:
         return [({"beyond": None}, 0, 0)] * len(inquiry.rows)
     ball = bounded(inquiry.threat)
     box = Threat(Linf(), ball.high - ball.low, low=ball.low, high=ball.high)
@@ -38,21 +40,29 @@ def whole_box(inquiry: Inquiry) -> list[Answer]:
     attack = pgd(box, _STEPS, objective=Margin(), start=Zero())
     found = attack(inquiry.subject.model, x, y, run=inquiry.run("beyond"))
     return [
-        ({"beyond": lost}, *spent) if done else None
-        for lost, spent, done in zip(
-            found.lost.tolist(), found.spent.tolist(), found.done.tolist(), strict=True
+        ({"beyond": lost, **_failed(blind)}, *spent) if done else None
+        for lost, spent, done, blind in zip(
+            found.lost.tolist(), found.spent.tolist(), found.done.tolist(),
+            found.undefined.tolist(), strict=True,
         )
-    ]
+    ]  # fmt: skip
 
 
-def _candidate(entries: Sequence[Entry]) -> tuple[str, Attack, int] | None:
-    """The attack with the most steps that can be given more of them, its label and new steps."""
+def _failed(undefined: int) -> Record:
+    """What a record says of a question that met gradients that were NaN or infinite."""
+    return {"failed": True} if undefined else {}
+
+
+def _candidate(entries: Sequence[Entry], aim: bool) -> tuple[str, Attack, int] | None:
+    """The attack with the most steps that can be given more of them, its label and new steps; `aim`
+    says that every example has a target.
+    """
     best: tuple[str, Attack, int] | None = None
     for entry in entries:
         attack = entry.member.attack
         search: Any = attack.search
         sized = is_dataclass(search) and any(field.name == "steps" for field in fields(search))
-        aimed = attack.objective.targeted and not attack.targets
+        aimed = attack.objective.targeted and not attack.targets and not aim
         if not sized or aimed or not search.gradient or search.wanders:
             continue
         if best is None or search.steps > best[1].search.steps:
@@ -65,9 +75,10 @@ def longer(inquiry: Inquiry) -> list[Answer]:
     win; late: the share of its progress in the second half; silent: did it pass over a win;
     answer: the class at the worst point where it did not win; by, steps: which attack.
 
-    late is None where the run won or was cut short; answer where losing one's class is no win.
+    late is None where the run won or was cut short; answer where losing one's class is no win, or
+    the attack sees to it that it is not rejected.
     """
-    candidate = _candidate(inquiry.entries)
+    candidate = _candidate(inquiry.entries, inquiry.target is not None)
     if candidate is None:
         return [({}, 0, 0)] * len(inquiry.rows)
     label, attack, steps = candidate
@@ -83,17 +94,18 @@ def longer(inquiry: Inquiry) -> list[Answer]:
     )
     # an oracle that asks many times per step (EOT, NES) gets no more than others do
     run = replace(inquiry.run("longer"), budget=(2 * _MOST + 1) * inquiry.draws)
-    found = again(inquiry.subject.model, x, y, run=run)
+    found = again(inquiry.subject.model, x, y, target=inquiry.target, run=run)
     if not bool(found.done.all()):
         return [None] * len(inquiry.rows)
     assert isinstance(found.value, Tensor)
     with inquiry.subject.asked(PROBES) as ask, torch.inference_mode():
         z = ask(x + found.value.to(x))
     plain = isinstance(attack.objective, Classification) or not attack.objective.targeted
+    plain = plain and inquiry.subject.rejecting is None
     answers: list[Answer] = []
-    for i, target, lost, spent, answer in zip(
+    for i, target, lost, spent, answer, blind in zip(
         inquiry.ids.tolist(), found.by[:, 0].tolist(), found.lost.tolist(), found.spent.tolist(),
-        z.argmax(1).tolist(), strict=True,
+        z.argmax(1).tolist(), found.undefined.tolist(), strict=True,
     ):  # fmt: skip
         key = int(keys.mix(run.seed, torch.tensor([i]), target, 0)[0])
         more: Record = {
@@ -103,6 +115,7 @@ def longer(inquiry: Inquiry) -> list[Answer]:
             "answer": answer if plain and not lost else None,
             "by": label,
             "steps": steps,
+            **_failed(blind),
         }
         answers.append((more, spent[0] + inquiry.draws, spent[1]))
     return answers

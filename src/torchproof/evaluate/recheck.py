@@ -22,8 +22,9 @@ def named(label: str) -> str:
 def recheck(subject: Subject, course: Course, label: str, threat: AnyThreat) -> None:
     """Records for every image that `label` found, and that has no verdict yet, whether it holds.
 
-    It does when its stored form lies in the ball and in the box and is misclassified by the model,
-    asked in full precision outside autocast. Always carried through, even when the time is up.
+    It does when its stored form lies in the ball and in the box and is misclassified by the model
+    (in a targeted evaluation: as the target), asked in full precision outside autocast. Always
+    carried through, even when the time is up.
     """
     ids, done = subject.examples.ids.tolist(), named(label)
     ledger = course.ledger
@@ -43,7 +44,7 @@ def recheck(subject: Subject, course: Course, label: str, threat: AnyThreat) -> 
 
 
 def _verdicts(subject: Subject, course: Course, rows: list[int], threat: AnyThreat) -> list[Record]:
-    x, y = subject.rows(rows)
+    x, _ = subject.rows(rows)
     stored = course.images.read(rows).to(subject.device)
     with subject.asked("recheck") as ask, torch.inference_mode():
         prediction = ask(stored).argmax(1)
@@ -52,7 +53,7 @@ def _verdicts(subject: Subject, course: Course, rows: list[int], threat: AnyThre
         subject.examples.ids[rows].tolist(),
         prediction.tolist(),
         inside.tolist(),
-        (inside & (prediction != y)).tolist(),
+        (inside & subject.won(rows, prediction)).tolist(),
         strict=True,
     )
     return [{"id": i, "prediction": p, "inside": fits, "ok": ok} for i, p, fits, ok in found]

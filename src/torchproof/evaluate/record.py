@@ -73,6 +73,10 @@ class Result(BaseModel):
     Accuracies are fractions of all n examples; forward and backward count samples, those of the
     clean pass included; per_robust_example: their sum over a robust example, on average, null where
     there is none. robust_accuracy: correctly classified and broken by no attack that was run;
+    target: what a targeted evaluation aims at, null in any other: only an example that is moved
+    there is broken, and n counts the examples of other classes; rejection_rate: of a model that may
+    reject, the share of clean images that it does reject (they count as not correct), null for any
+    other;
     seconds: time spent on what is recorded, without what an interruption lost; model_sha256 is null
     for a plain function.
     """
@@ -92,10 +96,12 @@ class Result(BaseModel):
     device: str
     dtype: str
     quantised: bool
+    target: str | None = None
     clean_accuracy: float
     robust_accuracy: float
     robust_accuracy_ci95: tuple[float, float]
     certified_accuracy: float | None = None
+    rejection_rate: float | None = None
     attacks: list[AttackRecord]
     forward: int
     backward: int

@@ -36,7 +36,8 @@ def model_info(
     as "8/255".
 
     Raises InputError for a result that RobustBench has no place for: another threat than one ball
-    of Linf or L2, a region, another box, a part of the examples.
+    of Linf or L2, a region, another box, a part of the examples, a target, a model
+    that may reject.
     """
     _check(result)
     about = footnote and footnote.strip().rstrip(".") + ". "
@@ -99,7 +100,7 @@ def _check(result: Result) -> None:
     if threat.norm not in _THREATS:
         given = f"an evaluation under {threat.norm} {threat.eps_text}"
         raise InputError(given, expected, "evaluate under one of them")
-    partial = ("shard ", "changes confined", "inputs confined")
+    partial = ("shard ", "changes confined", "inputs confined", "targeted at", "broken means")
     narrow = [label for label in result.labels if label.startswith(partial)]
     if narrow:
         raise InputError(f"an evaluation with {narrow[0]}", expected, "evaluate without that")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.checks import check, check_labels, check_logits, check_weights
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, ModelError
+from torchproof.core.objectives import margin
+from torchproof.core.rejection import Rejecting
 from torchproof.core.sites import Model
 from torchproof.evaluate.fingerprints import data_sha256
 
@@ -24,6 +26,8 @@ class Examples:
 
     `sha256` and `every`, the ids of all examples (total,), speak of all shards together; `shard` is
     "i/k", `rounded` how far the images were moved to become 8-bit ones (0 where they were not).
+    In a targeted evaluation `target` (N,) is the class each is to be moved to, `aim` says so in
+    words, and `left_out` counts the examples, of all shards, that are of their target class.
     """
 
     x: Tensor
@@ -34,6 +38,9 @@ class Examples:
     every: Tensor
     shard: str = "0/1"
     rounded: float = 0.0
+    target: Tensor | None = None
+    aim: str | None = None
+    left_out: int = 0
 
     @property
     def total(self) -> int:
@@ -105,7 +112,8 @@ def sharded(examples: Examples, shard: str | None) -> Examples:
         raise InputError(
             f"shard {shard} of {examples.total} examples", "at least one in it", remedy
         )
-    mine = {f: getattr(examples, f)[i::k] for f in ("x", "y", "ids")}
+    parts = {f: getattr(examples, f) for f in ("x", "y", "ids", "target")}
+    mine = {f: part[i::k] for f, part in parts.items() if part is not None}
     return replace(examples, shard=f"{i}/{k}", **mine)
 
 
@@ -122,7 +130,11 @@ def measured(examples: Examples) -> Examples:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model and the examples; x is in the working type `dtype`, which is at least float32."""
+    """The model and the examples; x is in the working type `dtype`, which is at least float32.
+
+    classes: K, how many the model knows; rejecting: how a model that may reject is judged. Its
+    answer is then K for a rejected input.
+    """
 
     model: Model
     examples: Examples
@@ -130,9 +142,14 @@ class Subject:
     dtype: torch.dtype
     seed: int
     eight_bit: bool
+    classes: int = 0
+    rejecting: Rejecting | None = None
 
     @classmethod
-    def of(cls, model: Model, examples: Examples, seed: int, eight_bit: bool) -> Subject:
+    def of(
+        cls, model: Model, examples: Examples, seed: int, eight_bit: bool,
+        rejecting: Rejecting | None = None,
+    ) -> Subject:  # fmt: skip
         """Checks weights and a first answer; raises InputError and ModelError."""
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise InputError(
@@ -143,21 +160,32 @@ class Subject:
         x = examples.x.detach().to(dtype)
         x = x.clone() if x.is_inference() else x
         x = on_bytes(x) if eight_bit else x
-        subject = cls(model, replace(examples, x=x), home(model), dtype, seed, eight_bit)
+        given = replace(examples, x=x)
+        subject = cls(model, given, home(model), dtype, seed, eight_bit, 0, rejecting)
         with subject.asked("first") as ask:
-            classes = ask(x[:2].to(subject.device)).shape[1]
+            classes = ask(x[:2].to(subject.device)).shape[1] - (rejecting is not None)
         check_labels(examples.y, len(examples.y), classes)
-        return subject
+        aim = examples.target
+        if aim is not None and int(aim.max()) >= classes:
+            remedy = "count classes from 0"
+            raise InputError(f"target = {int(aim.max())}", f"classes 0 to {classes - 1}", remedy)
+        return replace(subject, classes=classes)
 
     def __len__(self) -> int:
         return len(self.examples.ids)
 
     @contextmanager
     def asked(self, purpose: str) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The model as a function to checked logits, outside autocast, left as it was."""
+        """The model as a function to checked logits, outside autocast, left as it was; a model that
+        may reject has one more, see `Rejecting.as_classes`.
+        """
 
         def answer(x: Tensor) -> Tensor:
-            logits: Tensor = self.model(x)
+            out: Any = self.model(x)
+            if self.rejecting is None and isinstance(out, Mapping) and "reject" in out:
+                expected, remedy = "logits alone", "pass rejecting=calibrated(...) to `evaluate`"
+                raise ModelError("a model that may reject its input", expected, remedy)
+            logits = out if self.rejecting is None else self.rejecting.as_classes(out)
             check_logits(logits, len(x))
             return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -167,6 +195,25 @@ class Subject:
             torch.autocast(self.device.type, enabled=False),
         ):
             yield answer
+
+    def won(self, rows: list[int], answer: Tensor) -> Tensor:
+        """(R,) bool: is this the answer (R,) that the adversary wants for the given rows?"""
+        target, y = self.examples.target, self.examples.y
+        if target is not None:
+            return answer == target[rows].to(answer.device)
+        wrong = answer != y[torch.tensor(rows, device=y.device)].to(answer.device)
+        return wrong if self.rejecting is None else wrong & (answer != self.classes)
+
+    def gap(self, rows: list[int], z: Tensor) -> Tensor:
+        """(R,) how far logits z (R, K) are past the boundary that counts, below 0 on this side."""
+        target, y = self.examples.target, self.examples.y
+        if target is not None:
+            return -margin(z, target[rows].to(z.device))
+        label = y[torch.tensor(rows, device=y.device)].to(z.device)
+        if self.rejecting is None:
+            return margin(z, label)
+        known = z[:, :-1]
+        return torch.minimum(margin(known, label), known.amax(1) - z[:, -1])
 
     def rows(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Images and labels of the given rows, on the model's device."""

@@ -32,10 +32,12 @@ def summarise(header: Header, records: All) -> tuple[Result, tuple[Example, ...]
     result = Result(
         n=n,
         threat=ThreatRecord(**about["threat"]),
+        target=settings.get("target"),
         clean_accuracy=sum(row.clean for row in rows) / n,
         robust_accuracy=held / n,
         robust_accuracy_ci95=clopper_pearson(held, n),
         certified_accuracy=_certified(header, rows, records),
+        rejection_rate=_rejected(header, rows),
         attacks=_table(settings["attacks"], rows, records),
         forward=sum(row.forward for row in rows),
         backward=sum(row.backward for row in rows),
@@ -60,6 +62,12 @@ def _certified(header: Header, rows: Sequence[Example], records: All) -> float |
         return None
     sure = [row for row in rows if records.get(row.id, {}).get(CERTIFICATE, {}).get("certified")]
     return sum(row.status != BROKEN for row in sure) / len(rows)
+
+
+def _rejected(header: Header, rows: Sequence[Example]) -> float | None:
+    """The share of clean images that were rejected; None for a model that cannot."""
+    rule = header.settings.get("rejecting")
+    return None if rule is None else sum(r.predicted == rule["answer"] for r in rows) / len(rows)
 
 
 def _per_robust(rows: Sequence[Example]) -> float | None:

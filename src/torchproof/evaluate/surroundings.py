@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchproof.attack.oracle import on_grid
 from torchproof.core import keys
-from torchproof.core.objectives import margin
 from torchproof.core.values import expand
 from torchproof.evaluate.inquiry import Answer, Inquiry
 from torchproof.evaluate.member import PROBES
@@ -46,10 +45,14 @@ class _Look:
         with torch.inference_mode():
             for delta in points:
                 z = self.ask(self.x + delta)
-                margins.append(margin(z, self.y))
+                margins.append(self.gap(z))
                 won = self.inquiry.won(z, self.y)
                 wins.append(torch.zeros_like(self.y, dtype=torch.bool) if won is None else won)
         return _Seen(torch.stack(margins), torch.stack(wins))
+
+    def gap(self, z: Tensor) -> Tensor:
+        """(R,) the margins at these logits."""
+        return self.inquiry.subject.gap(self.inquiry.rows, z)
 
     def slope(self) -> tuple[Tensor, Tensor, Tensor]:
         """Margins (R,), largest logits (R,), gradients of the margins, zero where they are not
@@ -58,7 +61,7 @@ class _Look:
         with torch.enable_grad():
             live = self.x.clone().requires_grad_()
             z = self.ask(live)
-            top = margin(z, self.y)
+            top = self.gap(z)
             grad = torch.zeros_like(self.x)
             if top.requires_grad:
                 (grad,) = torch.autograd.grad(top.sum(), [live], materialize_grads=True)

@@ -25,7 +25,8 @@ class Sway:
 
     What it finds counts only when the stored image lies in the threat and the model, asked again in
     full precision, still answers as wanted; else the example is recorded as unconfirmed. Images go
-    into `images`, if any; the first attack that succeeds on an example keeps its own.
+    into `images`, if any; the first attack that succeeds on an example keeps its own. `target`: the
+    class that a targeted attack aims at.
     """
 
     subject: Subject
@@ -36,6 +37,7 @@ class Sway:
     y: Tensor
     wanted: Callable[[Tensor, Tensor], Tensor]
     images: Images | None = None
+    target: int | None = None
     done: int = 0
     won: int = 0
 
@@ -70,7 +72,8 @@ class Sway:
             on_done=lambda found, done: self._record(rows, x, y, found, done),
             stop=self.course.clock.over,
         )
-        self.attack(self.subject.model, x, y, run=run)
+        aim = None if self.target is None else torch.full((len(rows),), self.target)
+        self.attack(self.subject.model, x, y, target=aim, run=run)
 
     def _record(self, rows: list[int], x: Tensor, y: Tensor, found: Found, done: list[int]) -> None:
         lost = [problem for problem in done if bool(found.lost[problem])]
@@ -80,7 +83,7 @@ class Sway:
         records: list[Record] = []
         for problem in done:
             forward, backward = found.spent[problem].tolist()
-            image = held.get(problem)
+            image, blind = held.get(problem), int(found.undefined[problem])
             records.append(
                 {
                     "id": int(ids[rows[problem]]),
@@ -91,6 +94,7 @@ class Sway:
                     "forward": forward,
                     "backward": backward,
                     "seconds": seconds,
+                    **({"undefined": blind} if blind else {}),
                 }
             )
         self.course.ledger.add(records)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from torchproof.evaluate.flags.flag import NOTE, SEVERE, WARNING, Evidence, Verdict, ids_of
+from torchproof.evaluate.flags.flag import (
+    NOTE,
+    SEVERE,
+    WARNING,
+    Evidence,
+    Verdict,
+    ids_of,
+    listed,
+)
+from torchproof.evaluate.outcome import BROKEN
 
 
 def zero(evidence: Evidence) -> Verdict:
@@ -18,21 +27,50 @@ def zero(evidence: Evidence) -> Verdict:
 
 def undefined(evidence: Evidence) -> Verdict:
     """Is a gradient, or an answer to a probe, NaN or infinite?"""
+    found = [v for v in (_at_clean(evidence), _in_attacks(evidence)) if v is not None]
+    if not found:
+        return _in_probes(evidence)
+    severe = any(severity == SEVERE for severity, _ in found)
+    return (SEVERE if severe else WARNING), "; ".join(text for _, text in found)
+
+
+def _at_clean(evidence: Evidence) -> Verdict:
     asked = evidence.clean("undefined")
     bad = [record for record in asked if record["undefined"]]
-    if bad:
-        return SEVERE, (
-            f"the gradient is NaN or infinite at {len(bad)} of {len(asked)} clean images: "
-            f"ids {ids_of(bad)}"
-        )
+    if not bad:
+        return None
+    return SEVERE, (
+        f"the gradient is NaN or infinite at {len(bad)} of {len(asked)} clean images: "
+        f"ids {ids_of(bad)}"
+    )
+
+
+def _in_attacks(evidence: Evidence) -> Verdict:
+    """Severe where such an example was left standing: part of the search for it was blind."""
+    met: dict[int, int] = {}
+    standing = False
+    for row in evidence.rows:
+        of = evidence.records.get(row.id, {})
+        count = sum(of.get(name, {}).get("undefined", 0) for name in evidence.attacks)
+        if count:
+            met[row.id] = count
+            standing |= row.status != BROKEN
+    if not met:
+        return None
+    return (SEVERE if standing else WARNING), (
+        f"the attacks met gradients that were NaN or infinite, and put them to 0, in "
+        f"{sum(met.values()):,} questions about {len(met)} examples: ids {listed(met)}"
+    )
+
+
+def _in_probes(evidence: Evidence) -> Verdict:
     failed = evidence.probes("failed")
     if not failed:
         return None
     questions = ", ".join(sorted({name for record in failed for name in record["failed"]}))
     inside = any(set(record["failed"]) - {"beyond"} for record in failed)
     return (WARNING if inside else NOTE), (
-        f"the model answered NaN or infinity to probes ({questions}) about {len(failed)} images: "
-        f"ids {ids_of(failed)}"
+        f"probes ({questions}) met NaN or infinity for {len(failed)} images: ids {ids_of(failed)}"
     )
 
 

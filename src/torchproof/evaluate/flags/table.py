@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
         "undefined-gradients",
         "A gradient, or an answer to a probe, is NaN or infinite.",
         "look for square roots, logarithms and divisions of 0 in the forward pass, and give them "
-        "a floor",
+        "a floor; until then the attacks are partly blind there",
         gradients.undefined,
     ),
     Rule(
