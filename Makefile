@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test lint docs results clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+
+# One page from the stored experiments: `torchproof reproduce NAME --out docs/results/NAME` renews one.
+results: $(STAMP)
+	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
+	    awp friendly interpolated fgsm-tricks selfpaced jsigr region ladder baselines
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info

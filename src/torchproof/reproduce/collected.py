@@ -1,0 +1,72 @@
+"""One page from stored experiments: `python -m torchproof.reproduce.collected FOLDER PAGE NAME...`.
+
+FOLDER holds a folder per experiment, as `torchproof reproduce NAME --out FOLDER/NAME` writes it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from torchproof.core.errors import FileError, TorchproofError
+from torchproof.nn.cards import write
+from torchproof.reproduce.experiment import Outcome
+
+
+def collected(folder: Path, names: Sequence[str]) -> str:
+    """Claims, verdicts and tables of the named experiments, as Markdown; raises FileError for one
+    that is missing or damaged.
+    """
+    found = [(name, _outcome(folder / name)) for name in names]
+    lines = ["# Small-scale results", "",
+             "Generated from the stored experiments by `make results`. Published figures, where "
+             "shown, are of the papers' own scale and no comparison.", "",
+             "| experiment | verdict | because |", "|---|---|---|"]  # fmt: skip
+    lines += [f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} |" for n, o in found]
+    for name, outcome in found:
+        table = folder / name / "comparison.md"
+        body = table.read_text(encoding="utf-8") if table.exists() else outcome.table()
+        lines += ["", f"## {name}", "", f"{outcome.paper}. Claim: {outcome.claim}.", "",
+                  f"**{outcome.verdict}**: {outcome.because}.", ""]  # fmt: skip
+        lines.append(_without_title(body))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _outcome(folder: Path) -> Outcome:
+    path = folder / "outcome.json"
+    try:
+        return Outcome.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        remedy = f"run `torchproof reproduce {folder.name} --out {folder}`"
+        raise FileError(f"{path} ({reason})", "a stored experiment", remedy) from error
+
+
+def _without_title(text: str) -> str:
+    """A table's page from its first row on where it starts with a heading."""
+    if not text.startswith("# "):
+        return text.rstrip()
+    rows = text.splitlines()
+    first = next((i for i, row in enumerate(rows) if row.startswith("|")), 0)
+    return "\n".join(rows[first:]).rstrip()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the page; 2 for bad input."""
+    if len(arguments) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        page = collected(Path(arguments[0]), arguments[2:])
+        write(Path(arguments[1]), page.encode())
+    except TorchproofError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
