@@ -44,7 +44,6 @@ class FMN(Search):
     eps_k = (1 + gamma_k) eps_{k-1} outside, min((1 - gamma_k) eps_{k-1}, the shortest win) inside,
     for L0 by at least 1; until the first win eps_{k-1} is |d| + |loss| / |g|_dual. alpha and gamma
     fall along half a cosine.
-    fall along half a cosine.
 
     Deviations: alpha is in units of the estimated distance of the boundary, which fits images and
     networks of all scales (the paper tunes it in input units); coordinates that the box blocks take

@@ -68,7 +68,7 @@ def main() -> None:
     except SystemExit as ended:  # typer's: an interrupt from the keyboard has become code 130
         if ended.code == INTERRUPTED:
             errors.print(
-                "Interrupted. What was finished is kept: train, train-many, evaluate and reproduce go on with "
-                "--resume."
+                "Interrupted. What was finished is kept: train, train-many, evaluate and reproduce "
+                "go on with --resume."
             )
         raise

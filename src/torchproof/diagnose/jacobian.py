@@ -30,4 +30,5 @@ def linearised_robustness(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     steep = (slopes[rows, y][:, None] - slopes).norm(dim=2)
     ratio = lead / steep.clamp_min(torch.finfo(z.dtype).tiny)
     ratio[rows, y] = torch.inf
-    return ratio.amin(1)
+    least: Tensor = ratio.amin(1)
+    return least
