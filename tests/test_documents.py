@@ -50,6 +50,18 @@ def test_the_black_box_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "queries.json").is_file() and (tmp_path / "queries.png").is_file()
 
 
+def test_the_page_on_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("docs/curves.md", "python")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(code, "curves.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out.split()[-1] == "ok"
+    assert (tmp_path / "curve" / "curve.png").is_file()
+
+
 def test_the_page_on_objectives() -> None:
     code = "".join(blocks("docs/objectives.md", "python"))
     space: dict[str, Any] = {}
@@ -66,7 +78,10 @@ def test_the_readme_names_real_commands_and_options() -> None:
 
     group = typer.main.get_command(app)
     commands: dict[str, Any] = group.commands  # type: ignore[attr-defined]
-    pages = ["README.md", *(f"docs/{name}.md" for name in ("training", "corruptions", "comparing"))]
+    pages = [
+        "README.md",
+        *(f"docs/{name}.md" for name in ("training", "corruptions", "comparing", "curves")),
+    ]
     lines = "\n".join(block for page in pages for block in blocks(page, ""))
     lines = lines.replace("\\\n", " ")
     shown = [line for line in lines.splitlines() if line.strip().startswith("torchproof ")]

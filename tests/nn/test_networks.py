@@ -15,6 +15,7 @@ from torchproof.nn import MODELS, Network, Normalise, build, fingerprint, option
 
 SMALL: dict[str, dict[str, Any]] = {
     "small-cnn": {},
+    "lenet": {"widths": (3, 4), "hidden": 6, "padding": 2},
     "mlp": {"hidden": (16, 8)},
     "preact-resnet18": {"width": 4},
     "resnet18": {"width": 4},
@@ -79,6 +80,8 @@ def test_counts_of_the_small_networks() -> None:
         assert count(build("small-cnn", channels=2, size=size, classes=7)) == expected
     wide = build("small-cnn", channels=1, size=8, classes=3, widths=(4, 6), hidden=5)
     assert count(wide) == (16 * 4 + 4) + (4 * 6 * 16 + 6) + (6 * 4 * 5 + 5) + (5 * 3 + 3)
+    lenet = build("lenet", channels=1, size=28, classes=10)
+    assert count(lenet) == 431_080 == (25 + 1) * 20 + (20 * 25 + 1) * 50 + 801 * 500 + 501 * 10
     mlp = build("mlp", channels=3, size=5, classes=4, hidden=(11, 6))
     assert count(mlp) == 76 * 11 + 12 * 6 + 7 * 4
     assert count(build("mlp", channels=1, size=5, classes=4, hidden=())) == 26 * 4
@@ -187,6 +190,8 @@ def test_dropout_and_batch_norm_are_options() -> None:
         ("small-cnn", {"width": 3}, "spelling"),
         ("small-cnn", {"dropout": 1.5}, "a network"),
         ("small-cnn", {"hidden": nn.ReLU()}, "JSON"),
+        ("lenet", {"size": 15}, "padding=2"),
+        ("lenet", {"widths": (1, 2, 3)}, "two convolutions"),
         ("mlp", {"hidden": 5}, "a network"),
         ("mlp", {"mean": float("nan")}, "finite"),
         ("mlp", {"mean": (0.1, 0.2)}, "one per channel"),

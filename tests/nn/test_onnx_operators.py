@@ -103,6 +103,8 @@ CASES: list[Case] = [
     ("ReduceSum", IMAGE, {"axes": ints(1)}, {"keepdims": 0}, 17),
     ("ReduceSum", MATRIX, {}, {"noop_with_empty_axes": 1}, 17),
     ("ReduceMax", IMAGE, {}, {}, 13),
+    ("ReduceL2", IMAGE, {}, {"axes": [1, -1], "keepdims": 0}, 17),
+    ("Expand", (2, 1, 4), {"shape": ints(3, 2, 3, 1)}, {}, 17),
     ("LeakyRelu", MATRIX, {}, {"alpha": 0.2}, 17),
     ("PRelu", MATRIX, {"slope": numbers(6)}, {}, 17),
     ("Elu", MATRIX, {}, {"alpha": 0.7}, 17),

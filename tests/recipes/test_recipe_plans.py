@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from torchproof.core.errors import InputError, TorchproofError, UnknownName
 from torchproof.core.threats import parse
+from torchproof.nn import build, cards
 from torchproof.recipes import RECIPES, Plan, prepare, recipe, run
 from torchproof.train import AT, AWP, TRADES, Settings, Standard
 
@@ -30,9 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _taught(plan: Plan, path: Path) -> Plan:
+    """A plan that names a teacher, with one that is there."""
+    if plan.teacher is None:
+        return plan
+    cards.save(build("mlp", channels=3, size=32, classes=10, hidden=(4,)), path / "teacher")
+    return plan.model_copy(update={"teacher": str(path / "teacher")})
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_prepares(folder: Path, name: str) -> None:
-    plan = recipe(name)
+def test_every_recipe_prepares(folder: Path, name: str, tmp_path: Path) -> None:
+    plan = _taught(recipe(name), tmp_path)
     before = torch.get_rng_state()
     ready = prepare(plan, folder, CPU)
     assert torch.equal(torch.get_rng_state(), before)

@@ -160,6 +160,7 @@ def test_schedules_start_and_end_where_they_should(
     expected = {
         "constant": (0.1, 0.1, 0.1),
         "piecewise": (0.1, 0.01, 0.001),
+        "late": (0.1, 0.1, 0.001),
         "cosine": (0.1, 0.05, 0.0),
         "linear": (0.1, 0.05, 0.001),
         "cyclic": (0.004, 0.083, 0.0015),

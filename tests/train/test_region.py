@@ -26,7 +26,7 @@ from torchproof.train.region import (
     region_perturbations,
     region_training,
 )
-from torchproof.train.region_round import LABEL, Round, resisted
+from torchproof.train.region_round import LABEL, Round, resisted, stored_patterns
 
 THREAT = Threat(Linf(), 0.3)
 
@@ -74,10 +74,12 @@ def test_a_pattern_is_that_of_the_naive_loop() -> None:
 
 def test_the_default_step_is_a_thirtieth_of_eps() -> None:
     model, (x, y) = network(), few()
-    one = region_perturbations(model, x, y, THREAT, [2], steps=1, batch=None, enough=1.0)
-    assert float(one.values.abs().max()) in (0.0, pytest.approx(0.01))
-    moved = region_perturbations(model, x, y, THREAT, [1], steps=1, alpha=0.3, batch=None)
-    assert float(moved.values.abs().max()) == pytest.approx(0.3)
+    given = (model, x, y, THREAT, [1, 2])
+    usual, same, other = (
+        region_perturbations(*given, steps=9, batch=None, **more).values
+        for more in ({}, {"alpha": 0.01}, {"alpha": 0.02})
+    )
+    assert torch.equal(usual, same) and not torch.equal(usual, other)
 
 
 def test_random_patterns_know_nothing_of_the_network() -> None:
@@ -114,11 +116,11 @@ def test_the_enlarged_set() -> None:
 def test_likeness_is_the_correlation_with_the_contrast_of_means() -> None:
     x, y = few()
     contrast = torch.stack([x[y == t].mean(0) - x[y != t].mean(0) for t in range(3)])
-    values = torch.stack([3 * contrast[0] + 0.2, -contrast[1], contrast[0]])
-    found = Semantic(values, torch.arange(3), torch.zeros(3), torch.zeros(3, 2))
+    values = torch.stack([3 * contrast[0] + 0.2, -contrast[1], contrast[0], 0 * contrast[0]])
+    found = Semantic(values, torch.tensor([0, 1, 2, 1]), torch.zeros(4), torch.zeros(4, 2))
     got = likeness(found, x, y)
     a, b = (c.flatten() - c.mean() for c in (contrast[0], contrast[2]))
-    assert got.tolist() == pytest.approx([1.0, -1.0, float(a @ b / (a.norm() * b.norm()))])
+    assert got.tolist() == pytest.approx([1.0, -1.0, float(a @ b / (a.norm() * b.norm())), 0.0])
 
 
 def settings(**more: Any) -> Settings:
@@ -207,7 +209,7 @@ def test_killed_anywhere_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     list(region_training(network(), *given, make=MAKE, out=tmp_path / "count"))
     total = 10**6 - moments
     assert total == 2 * (4 + 6)  # four sets of patterns, a checkpoint at the end of each epoch
-    for fatal in range(1, total + 1):
+    for fatal in range(1, total + 1, 3):  # before and after writes in turn
         out, model = tmp_path / str(fatal), network()
         moments = fatal
         with pytest.raises(Killed):
@@ -229,6 +231,8 @@ def test_more_rounds_go_on_where_fewer_ended(tmp_path: Path) -> None:
     assert both == list(region_training(fresh, few(), THREAT, 2, settings(), make=MAKE))
     assert both[:1] == first
     assert all(torch.equal(a, b) for a, b in zip(two.parameters(), fresh.parameters(), strict=True))
+    stored = stored_patterns(tmp_path, 2)
+    assert tuple(stored.share.tolist()) == both[1].success and stored.values.shape == (3, 1, 3, 3)
 
 
 def test_the_card_says_that_it_is_our_reading(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
-from torchproof.train import AT, AWP, TRADES, Batch, Settings, Standard, fit
+from torchproof.train import AT, AWP, MMA, TRADES, Batch, FreeAT, Settings, Standard, fit
 
 THREAT = Threat(Linf(), 0.1)
 
@@ -85,7 +85,8 @@ def exact(folder: Path, name: str) -> None:
     """Float64 without batch statistics; process 1 starts from other weights, which do not count."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     found = {}
-    for method in (Standard(), AT(THREAT, steps=3), AWP(TRADES(THREAT, steps=3), gamma=0.02)):
+    awp = AWP(TRADES(THREAT, steps=3), gamma=0.02)
+    for method in (Standard(), AT(THREAT, steps=3), awp, FreeAT(THREAT, m=3), MMA(THREAT)):
         net = network(batch_statistics=False, seed=rank).double()
         records = list(fit(net, data(torch.float64), method, settings(clip=1.0), threat=THREAT))
         table = [[r.loss, r.clean, r.robust, r.forward, r.backward] for r in records]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torchproof.core.errors import InputError
+from torchproof.nn.activations import activation_of
 
 
 class SmallCNN(nn.Module):
@@ -17,9 +17,11 @@ class SmallCNN(nn.Module):
     halves even sizes exactly), with its widths as options: `widths` are the channels of the
     convolutions, `hidden` the units of the first linear layer. `batch_norm` follows each
     convolution, `dropout` is the probability with which a unit before the last layer is dropped in
-    training.
+    training. `activation`: a name of ACTIVATIONS; `stem_stride`: 2, or 4 for a first convolution on
+    patches of 4 x 4 pixels, after which the second (kernel 3) keeps the resolution.
 
-    Raises InputError for images below 4 pixels, or `widths` that are not two numbers.
+    Raises InputError for images below 4 pixels, `widths` that are not two numbers, another
+    stem_stride; UnknownName for another activation.
     """
 
     def __init__(
@@ -31,6 +33,8 @@ class SmallCNN(nn.Module):
         hidden: int = 100,
         batch_norm: bool = False,
         dropout: float = 0.0,
+        activation: str = "relu",
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         if size < 4:
@@ -39,18 +43,26 @@ class SmallCNN(nn.Module):
         if len(widths) != 2:
             remedy = "give two numbers such as widths=(16, 32)"
             raise InputError(f"widths={widths!r}", "the channels of two convolutions", remedy)
+        if stem_stride not in (2, 4):
+            remedy = "write stem_stride=4, or leave it out"
+            raise InputError(f"stem_stride = {stem_stride!r}", "2 or 4", remedy)
+        self.activation = activation_of(activation)
         first, second = widths
-        self.conv1 = nn.Conv2d(channels, first, 4, stride=2, padding=1, bias=not batch_norm)
+        bias, patches = not batch_norm, stem_stride == 4
+        self.conv1 = nn.Conv2d(
+            channels, first, 4, stride=stem_stride, padding=0 if patches else 1, bias=bias
+        )
         self.bn1 = nn.BatchNorm2d(first) if batch_norm else nn.Identity()
-        self.conv2 = nn.Conv2d(first, second, 4, stride=2, padding=1, bias=not batch_norm)
+        kernel, stride = (3, 1) if patches else (4, 2)
+        self.conv2 = nn.Conv2d(first, second, kernel, stride=stride, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(second) if batch_norm else nn.Identity()
         self.fc1 = nn.Linear(second * (size // 4) ** 2, hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.fc1(x.flatten(1)))
+        x = self.activation(self.bn1(self.conv1(x)))
+        x = self.activation(self.bn2(self.conv2(x)))
+        x = self.activation(self.fc1(x.flatten(1)))
         logits: Tensor = self.fc2(self.dropout(x))
         return logits

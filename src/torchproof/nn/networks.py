@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, TorchproofError, unknown
 from torchproof.nn.cnn import SmallCNN
+from torchproof.nn.cosine import with_cosine_head
+from torchproof.nn.lenet import LeNet
 from torchproof.nn.mlp import MLP
 from torchproof.nn.normalise import Normalise
 from torchproof.nn.preact import preact_resnet18
@@ -21,6 +23,7 @@ from torchproof.nn.wide import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small-cnn": SmallCNN,
+    "lenet": LeNet,
     "mlp": MLP,
     "preact-resnet18": preact_resnet18,
     "resnet18": resnet18,
@@ -63,6 +66,8 @@ def build(
     mean: Numbers = 0.0,
     std: Numbers = 1.0,
     seed: int | None = None,
+    head: str = "linear",
+    scale: float | None = None,
     **options: Any,
 ) -> Network:
     """The network `name` of MODELS with fresh weights, on the CPU, in torch's default dtype.
@@ -70,7 +75,7 @@ def build(
     Takes images (B, channels, size, size) in [0, 1] to logits (B, classes); `mean` and `std`
     (numbers, or one per channel) make its first layer. With `seed` the weights depend on it alone,
     and torch's random state is neither read nor changed; without, they come from torch's random
-    state.
+    state. head="cosine" makes the last layer a `CosineHead`, by default of scale 8.
 
     >>> build("small-cnn", channels=1, size=8, classes=10, seed=0)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
@@ -82,11 +87,13 @@ def build(
     _check_shape(name, shape)
     _check_options(name, options)
     # the defaults too, so that a card still means the same network should they change one day
-    kept = _jsonable({**shape, "mean": mean, "std": std, **defaults, **options})
+    last = _head(head, scale)
+    kept = _jsonable({**shape, "mean": mean, "std": std, **last, **defaults, **options})
     normalise = _normalise(mean, std, channels)
     try:
         with _seeded(seed), torch.device("cpu"):
             net = MODELS[name](**shape, **options)
+            net = with_cosine_head(net, last["scale"]) if last else net
     except TorchproofError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # torch's own words for, say, width=-1
@@ -103,6 +110,18 @@ def options_of(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in found if p.name not in _SHAPE}
 
 
+def _head(head: str, scale: float | None) -> dict[str, Any]:
+    """What a card says of the last layer: nothing of a linear one."""
+    if head == "cosine":
+        return {"head": head, "scale": 8.0 if scale is None else scale}
+    if head != "linear":
+        raise unknown("head", str(head), ("linear", "cosine"))
+    if scale is not None:
+        remedy = "write head='cosine', or leave the scale out"
+        raise InputError(f"scale={scale!r} of a linear head", "a cosine head", remedy)
+    return {}
+
+
 def _check_shape(name: str, shape: dict[str, int]) -> None:
     for word, number in shape.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -113,7 +132,7 @@ def _check_shape(name: str, shape: dict[str, int]) -> None:
 def _check_options(name: str, options: dict[str, Any]) -> None:
     known = options_of(name)
     if strange := sorted(set(options) - set(known)):
-        expected = f"options among {', '.join([*known, 'mean', 'std', 'seed'])}"
+        expected = f"options among {', '.join([*known, 'mean', 'std', 'seed', 'head', 'scale'])}"
         raise InputError(f"{name}({', '.join(strange)}=...)", expected, "check the spelling")
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -162,6 +163,11 @@ def pooled(by: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: by(x, tuple(range(2, x.ndim)), True)
 
 
+def expand(x: Tensor, shape: Tensor) -> Tensor:
+    """Broadcast both ways: an axis that `shape` says 1 of keeps its size."""
+    return x.broadcast_to(np.broadcast_shapes(tuple(x.shape), tuple(_ints(shape) or [])))
+
+
 def div(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
@@ -239,6 +245,7 @@ OPS: Mapping[str, Callable[..., Any]] = {
     "Elu": elu,
     "Erf": lambda x: x.erf(),
     "Exp": lambda x: x.exp(),
+    "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Gelu": gelu,
@@ -259,6 +266,7 @@ OPS: Mapping[str, Callable[..., Any]] = {
     "Pad": pad,
     "Pow": lambda a, b: a**b,
     "Reciprocal": lambda x: 1 / x,
+    "ReduceL2": reduction(lambda x, at, keep: torch.linalg.vector_norm(x, 2, at, keep)),
     "ReduceMax": reduction(torch.amax),
     "ReduceMean": reduction(torch.mean),
     "ReduceSum": reduction(torch.sum),

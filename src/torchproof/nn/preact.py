@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from torchproof.core.errors import InputError
+from torchproof.nn.activations import Activation, activation_of
 
 
 class PreActBlock(nn.Module):
@@ -19,8 +21,9 @@ class PreActBlock(nn.Module):
     That shortcut takes the rectified input, an identity shortcut the raw one, as in the paper.
     """
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.bn1 = nn.BatchNorm2d(before)
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
@@ -30,9 +33,9 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
+        out = self.activation(self.bn1(x))
         kept = x if self.shortcut is None else self.shortcut(out)
-        added: Tensor = self.conv2(F.relu(self.bn2(self.conv1(out)))) + kept
+        added: Tensor = self.conv2(self.activation(self.bn2(self.conv1(out)))) + kept
         return added
 
 
@@ -40,7 +43,9 @@ class PreActResNet(nn.Module):
     """Four stages of `blocks` pre-activation blocks: x (B, C, S, S) to logits (B, K).
 
     Without `final_norm` the averaged features go straight to the linear layer (pytorch-cifar); with
-    it a batch norm and a ReLU come before the average, as in the paper.
+    it a batch norm and an activation come before the average, as in the paper. `activation`: a name
+    of ACTIVATIONS; `stem_stride`: 1, 2 or 4, of the first convolution; as many later stages keep
+    their resolution, so that the last maps have the usual size. Raises UnknownName, InputError.
     """
 
     def __init__(
@@ -50,32 +55,50 @@ class PreActResNet(nn.Module):
         blocks: Sequence[int],
         width: int = 64,
         final_norm: bool = False,
+        activation: str = "relu",
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.layer1 = _stage(width, width, blocks[0], 1)
-        self.layer2 = _stage(width, 2 * width, blocks[1], 2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], 2)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2)
+        if stem_stride not in STEM_STRIDES:
+            remedy = "write stem_stride=2, or leave it out"
+            raise InputError(f"stem_stride = {stem_stride!r}", "1, 2 or 4", remedy)
+        self.activation = act = activation_of(activation)
+        second, third = STEM_STRIDES[stem_stride]
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
+        self.layer1 = _stage(width, width, blocks[0], 1, act)
+        self.layer2 = _stage(width, 2 * width, blocks[1], second, act)
+        self.layer3 = _stage(2 * width, 4 * width, blocks[2], third, act)
+        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2, act)
         self.bn = nn.BatchNorm2d(8 * width) if final_norm else None
         self.linear = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if self.bn is not None:
-            x = F.relu(self.bn(x))
+            x = self.activation(self.bn(x))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
 
 
-def _stage(before: int, after: int, blocks: int, stride: int) -> nn.Sequential:
+# stride of the first convolution -> strides of the second and the third stage
+STEM_STRIDES = {1: (2, 2), 2: (1, 2), 4: (1, 1)}
+
+
+def _stage(before: int, after: int, blocks: int, stride: int, act: Activation) -> nn.Sequential:
     """`blocks` blocks, of which the first changes width and resolution."""
-    rest = [PreActBlock(after, after, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(PreActBlock(before, after, stride), *rest)
+    rest = [PreActBlock(after, after, 1, act) for _ in range(blocks - 1)]
+    return nn.Sequential(PreActBlock(before, after, stride, act), *rest)
 
 
 def preact_resnet18(
-    channels: int, size: int, classes: int, width: int = 64, final_norm: bool = False
+    channels: int,
+    size: int,
+    classes: int,
+    width: int = 64,
+    final_norm: bool = False,
+    activation: str = "relu",
+    stem_stride: int = 1,
 ) -> nn.Module:
     """PreActResNet-18 (He et al. 2016b); `final_norm` as in Rice et al. 2020 and RobustBench."""
-    return PreActResNet(channels, classes, (2, 2, 2, 2), width, final_norm)
+    blocks = (2, 2, 2, 2)
+    return PreActResNet(channels, classes, blocks, width, final_norm, activation, stem_stride)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -107,7 +108,7 @@ _OTHER = {
 _WIDE = re.compile(r"WideResNet-(\d+)-(\d+)")
 
 
-def options_of(architecture: str) -> tuple[str, dict[str, int | bool]]:
+def options_of(architecture: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of the network that RobustBench calls `architecture`.
 
     WideResNet-D-W (ReLU, the names of TRADES), ResNet-18, ResNet-34 (the CIFAR stem), and
@@ -119,7 +120,7 @@ def options_of(architecture: str) -> tuple[str, dict[str, int | bool]]:
     wide = _WIDE.fullmatch(architecture)
     if wide:
         return "wide-resnet", {"depth": int(wide[1]), "width": int(wide[2])}
-    known: dict[str, tuple[str, dict[str, int | bool]]] = {
+    known: dict[str, tuple[str, dict[str, Any]]] = {
         "ResNet-18": ("resnet18", {}),
         "ResNet-34": ("resnet34", {}),
         "PreActResNet-18-BN": ("preact-resnet18", {"final_norm": True}),

@@ -25,6 +25,14 @@ from torchproof.recipes.cifar10 import (
     cifar10_thrm,
 )
 from torchproof.recipes.plan import Plan
+from torchproof.recipes.single_step import (
+    cifar10_fast_at,
+    cifar10_fgsm_at,
+    cifar10_free_at,
+    cifar10_grad_align,
+    cifar10_mma,
+    cifar10_n_fgsm,
+)
 from torchproof.train import Settings
 
 EXPECTED = "a function without arguments that returns a torchproof.recipes.Plan"
@@ -119,6 +127,12 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-fat": cifar10_fat,
     "cifar10-fat-trades": cifar10_fat_trades,
     "cifar10-fat-mart": cifar10_fat_mart,
+    "cifar10-fgsm-at": cifar10_fgsm_at,
+    "cifar10-fast-at": cifar10_fast_at,
+    "cifar10-n-fgsm": cifar10_n_fgsm,
+    "cifar10-grad-align": cifar10_grad_align,
+    "cifar10-free-at": cifar10_free_at,
+    "cifar10-mma": cifar10_mma,
     "cifar10-iat": cifar10_iat,
     "cifar10-iat-manifold": cifar10_iat_manifold,
     "cifar10-spat": cifar10_spat,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchproof.recipes.plan import Plan
 from torchproof.train import Settings
 
 CROP_FLIP = "Compose(Crop(4), Flip())"
 
 
-def cifar10(method: str, model: str = "preact-resnet18", options: str = "", **more: object) -> Plan:
+def cifar10(method: str, model: str = "preact-resnet18", options: str = "", /, **more: Any) -> Plan:
     """A plan on CIFAR-10, linf 8/255, in the setting of Rice et al. 2020 where `more` settings say
     nothing else; `options` of the network end in a comma.
     """

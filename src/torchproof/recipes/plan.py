@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from torchproof import data as sets
-from torchproof.core.errors import InputError, TorchproofError, unknown
+from torchproof.core.errors import FileError, InputError, TorchproofError, unknown
 from torchproof.core.expression import parse
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
@@ -112,7 +112,11 @@ def _method(plan: Plan, threat: Threat | None, device: torch.device) -> Method:
     if plan.teacher is None:
         with meant(plan.method):
             return parse_method(plan.method, threat)
-    teacher = load_model(plan.teacher, device).model
+    try:
+        teacher = load_model(plan.teacher, device).model
+    except (FileError, InputError) as error:
+        remedy = f"{error.remedy}; or train one first (--method Standard), and pass --teacher RUN"
+        raise type(error)(f"the teacher: {error.given}", error.expected, remedy) from error
     with meant(plan.method):
         method = parse_method(plan.method, threat, standard=teacher)
     if not any(teacher is value for _, part in layers(method) for value in vars(part).values()):

@@ -1,21 +1,70 @@
 """Training: `fit` and the methods it takes."""
 
+from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
 from torchproof.train.catalogue import METHODS, OPTIMISERS, SCHEDULES, method
 from torchproof.train.ema import EMA
+from torchproof.train.fast import FGSMAT, FastAT, FixedMask, RandomMask
+from torchproof.train.first_layer import FirstLayer
+from torchproof.train.free import FreeAT
+from torchproof.train.friendly import FAT
+from torchproof.train.grad_align import GradAlign
+from torchproof.train.hat import HAT
+from torchproof.train.hypersphere import HE
+from torchproof.train.interpolated import IAT
+from torchproof.train.jsigr import JSIGR
 from torchproof.train.loop import fit
 from torchproof.train.mart import MART
 from torchproof.train.method import Batch, Method
+from torchproof.train.mma import MMA
+from torchproof.train.n_fgsm import NFGSM
 from torchproof.train.record import Record
+from torchproof.train.score import SCORE
+from torchproof.train.selfpaced import SPAT
 from torchproof.train.settings import Settings
 from torchproof.train.smoothing import LabelSmoothing
 from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
 from torchproof.train.swa import SWA
+from torchproof.train.thrm import THRM
 from torchproof.train.trades import TRADES
 
 __all__ = [
-    "AT", "AWP", "EMA", "MART", "METHODS", "OPTIMISERS", "SCHEDULES", "SWA", "TRADES",
-    "Batch", "LabelSmoothing", "Method", "Record", "Settings", "Standard", "Sum", "fit", "method",
+    "ALP",
+    "AT",
+    "AWP",
+    "EMA",
+    "FAT",
+    "FGSMAT",
+    "HAT",
+    "HE",
+    "IAT",
+    "JSIGR",
+    "MART",
+    "METHODS",
+    "MMA",
+    "NFGSM",
+    "OPTIMISERS",
+    "SCHEDULES",
+    "SCORE",
+    "SPAT",
+    "SWA",
+    "THRM",
+    "TRADES",
+    "Batch",
+    "FastAT",
+    "FirstLayer",
+    "FixedMask",
+    "FreeAT",
+    "GradAlign",
+    "LabelSmoothing",
+    "Method",
+    "RandomMask",
+    "Record",
+    "Settings",
+    "Standard",
+    "Sum",
+    "fit",
+    "method",
 ]  # fmt: skip

@@ -16,16 +16,31 @@ from torchproof.attack.starts import Gaussian, Sphere, Uniform, Zero
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.expression import parse
 from torchproof.core.threats import AnyThreat
+from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
 from torchproof.train.ema import EMA
+from torchproof.train.fast import FGSMAT, FastAT, FixedMask, RandomMask
+from torchproof.train.first_layer import FirstLayer
+from torchproof.train.free import FreeAT
+from torchproof.train.friendly import FAT
+from torchproof.train.grad_align import GradAlign
+from torchproof.train.hat import HAT
+from torchproof.train.hypersphere import HE
+from torchproof.train.interpolated import IAT
+from torchproof.train.jsigr import JSIGR
 from torchproof.train.mart import MART
 from torchproof.train.method import Method
+from torchproof.train.mma import MMA
+from torchproof.train.n_fgsm import NFGSM
+from torchproof.train.score import SCORE
+from torchproof.train.selfpaced import SPAT
 from torchproof.train.settings import Settings
 from torchproof.train.smoothing import LabelSmoothing
 from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
 from torchproof.train.swa import SWA
+from torchproof.train.thrm import THRM
 from torchproof.train.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
@@ -33,7 +48,23 @@ METHODS: dict[str, type[Method]] = {
     "AT": AT,
     "TRADES": TRADES,
     "MART": MART,
+    "IAT": IAT,
+    "SPAT": SPAT,
+    "THRM": THRM,
+    "ALP": ALP,
+    "SCORE": SCORE,
+    "HAT": HAT,
+    "HE": HE,
     "AWP": AWP,
+    "FAT": FAT,
+    "FGSMAT": FGSMAT,
+    "FastAT": FastAT,
+    "NFGSM": NFGSM,
+    "FreeAT": FreeAT,
+    "MMA": MMA,
+    "GradAlign": GradAlign,
+    "FirstLayer": FirstLayer,
+    "JSIGR": JSIGR,
     "Sum": Sum,
     "LabelSmoothing": LabelSmoothing,
     "EMA": EMA,
@@ -46,17 +77,19 @@ PARTS: dict[str, Callable[..., Any]] = {
     "Gaussian": Gaussian,
     "Sphere": Sphere,
     "Zero": Zero,
+    "RandomMask": RandomMask,
+    "FixedMask": FixedMask,
 }
 
 
-def method(text: str, threat: AnyThreat | None = None) -> Method:
+def method(text: str, threat: AnyThreat | None = None, **networks: nn.Module) -> Method:
     """The method that an expression such as `AWP(TRADES(beta=6), gamma=0.005)` describes, for
-    `threat`.
+    `threat`, with `networks` as the arguments of their names (the `standard` of HAT).
 
     Raises InputError for an expression that is no method, UnknownName for a name in no table.
     """
-    bound = {} if threat is None else {"threat": threat}
-    made = parse(text, {**METHODS, **PARTS}, **bound)
+    bound: dict[str, Any] = {} if threat is None else {"threat": threat}
+    made = parse(text, {**METHODS, **PARTS}, **bound, **networks)
     if not isinstance(made, Method):
         raise InputError(f"{text!r}", "a training method", f"choose one of {', '.join(METHODS)}")
     return made
@@ -80,6 +113,12 @@ def _constant(optimiser: Optimizer, steps: int) -> LRScheduler:
 def _piecewise(optimiser: Optimizer, steps: int) -> LRScheduler:
     """Divided by ten after half and after three quarters (Rice, Wong and Kolter 2020; AWP)."""
     milestones = [max(1, steps // 2), max(1, steps * 3 // 4)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
+def _late(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten after three quarters and after nine tenths (Zhang et al. 2019; SPAT)."""
+    milestones = [max(1, steps * 3 // 4), max(1, steps * 9 // 10)]
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
 
 
@@ -108,6 +147,7 @@ def _cyclic(optimiser: Optimizer, steps: int) -> LRScheduler:
 SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
     "constant": _constant,
     "piecewise": _piecewise,
+    "late": _late,
     "cosine": _cosine,
     "linear": _linear,
     "cyclic": _cyclic,

@@ -61,6 +61,22 @@ def sum_(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+@torch.no_grad()
+def merged(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A copy of `table` (N, ...) in which `rows` (R,), different ones in every process, hold
+    `values` (R, ...); the same in all processes.
+    """
+    filled = table.clone() if world() == 1 else torch.zeros_like(table)
+    filled[rows.to(table.device)] = values
+    if world() == 1:
+        return filled
+    seen = table.new_zeros(len(table))
+    seen[rows.to(table.device)] = 1
+    sum_([filled, seen])
+    known = seen.reshape(-1, *(1,) * (table.dim() - 1))
+    return torch.where(known > 0, filled / known.clamp_min(1), table)
+
+
 def total(*numbers: int) -> list[int]:
     """Whole numbers summed over all processes."""
     if world() == 1:

@@ -7,16 +7,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
-from torchproof.attack.pgd import PGD
+from torchproof.attack.pgd import PGD, NoisyPGD
 from torchproof.attack.search import Search
 from torchproof.attack.starts import Start, Uniform
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import CrossEntropy, Objective
+from torchproof.core.objectives import Classification, CrossEntropy, Goal, Objective
 from torchproof.core.threats import AnyThreat, Threat
 from torchproof.core.values import Value
 from torchproof.train.method import Batch, Method
@@ -29,7 +31,8 @@ class Adversarial(Method):
     steps: of PGD; length: of a step in units of eps (2/255 for 8/255); start: of PGD; ramp: share
     of the training over which eps grows from 0, which spares small networks the plateau of a
     constant answer; patience: wrong answers that an image may give before it is taken as it is,
-    infinite for the last iterate. Raises InputError for parts that do not fit.
+    infinite for the last iterate; noise: standard deviation, in input units, of the normal noise
+    added at each step. Raises InputError for parts that do not fit.
     """
 
     threat: AnyThreat
@@ -38,6 +41,7 @@ class Adversarial(Method):
     start: Start = field(default_factory=Uniform)
     ramp: float = 0.0
     patience: float = math.inf
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.ramp <= 1 or (self.ramp > 0 and not isinstance(self.threat, Threat)):
@@ -49,6 +53,8 @@ class Adversarial(Method):
         if not self.patience >= 0:
             remedy = "0 takes the first image that is misclassified, inf the last iterate"
             raise InputError(f"patience = {self.patience!r}", "a number >= 0", remedy)
+        if not 0 <= self.noise < math.inf:
+            raise InputError(f"noise = {self.noise!r}", "a number >= 0", "0.001 is usual")
         _ = self.attack  # a combination that cannot work fails here, not in the first step
 
     @property
@@ -58,7 +64,8 @@ class Adversarial(Method):
 
     @property
     def search(self) -> Search:
-        return PGD(self.steps, self.length, self.start)
+        chosen = (self.steps, self.length, self.start)
+        return NoisyPGD(*chosen, noise=self.noise) if self.noise else PGD(*chosen)
 
     @cached_property
     def attack(self) -> Attack:
@@ -68,11 +75,16 @@ class Adversarial(Method):
         return self.craft(model, batch)
 
     def craft(self, model: nn.Module, batch: Batch, goal: Tensor | None = None) -> Batch:
-        """The batch with x' in `adv`; `goal` replaces the labels in the objective."""
-        run = Run(batch.seed, batch.ids, max(len(batch.x), 1), self.patience, last=True)
-        found = self._due(batch.progress)(
-            model, batch.x, batch.y if goal is None else goal, run=run
-        )
+        """The batch with x' in `adv`; `goal` replaces the labels in the objective, but what is
+        misclassified, and tries the patience, is a matter of the labels.
+        """
+        patience = min(self.patience, batch.patience)
+        run = Run(batch.seed, batch.ids, max(len(batch.x), 1), patience, last=True)
+        attack, y = self._due(batch.progress), batch.y if goal is None else goal
+        if y.dim() == 2 and patience < math.inf:
+            attack = replace(attack, objective=Labelled(attack.objective))
+            y = torch.cat([y, batch.y[:, None].to(y)], 1)
+        found = attack(model, batch.x, y, run=run)
         forward, backward = (int(n) for n in found.spent.sum(0))
         spent = (batch.spent[0] + forward, batch.spent[1] + backward)
         return replace(batch, adv=_added(batch.x, found.value), spent=spent)
@@ -86,6 +98,25 @@ class Adversarial(Method):
             return attack
         eps = attack.threat.eps * max(progress / self.ramp, 1e-3)
         return replace(attack, threat=replace(attack.threat, eps=eps))
+
+
+@dataclass(frozen=True)
+class Labelled(Classification):
+    """An objective about soft labels (B, K) with a verdict about the true ones, which y (B, K + 1)
+    holds in its last column.
+    """
+
+    inner: Objective
+    soft: ClassVar[bool] = True
+
+    def loss(self, out: Tensor, goal: Goal) -> Tensor:
+        return self.inner.loss(out, goal._replace(y=goal.y[:, :-1]))
+
+    def won(self, out: Tensor, goal: Goal) -> Tensor:
+        return out.argmax(1) != goal.y[:, -1].long()
+
+    def score(self, out: Tensor, goal: Goal) -> Tensor:
+        return self.inner.score(out, goal._replace(y=goal.y[:, :-1]))
 
 
 def _added(x: Tensor, value: Value) -> Tensor:

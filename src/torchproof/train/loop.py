@@ -186,6 +186,7 @@ def _close(job: Job) -> Record:
         state.best = copied(job.learner.result)
     if record.catastrophic:
         monitor.respond(job, f"epoch {record.epoch}")
+        record = record.model_copy(update={"rolled_back": state.rolled_back})
     state.records.append(record)
     state.epoch, state.step, state.sums, state.checks = state.epoch + 1, 0, Sums(), []
     _keep(job)

@@ -7,6 +7,7 @@ The loop descends on the mean of those losses over the global batch; it applies 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,13 @@ class Batch:
 
     x: (B, C, H, W) in [0, 1]; y: (B,) int64; ids: (B,) int64 on the CPU, rows of the data set;
     progress: the share of the training that is over, in [0, 1); seed: of this step, the same in
-    every process; smoothing: of the labels, for `cross_entropy`; adv: (B, C, H, W) adversarial
-    inputs; shift: parameter name -> perturbation of that weight; weight: (B,) factors of the
-    losses; pairs: (B,) for each row the row that it is mixed with; drawn: what else was drawn or
-    worked out beforehand, rows (B, ...); parts: the batch as each part of a sum prepared it; noted:
-    figures worth watching, (B,) each, whose means go into the epoch's record; spent: forward and
-    backward samples that `prepare` cost.
+    every process; smoothing: of the labels, for `cross_entropy`; patience: wrong answers that an
+    image may give before an attack on it ends; adv: (B, C, H, W) adversarial inputs; shift:
+    parameter name -> perturbation of that weight; weight: (B,) factors of the losses; pairs: (B,)
+    for each row the row that it is mixed with; drawn: what else was drawn or worked out beforehand,
+    rows (B, ...); parts: the batch as each part of a sum prepared it; noted: figures worth
+    watching, (B,) each, whose means go into the epoch's record; spent: forward and backward samples
+    that `prepare` cost; place: (B,) the rows' places in the global batch, for `places`.
     """
 
     x: Tensor
@@ -48,6 +50,7 @@ class Batch:
     progress: float
     seed: int
     smoothing: float = 0.0
+    patience: float = math.inf
     adv: Tensor | None = None
     shift: dict[str, Tensor] | None = None
     weight: Tensor | None = None
@@ -56,6 +59,12 @@ class Batch:
     parts: tuple[Batch, ...] = ()
     noted: dict[str, Tensor] = field(default_factory=dict)
     spent: tuple[int, int] = (0, 0)
+    place: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """(B,) int64 on the CPU: where the rows stand in the global batch."""
+        return torch.arange(len(self.x)) if self.place is None else self.place
 
     @property
     def entire(self) -> bool:
@@ -86,7 +95,7 @@ class Batch:
         return replace(self, **own, parts=tuple(part._rows(rows) for part in self.parts))
 
 
-_ROWS, _TABLES = ("x", "y", "ids", "adv", "weight"), ("drawn", "noted")
+_ROWS, _TABLES = ("x", "y", "ids", "adv", "weight", "place"), ("drawn", "noted")
 
 
 def _too_little(what: str) -> InputError:
@@ -112,6 +121,8 @@ def joined(pieces: list[Batch]) -> Batch:
     for name in _TABLES:
         keys_ = getattr(first, name)
         whole[name] = {k: torch.cat([getattr(p, name)[k] for p in pieces]) for k in keys_}
+    if first.adv is not None and first.adv.requires_grad:  # asked for as a leaf
+        whole["adv"] = whole["adv"].detach().requires_grad_()
     forward, backward = (sum(p.spent[way] for p in pieces) for way in (0, 1))
     parts = tuple(joined(list(same)) for same in zip(*(p.parts for p in pieces), strict=True))
     return replace(first, **whole, parts=parts, spent=(forward, backward))

@@ -16,6 +16,7 @@ from torchproof.core import keys
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed
+from torchproof.train.first_layer import first_weight
 from torchproof.train.held_out import Measured, measure
 from torchproof.train.job import Job
 from torchproof.train.method import answers
@@ -98,9 +99,8 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def first_layer(model: nn.Module) -> float | None:
     """The Frobenius norm of the weight of the first convolution or linear layer."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    first = next((m for m in model.modules() if isinstance(m, kinds)), None)
-    return None if first is None else float(first.weight.detach().double().norm())
+    weight = first_weight(model)
+    return None if weight is None else float(weight.detach().double().norm())
 
 
 def respond(job: Job, where: str) -> None:

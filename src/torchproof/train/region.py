@@ -104,13 +104,14 @@ def enlarged(x: Tensor, y: Tensor, found: Semantic, threat: Threat) -> tuple[Ten
 
 def likeness(found: Semantic, x: Tensor, y: Tensor) -> Tensor:
     """(T,) correlation over pixels of each v_t with (mean of class t - mean of the others): above 0
-    where the perturbation looks like its class. NaN for a class without examples.
+    where the perturbation looks like its class. 0 where there is none: a constant v_t, a class
+    without examples.
     """
     rows = []
     for t, v in zip(found.classes.tolist(), found.values, strict=True):
         contrast = (x[y == t].mean(0) - x[y != t].mean(0)).flatten().double()
         rows.append(torch.corrcoef(torch.stack([v.flatten().to(contrast), contrast]))[0, 1])
-    return torch.stack(rows)
+    return torch.stack(rows).nan_to_num(0.0)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,15 @@ def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([model(part).argmax(1) for part in torch.split(x, 256)]) == y
 
 
+def stored_patterns(out: str | Path, number: int) -> Semantic:
+    """The patterns of round `number`, from the folder of a run; raises FileError."""
+    return Semantic(**checkpoint.read(_file(Path(out), number))[0])
+
+
+def _file(path: Path, number: int) -> Path:
+    return path / f"patterns-{number}.safetensors"
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Where the rounds are kept: patterns-N.safetensors and a folder of `fit` per round; nowhere
@@ -123,9 +132,9 @@ class Shelf:
         """The patterns of a round: read where they are stored, else made and stored."""
         if self.path is None:
             return make()
-        path = self.path / f"patterns-{number}.safetensors"
+        path = _file(self.path, number)
         if path.exists():
-            return Semantic(**checkpoint.read(path)[0])
+            return stored_patterns(self.path, number)
         found = make()
         if distributed.rank() == 0:
             checkpoint.write(path, vars(found), {"round": number, "label": LABEL})

@@ -25,9 +25,9 @@ def saliency(
     with untouched(model, 0, x.device), torch.no_grad():
         own = answers(model, x).softmax(1)
         moved = []
-        for bump in bumps.split(max(1, slots // len(x))):
+        for bump in torch.split(bumps, max(1, slots // len(x))):
             mixed = x[None] * (1 - bump[:, None]) + smooth[None] * bump[:, None]
-            p = answers(model, mixed.flatten(0, 1)).softmax(1).unflatten(0, mixed.shape[:2])
+            p = answers(model, mixed.flatten(0, 1)).softmax(1).reshape(*mixed.shape[:2], -1)
             moved.append((p - own).square().sum(2) / 2)
     rows, columns = _centres(x.shape[2], stride), _centres(x.shape[3], stride)
     grid = torch.cat(moved).T.reshape(len(x), 1, len(rows), len(columns))

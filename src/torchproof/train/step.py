@@ -48,13 +48,14 @@ def batch_of(lesson: Lesson, model: nn.Module, state: State, chosen: Tensor) -> 
     """This process's share of the global batch whose positions among the training rows are
     `chosen`.
     """
-    rows = lesson.train.part(chosen[distributed.rank() :: distributed.world()])
+    place = torch.arange(len(chosen))[distributed.rank() :: distributed.world()]
+    rows = lesson.train.part(chosen[place])
     x, y = rows.tensors(home(model), precision(model))
     seed = lesson.settings.seed
     if lesson.augment is not None:
         x = lesson.augment(x, keys.mix(seed, rows.index, "augment", state.epoch).to(x.device))
     step = keys.seed_of(seed, "step", state.total)
-    return Batch(x, y, rows.index, state.total / lesson.steps, step)
+    return Batch(x, y, rows.index, state.total / lesson.steps, step, place=place)
 
 
 def cast(settings: Settings, device: torch.device) -> AbstractContextManager[object]:

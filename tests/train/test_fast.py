@@ -1,0 +1,312 @@
+"""Single-step training and its remedies: FGSM-AT, masks, fast AT, N-FGSM, GradAlign, the first
+layer, each against a plain computation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchproof.attack.starts import Uniform, Zero
+from torchproof.core import keys
+from torchproof.core.errors import InputError, ModelError
+from torchproof.core.norms import L2, Linf
+from torchproof.core.threats import Threat, Universal
+from torchproof.train import (
+    AT,
+    FGSMAT,
+    NFGSM,
+    Batch,
+    FastAT,
+    FirstLayer,
+    FixedMask,
+    GradAlign,
+    Method,
+    RandomMask,
+    Sum,
+    fit,
+    method,
+)  # fmt: skip
+from torchproof.train.method import drawn, read
+
+Make = Callable[..., Any]
+EPS = 0.1
+THREAT = Threat(Linf(), EPS)
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(),
+            nn.Flatten(), nn.Linear(144, 3),
+        )  # fmt: skip
+        return net.double().train()
+
+
+def batch(n: int = 20) -> Batch:
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(n, 2, 6, 6, generator=g, dtype=torch.float64)
+    y = torch.randint(3, (n,), generator=g)
+    return Batch(x, y, torch.arange(10, 10 + n), progress=0.5, seed=77)
+
+
+def gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Of the summed cross-entropy in x, in eval mode."""
+    point = x.clone().requires_grad_()
+    loss = F.cross_entropy(copy.deepcopy(net).eval()(point), y, reduction="sum")
+    return torch.autograd.grad(loss, point)[0]
+
+
+def noise(b: Batch, radius: float) -> Tensor:
+    """Keyed uniform noise in [-radius, radius], not cut to the range of images."""
+    key = keys.mix(b.seed, b.ids, torch.full_like(b.ids, -1), torch.zeros_like(b.ids))
+    u = keys.uniform(key, 0, tuple(b.x.shape[1:]), 0, torch.float64)
+    return (u * 2 - 1) * radius
+
+
+def weights(net: nn.Module) -> Tensor:
+    return torch.cat([t.flatten().double() for t in net.state_dict().values()])
+
+
+def trained(network: Make, data: Make, how: Method, chosen: Any) -> Tensor:
+    net = network()
+    list(fit(net, data(), how, chosen))
+    return weights(net)
+
+
+def test_fgsm_at_is_one_signed_step_from_the_image() -> None:
+    net, b = network(), batch()
+    ready = FGSMAT(THREAT).prepare(net, b)
+    expected = (b.x + EPS * gradient(net, b.x, b.y).sign()).clamp(0, 1)
+    assert torch.allclose(ready.adv, expected, rtol=0, atol=1e-12) and ready.spent == (20, 20)
+    losses = read(FGSMAT(THREAT), copy.deepcopy(net), ready)
+    wanted = F.cross_entropy(copy.deepcopy(net)(expected), b.y, reduction="none")
+    assert torch.allclose(losses, wanted, rtol=0, atol=1e-12)
+
+
+def test_fast_at_steps_from_noise_and_returns_to_the_ball() -> None:
+    net, b = network(), batch()
+    start = (b.x + noise(b, EPS)).clamp(0, 1)
+    delta = start - b.x + 1.25 * EPS * gradient(net, start, b.y).sign()
+    expected = (b.x + delta.clamp(-EPS, EPS)).clamp(0, 1)
+    found = FastAT(THREAT).prepare(net, b).adv
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    same = FGSMAT(THREAT, start=Uniform(), length=1.25).prepare(net, b).adv
+    assert torch.equal(found, same)
+
+
+def test_n_fgsm_leaves_the_ball_but_not_the_range_of_images() -> None:
+    net, b = network(), batch()
+    eta = noise(b, 2 * EPS)
+    step = EPS * gradient(net, (b.x + eta).clamp(0, 1), b.y).sign()
+    expected = (b.x + eta + step).clamp(0, 1)
+    found = NFGSM(THREAT).prepare(net, b).adv
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    assert EPS * 2.5 < float((found - b.x).abs().max()) <= 3 * EPS + 1e-12
+    assert found.min() >= 0 and found.max() <= 1
+    # the image range binds: noise that was cut away still counts against the step
+    cut = (b.x + eta < 0) & (step > 0)
+    assert bool(cut.any()) and bool((found[cut] < EPS).all())
+
+
+def test_n_fgsm_in_other_norms_and_with_a_ramp() -> None:
+    net, b = network(), batch()
+    euclidean = NFGSM(Threat(L2(), 0.4)).prepare(net, b).adv - b.x
+    lengths = euclidean.flatten(1).norm(dim=1)
+    assert bool((lengths <= 1.2 + 1e-9).all()) and bool((lengths > 0.4).any())
+    half = NFGSM(THREAT, ramp=1.0).prepare(net, b).adv  # at progress 0.5
+    assert torch.allclose(half, NFGSM(Threat(Linf(), EPS / 2)).prepare(net, b).adv, atol=1e-12)
+
+
+def test_no_noise_no_mask_no_term_is_fgsm_at(network: Make, data: Make, settings: Make) -> None:
+    plain = trained(network, data, FGSMAT(THREAT), settings())
+    same: list[Method] = [
+        AT(THREAT, steps=1, length=1.0, start=Zero()),
+        FGSMAT(THREAT, mask=RandomMask(0.0)),
+        FGSMAT(THREAT, mask=FixedMask(0.0)),
+        NFGSM(THREAT, k=0.0),
+        Sum(FGSMAT(THREAT), FirstLayer(0.0)),
+        Sum(FGSMAT(THREAT), GradAlign(THREAT, lam=0.0)),
+    ]
+    for how in same:
+        assert torch.equal(trained(network, data, how, settings()), plain), how
+    for how in (FGSMAT(THREAT, mask=FixedMask(0.3)), Sum(FGSMAT(THREAT), FirstLayer(0.1))):
+        assert not torch.equal(trained(network, data, how, settings()), plain), how
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6])
+def test_random_masks_hide_their_share_of_whole_pixels(share: float) -> None:
+    x = torch.ones(400, 3, 16, 16)
+    b = Batch(x, torch.zeros(400, dtype=torch.int64), torch.arange(400), 0.5, 4)
+    masked = RandomMask(share)(b)
+    assert set(masked.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(masked, masked[:, :1].expand_as(masked))
+    hidden, n = float((masked[:, 0] == 0).double().mean()), 400 * 256
+    assert abs(hidden - share) < 3 * math.sqrt(share * (1 - share) / n)
+    assert len({tuple(m.flatten().tolist()) for m in masked[:, 0]}) == 400
+    assert not torch.equal(masked, RandomMask(share)(replace(b, seed=5)))
+    part = Batch(x[3:], b.y[3:], b.ids[3:], 0.5, 4)
+    assert torch.equal(RandomMask(share)(part), masked[3:])
+
+
+def test_the_fixed_mask_is_one_for_all_images_steps_and_runs() -> None:
+    x = torch.ones(5, 3, 32, 32)
+    b = Batch(x, torch.zeros(5, dtype=torch.int64), torch.arange(5), 0.5, 4)
+    masked = FixedMask(0.4)(b)
+    assert torch.equal(masked, masked[:1, :1].expand_as(masked))
+    assert torch.equal(masked, FixedMask(0.4)(replace(b, seed=9, ids=b.ids + 7)))
+    hidden = float((masked[0, 0] == 0).double().mean())
+    assert abs(hidden - 0.4) < 3 * math.sqrt(0.24 / 1024)
+
+
+def test_masked_fgsm_at_steps_from_the_masked_image() -> None:
+    net, b = network(), batch()
+    ready = FGSMAT(THREAT, mask=RandomMask(0.5)).prepare(net, b)
+    x0 = RandomMask(0.5)(b)
+    expected = (x0 + EPS * gradient(net, x0, b.y).sign()).clamp(0, 1)
+    assert torch.allclose(ready.adv, expected, rtol=0, atol=1e-12)
+    assert torch.equal(ready.x, b.x)
+
+
+def test_the_first_layer_alone_gets_its_decay() -> None:
+    net, b = network(), batch()
+    how = FirstLayer(0.03)
+    with drawn(b):
+        read(how, net, how.prepare(net, b)).mean().backward()
+    assert torch.allclose(net[0].weight.grad, 0.03 * net[0].weight.detach(), rtol=0, atol=1e-15)
+    assert all(p.grad is None for n, p in net.named_parameters() if n != "0.weight")
+    ready = how.prepare(net, b)
+    assert float(ready.noted["first_layer"][0]) == pytest.approx(
+        float(net[0].weight.detach().norm())
+    )
+    with pytest.raises(ModelError, match="convolution"):
+        how.losses(nn.Flatten(), b)
+
+
+def test_decay_of_the_first_layer_is_weight_decay_on_it(
+    network: Make, data: Make, settings: Make
+) -> None:
+    """With SGD, the term and a parameter group of its own do the same."""
+    chosen = settings(epochs=1, momentum=0.0, weight_decay=0.0, schedule="constant", held_out=0)
+    with_term = trained(network, data, Sum(FGSMAT(THREAT), FirstLayer(0.2)), chosen)
+    net, groups = network(), []
+    real = torch.optim.SGD.__init__
+
+    def split_groups(self: Any, parameters: Any, *args: Any, **more: Any) -> None:
+        named = list(parameters)
+        groups.extend([{"params": named[:1], "weight_decay": 0.2}, {"params": named[1:]}])
+        real(self, groups, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "__init__", split_groups)
+        list(fit(net, data(), FGSMAT(THREAT), chosen))
+    assert len(groups) == 2
+    assert torch.allclose(weights(net), with_term, rtol=0, atol=1e-12)
+
+
+def naive_alignment(net: nn.Module, b: Batch, near: Tensor, lam: float) -> Tensor:
+    """By the definition, with the statistics of the batch; g(x) is a constant."""
+    points = [b.x.clone().requires_grad_(), near.clone().requires_grad_()]
+    losses = [F.cross_entropy(copy.deepcopy(net)(points[0]), b.y, reduction="sum")]
+    losses += [F.cross_entropy(net(points[1]), b.y, reduction="sum")]
+    (here,) = torch.autograd.grad(losses[0], points[0])
+    (there,) = torch.autograd.grad(losses[1], points[1], create_graph=True)
+    rows = []
+    for u, v in zip(here.flatten(1), there.flatten(1), strict=True):
+        rows.append(lam * (1 - u @ v / (u.norm() * v.norm())))
+    return torch.stack(rows)
+
+
+def test_grad_align_equals_its_definition_with_its_gradient() -> None:
+    net, b, how = network(), batch(), GradAlign(THREAT, lam=0.7)
+    ready = how.prepare(net, b)
+    near = ready.drawn["near"]
+    assert float((near - b.x).abs().max()) <= EPS + 1e-12 and not torch.equal(near, b.x)
+    with drawn(ready):
+        losses = read(how, net, ready)
+    losses.mean().backward()
+    twin = copy.deepcopy(net)
+    twin.zero_grad()
+    rows = naive_alignment(twin, b, near, 0.7)
+    rows.mean().backward()
+    assert torch.allclose(losses, rows, rtol=0, atol=1e-12) and float(rows.detach().min()) > 1e-6
+    assert float(net[0].weight.grad.abs().max()) > 1e-6
+    for got, want in zip(net.parameters(), twin.parameters(), strict=True):
+        assert (got.grad is None) == (want.grad is None)
+        assert got.grad is None or torch.allclose(got.grad, want.grad, rtol=0, atol=1e-12)
+    assert net.training and torch.equal(net[1].running_mean, network()[1].running_mean)
+
+
+def test_the_noted_cosine_is_that_of_the_network_in_eval_mode() -> None:
+    net, b = network(), batch()
+    ready = GradAlign(THREAT).prepare(net, b)
+    grads = [gradient(net, x, b.y).flatten(1) for x in (b.x, ready.drawn["near"])]
+    cosine = float(F.cosine_similarity(*grads).mean())
+    assert cosine < 1 - 1e-6
+    assert float(ready.noted["gradient_cosine"][0]) == pytest.approx(cosine, abs=1e-12)
+    assert ready.spent == (40, 40)
+
+
+def test_grad_align_is_zero_where_the_loss_is_linear_or_flat() -> None:
+    b = batch()
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(72, 2)).double()  # one direction, whatever x is
+    ready = GradAlign(THREAT).prepare(linear, replace(b, y=b.y.clamp_max(1)))
+    assert float(GradAlign(THREAT).losses(linear, ready).detach().abs().max()) < 1e-12
+    assert float(ready.noted["gradient_cosine"][0]) == pytest.approx(1, abs=1e-12)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(72, 2)).double()
+    nn.init.zeros_(flat[1].weight)
+    ready = GradAlign(THREAT).prepare(flat, replace(b, y=b.y.clamp_max(1)))
+    losses = GradAlign(THREAT).losses(flat, ready)
+    losses.sum().backward()
+    assert float(losses.detach().abs().max()) == 0 and "gradient_cosine" not in ready.noted
+    assert flat[1].weight.grad is None or bool(flat[1].weight.grad.isfinite().all())
+
+
+def test_tiny_gradients_still_have_a_direction() -> None:
+    """Confident images have gradients whose squares vanish in float32."""
+    net, b = network().float(), batch()
+    b = replace(b, x=b.x.float())
+    sharp = nn.Sequential(*net, nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        sharp[-1].weight.copy_(1e-30 * torch.eye(3))
+    ready = GradAlign(THREAT, lam=1.0).prepare(sharp, b)
+    losses = GradAlign(THREAT, lam=1.0).losses(sharp, ready)
+    assert float(losses.detach().max()) > 1e-4 and float(ready.noted["gradient_cosine"][0]) < 1
+
+
+def test_what_is_watched_gets_into_the_records(data: Make, network: Make, settings: Make) -> None:
+    how = method("Sum(FGSMAT(mask=RandomMask(0.2)), GradAlign(lam=0.2), FirstLayer())", THREAT)
+    (record, _) = fit(network(), data(), how, settings())
+    assert record.figures.keys() == {"gradient_cosine", "first_layer"}
+    assert -1 <= record.figures["gradient_cosine"] <= 1 and record.figures["first_layer"] > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [
+        (lambda: FGSMAT(THREAT, steps=2), "single step"),
+        (lambda: FastAT(THREAT, steps=0), "single step"),
+        (lambda: FGSMAT(THREAT, mask=0.4), "RandomMask"),
+        (lambda: RandomMask(1.0), "share"),
+        (lambda: FixedMask(-0.1), "share"),
+        (lambda: NFGSM(THREAT, k=-1.0), "k ="),
+        (lambda: NFGSM(THREAT, start=Zero()), "noise"),
+        (lambda: NFGSM(THREAT, noise=0.1), "noise"),
+        (lambda: NFGSM(Threat(Linf(), EPS, Universal())), "images"),
+        (lambda: GradAlign(THREAT, lam=-1.0), "lam"),
+        (lambda: GradAlign(Threat(Linf(), EPS, Universal())), "images"),
+        (lambda: FirstLayer(-1.0), "decay"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(build: Make, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        build()
