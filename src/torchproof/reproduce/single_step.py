@@ -81,7 +81,9 @@ single_step_study = Study(
         },
     },
     judge=judge,
-    base={**MNIST, "threat": "linf:0.3"},
+    # of 0.15, 0.2, 0.25 and 0.3 the smallest at which FGSM-AT is flagged in two of three seeds; from
+    # 0.25 on the combined tricks leave some networks at a constant answer
+    base=MNIST,
     published={
         "RS-FGSM": (0.4321, "AutoAttack, PreActResNet-18, CIFAR-10, RobustBench"),
         "GradAlign": (0.4393, "AutoAttack, PreActResNet-18, CIFAR-10, RobustBench"),
