@@ -3,16 +3,34 @@
 from collections.abc import Callable
 
 from torchproof.reproduce.alternating import alternating
+from torchproof.reproduce.awp import awp_study
+from torchproof.reproduce.baselines import baselines_study
 from torchproof.reproduce.experiment import Outcome, Request, Row
+from torchproof.reproduce.friendly import friendly_study
 from torchproof.reproduce.hypocritical import hypocritical_experiment
+from torchproof.reproduce.interpolated import interpolated_study
+from torchproof.reproduce.jsigr import jsigr_study
+from torchproof.reproduce.ladder import ladder_experiment
 from torchproof.reproduce.madry import madry
+from torchproof.reproduce.region import region_experiment
 from torchproof.reproduce.regional import regional_experiment
+from torchproof.reproduce.selfpaced import selfpaced_study
+from torchproof.reproduce.single_step import single_step_study
 
 EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "madry": madry,
     "alternating": alternating,
     "regional": regional_experiment,
     "hypocritical": hypocritical_experiment,
+    "region": region_experiment,
+    "ladder": ladder_experiment,
+    "awp": awp_study,
+    "friendly": friendly_study,
+    "interpolated": interpolated_study,
+    "fgsm-tricks": single_step_study,
+    "selfpaced": selfpaced_study,
+    "jsigr": jsigr_study,
+    "baselines": baselines_study,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -81,7 +81,7 @@ single_step_study = Study(
         },
     },
     judge=judge,
-    # of 0.15, 0.2, 0.25 and 0.3 the smallest at which FGSM-AT is flagged in two of three seeds; from
+    # of 0.15, 0.2, 0.25, 0.3 the smallest at which FGSM-AT is flagged in two of three seeds; from
     # 0.25 on the combined tricks leave some networks at a constant answer
     base=MNIST,
     published={
