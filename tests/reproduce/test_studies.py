@@ -148,7 +148,7 @@ def test_jsigr_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     what = [row.what for row in found.rows]
     assert "plain, next seed (control): PGD-20 images of the plain network, eps 0.1" in what
     assert "plain: PGD-20 images of the plain network, eps 0.1" not in what
-    norms = {row.what: row.mean for row in found.rows if "|J|^2" in row.what}
+    norms = {row.what: row.mean for row in found.rows if "squared norm" in row.what}
     assert len(norms) == 3 and all(value > 0 for value in norms.values())
     drawn = (tmp_path / "out" / "saliency.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).format == "PNG"
