@@ -25,7 +25,7 @@ lint: $(STAMP)
 # One page from the stored experiments: `torchproof reproduce NAME --out docs/results/NAME` renews one.
 results: $(STAMP)
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
-	    awp friendly interpolated fgsm-tricks selfpaced jsigr region ladder baselines
+	    awp friendly interpolated fgsm-tricks selfpaced jsigr region ladder robust-overfitting baselines
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info

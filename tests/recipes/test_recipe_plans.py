@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torchproof.core.errors import InputError, TorchproofError, UnknownName
 from torchproof.core.threats import parse
 from torchproof.nn import build, cards
-from torchproof.recipes import RECIPES, Plan, prepare, recipe, run
+from torchproof.recipes import RECIPES, Plan, prepare, recipe, run, small
 from torchproof.train import AT, AWP, TRADES, Settings, Standard
 
 CPU = torch.device("cpu")
@@ -232,3 +232,19 @@ def test_files_that_are_none(write: Callable[[str], str], tmp_path: Path) -> Non
         recipe(f"{tmp_path / 'absent.py'}:good")
     with pytest.raises(UnknownName, match="did you mean"):
         recipe("digits_at")
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "cifar10-hat"])
+def test_every_recipe_has_a_small_variant(folder: Path, name: str) -> None:
+    """All but HAT, which needs a stored standard network, and is told apart below."""
+    plan = small(name)
+    ready = prepare(plan.model_copy(update={"n": None}), folder, CPU)
+    paper = recipe(name)
+    assert type(ready.method) is type(prepare(paper, folder, CPU).method)
+    assert plan.data in ("mnist", "digits") and (plan.settings.epochs <= 8 or plan == paper)
+
+
+def test_small_variants_of_what_has_none_are_refused() -> None:
+    assert small("cifar10-hat").teacher == f"{recipe('cifar10-hat').teacher}-small"
+    with pytest.raises(UnknownName):
+        small("none")

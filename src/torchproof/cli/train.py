@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torchproof.cli import options
 from torchproof.cli.options import console, percent
 from torchproof.core.errors import InputError
-from torchproof.recipes import Prepared, prepare, recipe, run
+from torchproof.recipes import Prepared, prepare, recipe, run, small
 from torchproof.train import Record, Settings, distributed
 
 
@@ -33,6 +33,9 @@ def train(
         str | None,
         typer.Option("--recipe", help="A named plan, or file.py:function returning a Plan."),
     ] = None,
+    scale: Annotated[
+        str, typer.Option(help="paper, or small: the recipe in minutes, on MNIST.")
+    ] = "paper",
     augment: Annotated[str | None, typer.Option(help="E.g. 'Compose(Crop(4), Flip())'.")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="A stored network, for methods that ask for one (HAT).")
@@ -68,7 +71,9 @@ def train(
     Exit code 1 says that --max-seconds, or catastrophic overfitting where the settings say so,
     ended the run before its last epoch.
     """
-    plan = recipe(recipe_ or "digits-at")
+    if scale not in ("paper", "small"):
+        raise InputError(f"scale {scale!r}", "paper or small", "choose one of the two")
+    plan = (small if scale == "small" else recipe)(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
     texts["teacher"] = teacher
     given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}

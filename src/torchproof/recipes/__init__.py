@@ -4,6 +4,7 @@ from torchproof.recipes.catalogue import RECIPES, recipe
 from torchproof.recipes.comparison import Comparison
 from torchproof.recipes.many import Many
 from torchproof.recipes.plan import Plan, Prepared, meant, network, prepare, run
+from torchproof.recipes.small import small
 from torchproof.recipes.table import Table
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "prepare",
     "recipe",
     "run",
+    "small",
 ]

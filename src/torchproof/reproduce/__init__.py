@@ -12,6 +12,7 @@ from torchproof.reproduce.interpolated import interpolated_study
 from torchproof.reproduce.jsigr import jsigr_study
 from torchproof.reproduce.ladder import ladder_experiment
 from torchproof.reproduce.madry import madry
+from torchproof.reproduce.overfitting import overfitting_study
 from torchproof.reproduce.region import region_experiment
 from torchproof.reproduce.regional import regional_experiment
 from torchproof.reproduce.selfpaced import selfpaced_study
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "selfpaced": selfpaced_study,
     "jsigr": jsigr_study,
     "baselines": baselines_study,
+    "robust-overfitting": overfitting_study,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -58,7 +58,12 @@ def inspected(request: Request, table: Table, found: Comparison) -> tuple[Row, .
     for name, each in nets.items():
         norms, shares = zip(*(_measured(net, test.x, test.y) for net in each), strict=True)
         rows += [
-            Row(what=f"{name}: squared norm of dz/dx, mean over images", ours=norms, n=IMAGES, unit=""),
+            Row(
+                what=f"{name}: squared norm of dz/dx, mean over images",
+                ours=norms,
+                n=IMAGES,
+                unit="",
+            ),
             Row(what=f"{name}: share of the gradient in salient pixels", ours=shares, n=IMAGES),
         ]
     others = {**nets, "plain, next seed (control)": nets[PLAIN][1:] + nets[PLAIN][:1]}

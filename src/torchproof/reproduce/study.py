@@ -17,6 +17,7 @@ from torchproof.core.errors import FileError, InputError
 from torchproof.nn.cards import write
 from torchproof.recipes import Comparison, Many, Table
 from torchproof.recipes.comparison import Line
+from torchproof.recipes.small import SETTINGS
 from torchproof.recipes.table import Judgement
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 
@@ -26,15 +27,11 @@ Judge = Callable[[Mapping[str, Line]], tuple[Verdict, str]]
 More = Callable[[Request, Table, Comparison], tuple[Row, ...]]
 """What else is measured on the networks of a table, whose runs lie in `request.out / "runs"`."""
 
-SETTINGS = {
-    "batch_size": 100, "optimiser": "adam", "schedule": "cyclic", "weight_decay": 0.0,
-    "held_out": 500,
-}  # fmt: skip
 # Small bases that minutes on two cores suffice for; eps grows at first, or small networks collapse
 # to a constant answer.
 MNIST = {
     "data": "mnist", "model": "small-cnn", "threat": "linf:0.2", "n": 5000,
-    "settings": {**SETTINGS, "epochs": 8, "lr": 2e-3},
+    "settings": SETTINGS,
 }  # fmt: skip
 DIGITS = {
     "data": "digits", "model": "small-cnn(widths=(32, 64), hidden=128)", "threat": "linf:0.15",
