@@ -13,7 +13,9 @@ from torch import Tensor
 
 from torchproof.attack.cases import Cases, Point, undefined_in
 from torchproof.core.errors import InputError, ModelError
+from torchproof.core.grid import on_grid
 from torchproof.core.objectives import Goal, Objective
+from torchproof.core.sets import Ball
 from torchproof.core.sites import Model, Site
 from torchproof.core.values import Value, leaves, tree
 
@@ -134,30 +136,22 @@ class EOT:
         return Point(loss, score, won, grad, cost, points[0].at, undefined)
 
 
-def on_grid(x: Tensor, delta: Tensor, levels: int = 255) -> Tensor:
-    """delta cut towards zero until x + delta is one of levels + 1 equal grey levels, x being one
-    already.
-
-    No coordinate grows, so every ball and box that held delta holds the result.
-    """
-    return (delta * levels + 1e-4 * delta.sign()).trunc() / levels
-
-
 @dataclass(frozen=True)
 class Quantised:
-    """Asks about perturbations rounded to 8-bit images, so that what wins survives saving
-    (straight-through gradient).
+    """Asks about perturbations rounded to 8-bit images within the set (`core.grid`), so that what
+    wins survives saving (straight-through gradient). The clean images have to be 8-bit ones.
     """
 
     inner: Oracle
     levels: int = 255
 
     def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
-        if not isinstance(delta, Tensor) or delta.shape != cases.x.shape:
+        fits = isinstance(delta, Tensor) and delta.shape == cases.x.shape
+        if not fits or not isinstance(cases.set, Ball):
             raise InputError(
                 "8-bit rounding of a perturbation that is not one image per example",
                 "a threat at the site Input",
                 "leave Quantised out",
             )
-        rounded = on_grid(cases.x, delta, self.levels)
+        rounded = on_grid(cases.set, delta, self.levels)
         return self.inner(cases, rounded, gradient, progress)._replace(at=rounded)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
-from torchproof.attack.oracle import on_grid
 from torchproof.core import keys
 from torchproof.core.errors import ModelError
+from torchproof.core.grid import on_grid
+from torchproof.core.sets import Ball
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.entries import Entry
 from torchproof.evaluate.ledger import Record
@@ -155,7 +156,10 @@ class Stage:
                 "a perturbation in several parts", "one image", "evaluate single inputs"
             )
         delta = found.value[torch.tensor(lost, device=found.value.device)].to(clean)
-        delta = on_grid(clean, delta) if self.subject.eight_bit else delta
+        if self.subject.eight_bit:
+            ball = self.entry.member.attack.threat.set(self.subject.model, clean)
+            assert isinstance(ball, Ball), "evaluations are about balls around single inputs"
+            delta = on_grid(ball, delta)
         images = (clean + delta).clamp(threat.low, threat.high)
         return self.course.images.write([rows[problem] for problem in lost], images)
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.oracle import on_grid
 from torchproof.core import keys
+from torchproof.core.grid import on_grid
 from torchproof.core.values import expand
 from torchproof.evaluate.inquiry import Answer, Inquiry
 from torchproof.evaluate.member import PROBES
@@ -87,7 +87,7 @@ def surroundings(inquiry: Inquiry) -> list[Answer]:
         clean, scale, grad = look.slope()
         best = ball.maximiser(grad)
         # only 8-bit images win a quantised evaluation, and shorter steps may be none
-        whole = [on_grid(x, d) if subject.eight_bit else d for d in [*steps, best]]
+        whole = [on_grid(ball, d) if subject.eight_bit else d for d in [*steps, best]]
         far, quarter = look.at(whole), look.at([d / 4 for d in [*steps, best]])
         near, tiny = (look.at([share * d for d in inner]) for share in (_NEAR, _TINY))
     random = [far.wins[:-1]]

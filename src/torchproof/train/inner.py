@@ -17,11 +17,13 @@ from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD, NoisyPGD
 from torchproof.attack.search import Search
 from torchproof.attack.starts import Start, Uniform
+from torchproof.attack.untouched import untouched
+from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Classification, CrossEntropy, Goal, Objective
 from torchproof.core.threats import AnyThreat, Threat
 from torchproof.core.values import Value
-from torchproof.train.method import Batch, Method
+from torchproof.train.method import Batch, Method, answers
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ class Adversarial(Method):
         return Attack(self.threat, self.objective, self.search)
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
-        return self.craft(model, batch)
+        """An objective about probabilities is asked about those of the clean images."""
+        if not self.objective.soft:
+            return self.craft(model, batch)
+        z, asked = clean_answers(model, batch)
+        return self.craft(model, asked, goal=z.softmax(1))
 
     def craft(self, model: nn.Module, batch: Batch, goal: Tensor | None = None) -> Batch:
         """The batch with x' in `adv`; `goal` replaces the labels in the objective, but what is
@@ -98,6 +104,16 @@ class Adversarial(Method):
             return attack
         eps = attack.threat.eps * max(progress / self.ramp, 1e-3)
         return replace(attack, threat=replace(attack.threat, eps=eps))
+
+
+def clean_answers(model: nn.Module, batch: Batch) -> tuple[Tensor, Batch]:
+    """Logits (B, K) of the clean images, in eval mode and without a graph, and the batch that has
+    paid for them.
+    """
+    seed = keys.seed_of(batch.seed, "clean")
+    with untouched(model, seed, batch.x.device), torch.no_grad():
+        z = answers(model, batch.x)
+    return z, replace(batch, spent=(batch.spent[0] + len(batch.x), batch.spent[1]))
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ Yan 2022, arXiv 2202.10103).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.untouched import untouched
-from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Classification, Goal, Objective
 from torchproof.train.inner import Adversarial
@@ -55,13 +52,6 @@ class SCORE(Adversarial):
     @property
     def passes(self) -> int:
         return 2
-
-    def prepare(self, model: nn.Module, batch: Batch) -> Batch:
-        seed = keys.seed_of(batch.seed, "clean")
-        with untouched(model, seed, batch.x.device), torch.no_grad():
-            clean = answers(model, batch.x).softmax(1)
-        asked = replace(batch, spent=(batch.spent[0] + len(batch.x), batch.spent[1]))
-        return self.craft(model, asked, goal=clean)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.adv is not None, "losses are read from a prepared batch"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.attack.untouched import untouched
-from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import KL, Classification, Goal, Objective
 from torchproof.train.cosine import scale_of
-from torchproof.train.inner import Adversarial
+from torchproof.train.inner import Adversarial, clean_answers
 from torchproof.train.method import Batch, answers, cross_entropy
 from torchproof.train.rows import Rows
 
@@ -97,16 +95,14 @@ class SPAT(Adversarial):
         scale_of(model)
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
-        scale, seed = scale_of(model), keys.seed_of(batch.seed, "clean")
-        with untouched(model, seed, batch.x.device), torch.no_grad():
-            z = answers(model, batch.x)
+        scale = scale_of(model)
+        z, asked = clean_answers(model, batch)
         cosines, own = z / scale, batch.y[:, None]
-        batch = batch.with_note(
+        noted = asked.with_note(
             label_cosine=cosines.gather(1, own)[:, 0],
             rival_cosine=cosines.scatter(1, own, -torch.inf).amax(1),
         )
-        asked = replace(batch, spent=(batch.spent[0] + len(batch.x), batch.spent[1]))
-        return self.craft(model, asked, goal=z.softmax(1))
+        return self.craft(model, noted, goal=z.softmax(1))
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.adv is not None, "losses are read from a prepared batch"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.attack.untouched import untouched
-from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import KL, Objective
 from torchproof.train.inner import Adversarial
@@ -49,13 +46,6 @@ class TRADES(Adversarial):
     @property
     def passes(self) -> int:
         return 2
-
-    def prepare(self, model: nn.Module, batch: Batch) -> Batch:
-        seed = keys.seed_of(batch.seed, "clean")
-        with untouched(model, seed, batch.x.device), torch.no_grad():
-            clean = answers(model, batch.x).softmax(1)
-        asked = replace(batch, spent=(batch.spent[0] + len(batch.x), batch.spent[1]))
-        return self.craft(model, asked, goal=clean)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.adv is not None, "losses are read from a prepared batch"
