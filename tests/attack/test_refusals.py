@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchproof.attack.apgd import APGD
+from torchproof.attack.catalogue import square
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
@@ -24,9 +25,11 @@ from torchproof.core.objectives import (
     CrossEntropy,
     Hypocritical,
     Margin,
+    Targeted,
     TargetedDLR,
     TargetedMargin,
 )
+from torchproof.core.rejection import Rejecting
 from torchproof.core.sites import Universal
 from torchproof.core.threats import Region, Threat
 
@@ -102,3 +105,51 @@ def test_labels_must_be_one_per_image(count: int, make_problem: Any) -> None:
     p = make_problem(n=4)
     with pytest.raises(InputError):
         Attack(LINF, CrossEntropy(), PGD3)(p.model, p.x, torch.zeros(count).long())
+
+
+@pytest.mark.parametrize("objective", [TargetedMargin(), TargetedDLR(), Targeted()], ids=repr)
+@pytest.mark.parametrize(("wrong", "known"), [(99, "classes 0 to 2"), (-2, "classes 0 to K - 1")])
+def test_targets_are_classes_of_the_model(
+    objective: Any, wrong: int, known: str, make_problem: Any
+) -> None:
+    problem = make_problem(n=4, k=3)
+    target = problem.target.clone()
+    target[2] = wrong
+    for search in (PGD(3), APGD(3)):
+        with pytest.raises(InputError, match=rf"target {wrong}\..*{known}.*count classes from 0"):
+            Attack(LINF, objective, search)(problem.model, problem.x, problem.y, target=target)
+    shared = Threat(Linf(), 0.12, site=Universal())
+    with pytest.raises(InputError, match=rf"target {wrong}\."):
+        Attack(shared, objective, PGD(3))(
+            problem.model, problem.x, problem.y, target=torch.tensor([wrong])
+        )
+
+
+def test_targets_of_a_model_that_rejects(make_problem: Any) -> None:
+    problem = make_problem(n=4, k=3)
+
+    def model(x: Tensor) -> dict[str, Tensor]:
+        z = problem.model(x)
+        return {"logits": z, "reject": z[:, 0]}
+
+    with pytest.raises(InputError, match=r"target 3\..*classes 0 to 2"):
+        Attack(LINF, Rejecting(TargetedMargin()), PGD(3))(
+            model, problem.x, problem.y, target=problem.target * 0 + 3
+        )
+
+
+def test_objectives_that_read_no_target_take_any(make_problem: Any) -> None:
+    problem = make_problem(n=4, k=3)
+    attack = Attack(LINF, Margin(), PGD(3))
+    far, none = (
+        attack(problem.model, problem.x, problem.y, target=t).score.shape
+        for t in (torch.full((4,), 99), None)
+    )
+    assert far == none
+
+
+@pytest.mark.parametrize("queries", [0, 1, -3, 2.5, True, "many"])
+def test_square_speaks_of_queries(queries: Any) -> None:
+    with pytest.raises(InputError, match=r"queries = .*whole number of queries >= 2") as refused:
+        square(LINF, queries)
+    assert "steps" not in str(refused.value)

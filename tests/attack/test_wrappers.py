@@ -14,11 +14,12 @@ from torchproof.attack.bpda import BPDA
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
-from torchproof.attack.oracle import EOT, Plain, Quantised, on_grid
+from torchproof.attack.oracle import EOT, Plain, Quantised
 from torchproof.attack.pgd import PGD
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import forked
 from torchproof.core.errors import InputError
+from torchproof.core.grid import on_grid
 from torchproof.core.norms import L2, Linf
 from torchproof.core.objectives import CrossEntropy, Margin
 from torchproof.core.sites import Input, Latent, Universal
@@ -163,22 +164,30 @@ def test_bpda_lets_gradients_through_a_quantised_model(make_problem: Any) -> Non
 # ---- quantised perturbations
 
 
-def test_on_grid_lands_on_grey_levels_and_never_grows() -> None:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (200, 3), generator=g) / 255
-    delta = (torch.rand(200, 3, generator=g) - 0.5).clamp(-x, 1 - x)
-    rounded = on_grid(x, delta)
-    level = (x + rounded) * 255
-    assert float((level - level.round()).abs().max()) < 1e-3
-    assert bool((rounded.abs() <= delta.abs() + 1e-6).all()) and bool((rounded * delta >= 0).all())
-    assert bool(((rounded - delta).abs() < 1 / 255).all())
-
-
 @pytest.mark.parametrize("levels", [1, 8, 16])
 def test_whole_levels_stay_whole_whatever_the_rounding(levels: int) -> None:
     """8/255 computed in float32 must not be cut to 7/255."""
-    delta = torch.full((1, 4), levels / 255) * torch.tensor([1.0, -1.0, 1.0, -1.0])
-    assert torch.allclose(on_grid(torch.full((1, 4), 100 / 255), delta), delta, atol=1e-6)
+    delta = torch.full((1, 1, 1, 4), levels / 255) * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    ball = Threat(Linf(), levels / 255).set(lambda t: t, torch.full_like(delta, 100 / 255))
+    assert torch.allclose(on_grid(ball, delta), delta, atol=1e-6)
+
+
+def test_many_small_changes_survive_the_rounding() -> None:
+    """A linear model of 3,072 pixels, where a level at a few hundred of them is all it takes."""
+    w = torch.randn(3 * 32 * 32, generator=torch.Generator().manual_seed(0))
+    eps = 0.15
+    hand = float(w.abs().topk(int((eps * 255) ** 2)).values.sum()) / 255  # one level at each
+
+    def model(x: Tensor) -> Tensor:
+        z = (x - 128 / 255).flatten(1) @ w
+        return torch.stack([z + 0.95 * hand, torch.zeros_like(z)], 1)
+
+    x, y = torch.full((1, 3, 32, 32), 128 / 255), torch.zeros(1).long()
+    attack = Attack(Threat(L2(), eps), Margin(), PGD(10, start=Zero()), wrap=Quantised)
+    found = attack(model, x, y)
+    level = (x + found.value) * 255
+    assert bool(found.lost) and float((level - level.round()).abs().max()) < 1e-3
+    assert float(L2().length(found.value)) <= eps * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=["linf", "l2"])

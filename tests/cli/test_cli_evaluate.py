@@ -124,6 +124,8 @@ def test_shards_merge_into_the_result_of_one_process(
     again = ("merge", tmp_path / "s0", tmp_path / "s1", "--out", tmp_path / "merged")
     cli(*again).refused("result.json")
     cli("merge", tmp_path / "none").refused("settings.json")
+    cli("merge", tmp_path / "none", "--out", tmp_path / "merged").refused("settings.json")
+    cli("merge", whole, "--out", tmp_path / "m").refused("whole evaluation", "nothing to merge")
     ask("s1b", "--shard", "1/2", "--seed", 9)
     mixed = ("merge", tmp_path / "s0", tmp_path / "s1b", "--out", tmp_path / "m")
     cli(*mixed).refused("seed", "one evaluation")
@@ -147,8 +149,10 @@ def test_batch_size_decides_nothing(ask: Ask, whole: Path, tmp_path: Path) -> No
 
 
 def test_quantised_images_are_bytes(ask: Ask, tmp_path: Path) -> None:
-    assert ask("q", "--quantised").code == 0
-    assert read(tmp_path / "q")["quantised"] is True
+    answer = ask("q", "--quantised")
+    assert answer.code == 0 and read(tmp_path / "q")["quantised"] is True
+    labels = read(tmp_path / "q")["labels"]
+    assert labels and all(f"label: {label}" in answer.words for label in labels)
     stored = np.load(tmp_path / "q" / "adversarial.npz")
     images = stored["x_adv_uint8"].astype(np.float32) / 255
     assert np.abs(images - stored["x_adv"]).max() < 1e-6

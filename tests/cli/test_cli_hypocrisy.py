@@ -30,6 +30,11 @@ def test_a_network_that_errs(cli: Callable[..., Any], trained: Path, tmp_path: P
     assert stored["risks"]["verification_accuracy"]["hits"] == moved
     assert f"{100 * moved / 60:.2f} %" in answer.words and "C&W-100" in answer.words
     assert "DOES NOT" not in answer.words and moved > clean
+    share = stored["risks"]["adversarial_risk"]
+    assert f"adversarial risk: at least {100 * share['value']:.2f} %" in answer.words
+    assert "natural risk: at least" not in answer.words
+    assert "the adversary that changed answers: PGD(steps=20" in answer.words
+    assert "on CrossEntropy()" in answer.words
     again = cli("hypocrisy", trained, "--threat", "linf:0.1", "--n", 60, "--out", out)
     again.refused("a new folder")
     given = ("--threat", "linf:0.1", "--n", 60, "--out", out, "--resume")

@@ -114,6 +114,12 @@ def test_merge_refuses_what_is_no_whole(
         merge([first, tmp_path])
     with pytest.raises(InputError, match="folders"):
         merge([])
+    evaluate(net, blobs, threat, short[:1], out=tmp_path / "whole")
+    with pytest.raises(InputError, match=r"holds the whole evaluation.*nothing to merge"):
+        merge([tmp_path / "whole"], tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(FileError, match="no settings"):  # what is missing, before where it is to go
+        merge([tmp_path / "nowhere"], tmp_path / "whole")
 
 
 class Small(nn.Module):

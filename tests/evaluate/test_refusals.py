@@ -165,3 +165,44 @@ def test_own_members_must_be_about_the_threat(refused: Any, threat: Threat) -> N
     refused(InputError, "at least one", suite=[])
     for name in ("clean", "recheck it", "one;two"):
         refused(InputError, "a name of its own", suite=[Member(name, pgd(threat))])
+
+
+def squeezed(z: Tensor, x: Tensor) -> Tensor:
+    """The classes alone, for a single image."""
+    return z.squeeze(0)
+
+
+def spread(z: Tensor, x: Tensor) -> Tensor:
+    """Scaled by statistics of the batch, which one image has not."""
+    if len(x) == 1:
+        raise ValueError("Expected more than 1 value per channel")
+    return (z - z.mean(0)) / (1 + z.std(0))
+
+
+def flattened(z: Tensor, x: Tensor) -> Tensor:
+    """Another number of classes for a single image."""
+    return z if len(x) > 1 else z[:, :2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 60])
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(squeezed, r"shape \(4,\)"), (spread, "more than 1 value"), (flattened, "2 logits")],
+)
+def test_models_that_fail_for_one_image(
+    refused: Any, net: nn.Module, spoil: Any, why: str, n: int
+) -> None:
+    """At once, and not when the queue has drained to one example."""
+    if n == 1 and spoil is flattened:
+        return  # nobody asks this model about two images
+    words = rf"answers two images, and fails for one \(.*{why}"
+    refused(ModelError, words, model=Answering(net, spoil), n=n)
+
+
+def test_models_for_one_image_only(net: nn.Module, blobs: Any) -> None:
+    """With one example, none is asked about two."""
+
+    def first(z: Tensor, x: Tensor) -> Tensor:
+        return z[:1]
+
+    assert evaluate(Answering(net, first), blobs, Threat(Linf(), 0.1), "quick", n=1).n == 1

@@ -16,8 +16,8 @@ from torchproof.attack.combine import Attack, EveryTarget
 from torchproof.attack.pgd import PGD
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.norms import Linf
-from torchproof.core.objectives import CrossEntropy, Hypocritical, Margin, TargetedMargin
-from torchproof.core.rejection import RejectClass, Rejecting, WithDetector
+from torchproof.core.objectives import CrossEntropy, Goal, Hypocritical, Margin, TargetedMargin
+from torchproof.core.rejection import Heedless, RejectClass, Rejecting, WithDetector, calibrated
 from torchproof.core.threats import Threat
 from torchproof.evaluate import Member, Report, Suite, evaluate, merge
 from torchproof.evaluate.certificate import Proof
@@ -205,3 +205,62 @@ def test_robustbench_has_no_place_for_it() -> None:
     report = evaluate(guarded(), data(), THREAT, "quick", rejecting=RULE)
     with pytest.raises(InputError, match="misclassified and accepted"):
         model_info(report.result, dataset="mine")
+
+
+class Unsure(nn.Module):
+    """A network that rejects where it is not sure enough (Hendrycks and Gimpel 2017)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(1)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 24), nn.ReLU(), nn.Linear(24, 4))
+        with torch.no_grad():
+            for p in self.body.parameters():
+                p.copy_(torch.randn(p.shape, generator=g) * 0.6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        z = self.body(x)
+        return {"logits": z, "reject": -z.softmax(1).amax(1)}
+
+
+def test_the_other_side_of_a_valley_of_doubt() -> None:
+    """What plain targeted steps on the cross-entropy break, `quick` breaks too."""
+    model, g, threat = Unsure().eval(), torch.Generator().manual_seed(2), Threat(Linf(), 0.06)
+    x, others = torch.rand(24, 1, 6, 6, generator=g), torch.rand(400, 1, 6, 6, generator=g)
+    y = model.body(x).argmax(1)
+    rule = calibrated(model, others, 0.1)
+    broken = torch.zeros(24, dtype=torch.bool)
+    for target in range(4):
+        moved = x.clone()
+        for _ in range(40):
+            live = moved.detach().requires_grad_()
+            loss = nn.functional.cross_entropy(model.body(live), torch.full((24,), target))
+            (grad,) = torch.autograd.grad(loss, live)
+            moved = (x + (live.detach() - 0.01 * grad.sign() - x).clamp(-0.06, 0.06)).clamp(0, 1)
+            out = model(moved)
+            broken |= (out["logits"].argmax(1) != y) & (out["reject"] <= rule.threshold)
+    report = evaluate(model, (x, y), threat, "quick", rejecting=rule)
+    accepted = model(x)["reject"] <= rule.threshold
+    found = torch.tensor([row.status == "broken" for row in report.examples])
+    assert int((broken & accepted).sum()) >= 8
+    assert int((broken & accepted & ~found).sum()) <= 1
+    heeding, heedless = report.attacks[:2], report.attacks[2]
+    assert sum(a.broken for a in heeding) <= 3, "they turn back"
+    assert heedless.broken >= 5 and "3 targets" in heedless.settings
+    assert heedless.forward + heedless.backward <= 124 * 24
+
+
+def test_heedless_looks_at_the_classes_and_is_judged_like_the_rest() -> None:
+    out = {
+        "logits": torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]),
+        "reject": torch.tensor([0.2, 0.6]),
+    }
+    goal = Goal(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.zeros(2))
+    rule = Rejecting(Margin(), 0.5, weight=2.0)
+    heedless = Heedless(rule)
+    entropy = nn.functional.cross_entropy(out["logits"], goal.target, reduction="none")
+    assert torch.equal(heedless.loss(out, goal), -entropy)
+    assert torch.equal(heedless.score(out, goal), rule.score(out, goal))
+    assert heedless.won(out, goal).tolist() == [False, False]
+    out["reject"] = torch.tensor([0.6, 0.2])
+    assert heedless.won(out, goal).tolist() == [False, True]

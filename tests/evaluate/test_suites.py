@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchproof.attack.catalogue import averaged, pgd
+from torchproof.attack.combine import EveryTarget
 from torchproof.core.norms import L0, L1, L2, Linf, Norm
-from torchproof.core.threats import Threat
+from torchproof.core.objectives import TargetedMargin
+from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import SUITES, Member, evaluate
 
 AUTO = ["APGD-CE", "APGD-T", "FAB-T", "Square"]
@@ -78,3 +80,35 @@ def test_members_keep_their_seed_in_a_union(net: nn.Module, blobs: Any, threat: 
     alone = evaluate(net, blobs, threat, "quick")
     both = evaluate(net, blobs, [threat, Threat(Linf(), 1e-6)], "quick")
     torch.testing.assert_close(alone.adversarial, both.adversarial, rtol=0, atol=1e-9)
+
+
+def test_targets_are_no_more_than_there_are_classes() -> None:
+    """Said once, and recorded as it is; nothing to say where there are enough."""
+    x = torch.rand(6, 1, 1, 4, generator=torch.Generator().manual_seed(1))
+    w = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def model(z: Tensor) -> Tensor:
+        return z.flatten(1) @ w
+
+    y = model(x).argmax(1)
+    nine = EveryTarget(pgd(parse("linf:0.01"), 2, objective=TargetedMargin()), 9)
+    two = EveryTarget(pgd(parse("linf:0.01"), 2, objective=TargetedMargin()), 2)
+    own = [Member("nine", nine), Member("two", two)]
+    said = "3 classes: attacks at 9 wrong classes take the 2 there are"
+    for given in ("thorough", own):
+        report = evaluate(model, (x, y), parse("linf:0.01"), given)
+        assert report.labels == [said]
+        settings = [attack.settings for attack in report.attacks]
+        assert any("2 of 9 targets" in text for text in settings)
+        assert not any(", 9 targets" in text for text in settings)
+    assert "of 9" in settings[0] and "2 targets" in settings[1] and "of 2" not in settings[1]
+    assert evaluate(model, (x, y), parse("linf:0.01"), own[1:]).labels == []
+    bytes_ = evaluate(model, ((x * 255).round() / 255, y), parse("linf:0.01"), own, quantised=True)
+    assert said in bytes_.labels and "2 of 9 targets" in bytes_.attacks[0].settings
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1()], ids=str)
+def test_rand_runs_each_attack_once(norm: Norm) -> None:
+    """As AutoAttack's version of that name, whatever restarts APGD-CE has in `standard`."""
+    restarts = [member.attack.restarts for member in SUITES["rand"](Threat(norm, 1.0)).members]
+    assert restarts == [1, 1]

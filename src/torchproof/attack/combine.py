@@ -125,7 +125,7 @@ class Attack:
         was.
 
         target: (N,) classes for targeted objectives without `EveryTarget` (one class at a shared
-        site). Raises InputError, ModelError.
+        site). Raises InputError and ModelError; about targets beyond K once the model has answered.
         """
         if len(y) != len(x):
             given = f"{len(x)} images and {len(y)} labels"
@@ -136,8 +136,9 @@ class Attack:
         x, device = x.detach(), home(model, x.device)
         kind = _working(precision(model), x.dtype)
         with untouched(model, keys.seed_of(run.seed, "model"), device):
-            oracle = self.wrap(Plain(model, self.threat.site, self.objective))
             jobs = self._base(model, x.to(kind), y, target, run.slots, device)
+            aim = int(jobs.target.max()) if self.objective.targeted and len(jobs) else -1
+            oracle = self.wrap(Plain(model, self.threat.site, self.objective, aim))
 
             def enclose(rows: Tensor) -> Set:
                 return self.threat.set(model, rows)
@@ -164,6 +165,9 @@ class Attack:
         if target is not None and target.shape != (problems,):
             given, expected = f"target of shape {tuple(target.shape)}", f"shape ({problems},)"
             raise InputError(given, expected, "give one class per perturbation")
+        if target is not None and self.objective.targeted and int(target.min()) < 0:
+            given = f"target {int(target.min())}"
+            raise InputError(given, "classes 0 to K - 1", "count classes from 0")
         if target is not None and self.objective.targeted and target.shape == y.shape:
             same = (target.to(y.device) == y).nonzero()[:, 0].tolist()
             if same:

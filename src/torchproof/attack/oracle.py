@@ -5,6 +5,7 @@ the same one method.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,12 +34,13 @@ class Plain:
     Losses are computed in at least float32, whatever the model answers in. A gradient that is NaN
     or infinite is held against its own problem: such entries become 0 and are counted. Raises
     ModelError for NaN or infinite answers, and at shared sites, where there is but one problem, for
-    such gradients.
+    such gradients; InputError where `aim`, the largest target there is, is no class of the model.
     """
 
     model: Model
     site: Site
     objective: Objective
+    aim: int = -1
 
     def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
         live = tree(lambda d: d.detach().requires_grad_(gradient), delta)
@@ -46,6 +48,7 @@ class Plain:
             out = _precise(self.site.outputs(self.model, cases.x, live))
             told = progress.expand(len(cases.y)), cases.key, getattr(cases.set, "clean", None)
             goal = Goal(cases.y, cases.target, *told)
+            _check_aim(out, self.aim)
             loss = self.site.gather(self.objective.loss(out, goal))
             grad = _gradient(loss, live) if gradient else None
         with torch.no_grad():
@@ -64,6 +67,14 @@ class Plain:
         # a model that averages several answers into one says how many it asked for
         samples = len(cases.x) // len(loss) * getattr(self.model, "draws", 1)
         return Point(loss, score, won, grad, (samples, samples * gradient), None, undefined)
+
+
+def _check_aim(out: Any, aim: int) -> None:
+    """Raises InputError for a target beyond the logits (B, K); only shapes are looked at."""
+    logits = out.get("logits") if isinstance(out, Mapping) else out
+    if isinstance(logits, Tensor) and logits.ndim == 2 and aim >= logits.shape[1]:
+        expected = f"classes 0 to {logits.shape[1] - 1}"
+        raise InputError(f"target {aim}", expected, "count classes from 0")
 
 
 def _precise(out: Any) -> Any:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchproof.attack.cases import Point
 from torchproof.attack.fab import require_norm
-from torchproof.attack.pgd import check_steps
 from torchproof.attack.search import Search, State
 from torchproof.attack.square_bumps import Bumps
 from torchproof.attack.square_linf import Stripes
@@ -72,10 +71,10 @@ class Square(Search):
     norms: ClassVar[frozenset[type[Norm]] | None] = frozenset(PROPOSALS)
 
     def __post_init__(self) -> None:
-        check_steps(self.queries)
-        if self.queries < 2:
-            given = f"queries = {self.queries}"
-            raise InputError(given, "at least 2", "one query judges the start, the next a square")
+        whole = isinstance(self.queries, int) and not isinstance(self.queries, bool)
+        if not whole or self.queries < 2:
+            given, remedy = f"queries = {self.queries!r}", "one judges the start, the next a square"
+            raise InputError(given, "a whole number of queries >= 2", remedy)
 
     @property
     def steps(self) -> int:

@@ -13,6 +13,7 @@ from torchproof.cli.options import tell
 from torchproof.cli.radii import measure_curve
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
+from torchproof.evaluate import Report
 from torchproof.evaluate import evaluate as measure
 from torchproof.report import render
 
@@ -104,7 +105,14 @@ def evaluate(
         training=run if run.is_file() else None,
         classes=test.classes,
     )
+    conclude(report, page)
+
+
+def conclude(report: Report, page: Path) -> None:
+    """Shows the result, what is special about it and where the page is, and exits."""
     show_report(report)
+    for label in report.labels:
+        tell(f"label: {label}")
     tell(f"report: {page}")
     raise typer.Exit(0 if report.verdict == "ok" else 1)
 

@@ -18,6 +18,10 @@ from torchproof.evaluate.friends import HypocrisyRecord
 from torchproof.evaluate.hypocrisy import hypocrisy as measure
 from torchproof.evaluate.risks import Share
 
+# What an attack found; a stronger one may find more.
+_FOUND = ("verification_accuracy", "adversarial_risk", "hypocritical_risk", "stability_risk",
+          "stability_risk_on_errors")  # fmt: skip
+
 
 def hypocrisy(
     model: options.Model,
@@ -95,7 +99,9 @@ def _show(record: HypocrisyRecord) -> None:
         table.add_row(escape(row.name), accuracy, risk, f"{row.forward:,}", f"{row.backward:,}")
     console.print(table)
     for name, share in record.risks.items():
-        tell(f"{name.replace('_', ' ')}: {_text(share)}, {share.hits} of {share.n}")
+        found = "at least " if name in _FOUND else ""
+        tell(f"{name.replace('_', ' ')}: {found}{_text(share)}, {share.hits} of {share.n}")
+    tell(f"the adversary that changed answers: {record.adversary}")
     for number, share in enumerate(record.classes):
         tell(f"errors moved to class {number}: {_text(share)}, {share.hits} of {share.n}")
     for name, holds in record.identities.items():

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from torchproof.cli.options import command_line, tell
-from torchproof.cli.show import show_report
+from torchproof.cli.evaluate import conclude
+from torchproof.cli.options import command_line
 from torchproof.evaluate import merge as merged
 from torchproof.report import render
 
@@ -23,6 +23,4 @@ def merge(
     """
     report = merged(shards, out, command=command_line())
     page = render([out], out / "report.html")
-    show_report(report)
-    tell(f"report: {page}")
-    raise typer.Exit(0 if report.verdict == "ok" else 1)
+    conclude(report, page)

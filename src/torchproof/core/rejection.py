@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.objectives import Goal, Margin, Objective
@@ -82,6 +83,27 @@ class Rejecting(Objective):
 
     def _room(self, score: Tensor) -> Tensor:
         return self.weight * (self.threshold - score)
+
+
+@dataclass(frozen=True)
+class Heedless(Objective):
+    """Towards the class `goal.target` by cross-entropy alone, judged as `rule` judges.
+
+    A detector of low confidence forbids the way across a class boundary, where `Rejecting` turns
+    back; this one goes through, to where the model is sure of the other class and accepts.
+    """
+
+    rule: Rejecting = Rejecting()
+    targeted: ClassVar[bool] = True
+
+    def loss(self, out: Any, goal: Goal) -> Tensor:
+        return -F.cross_entropy(_parts(out)[0], goal.target, reduction="none")
+
+    def won(self, out: Any, goal: Goal) -> Tensor:
+        return self.rule.won(out, goal)
+
+    def score(self, out: Any, goal: Goal) -> Tensor:
+        return self.rule.score(out, goal)
 
 
 @torch.no_grad()

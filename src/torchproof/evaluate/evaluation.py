@@ -77,6 +77,7 @@ def evaluate(
         plan = Plan(tuple(threats), suite, chosen, draws(suite, threats, terms), called)
         model = model if plan.draws == 1 else Averaged(model, plan.draws)
         subject = Subject.of(model, examples, seed, quantised, rejecting)
+        plan = plan.fitted(subject.classes)
         plan.rehearse(subject)
         header = plan.header(subject, model_sha256, name, command)
         # a search in low precision would stop at wins that full precision does not confirm

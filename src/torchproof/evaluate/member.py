@@ -86,6 +86,14 @@ class Member:
             texts += [] if self.who == Everyone() else [f"on {self.who!r}"]
             object.__setattr__(self, "settings", ", ".join(texts))
 
+    def fitted(self, classes: int) -> Member:
+        """The same with no more targets than a model of so many classes has wrong ones."""
+        asked, left = self.attack.targets, classes - 1
+        if asked <= left:
+            return self
+        settings = self.settings.replace(f"{asked} targets", f"{left} of {asked} targets")
+        return replace(self, attack=replace(self.attack, targets=left), settings=settings)
+
     def rounded(self) -> Member:
         """The same attack, asking about 8-bit images only.
 

@@ -46,10 +46,10 @@ def merge(
     that is no ended shard or an `out` that holds a result, InputError for shards that are not all
     parts of one evaluation, each exactly once.
     """
-    if out is not None and (Path(out) / RESULT).exists():
-        raise FileError(f"{out}, which has {RESULT}", "a new folder", "choose another")
     parts = sorted((_Part.read(Path(folder)) for folder in folders), key=lambda part: part.index)
     _require_whole(parts)
+    if out is not None and (Path(out) / RESULT).exists():
+        raise FileError(f"{out}, which has {RESULT}", "a new folder", "choose another")
     header = _joined(parts, command or f"torchproof.evaluate.merge({[str(f) for f in folders]})")
     records: dict[int, dict[str, Record]] = {}
     for part in parts:
@@ -67,6 +67,9 @@ def _require_whole(parts: Sequence[_Part]) -> None:
     if not parts:
         raise InputError("no folders", "the folders of all shards", "pass them as a list")
     count, first = parts[0].count, parts[0].header.settings
+    if count == 1:
+        given = f"{parts[0].folder}, which holds the whole evaluation"
+        raise InputError(given, "the shards of one", "use it as it is: there is nothing to merge")
     numbers = [f"{part.index}/{part.count}" for part in parts]
     if numbers != [f"{i}/{count}" for i in range(count)]:
         expected = ", ".join(f"{i}/{count}" for i in range(count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,13 +27,25 @@ from torchproof.evaluate.versions import versions
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of the model: the threats and the attacks, labelled."""
+    """What is asked of the model: the threats and the attacks, labelled; `cut`: what was asked of
+    attacks at several classes, where the model has fewer.
+    """
 
     threats: tuple[AnyThreat, ...]
     suite: Chosen
     entries: tuple[Entry, ...]
     draws: int = 1
     verifier: str | None = None
+    cut: tuple[int, ...] = ()
+
+    def fitted(self, classes: int) -> Plan:
+        """The same plan for a model of so many classes: no attack has more targets than it has
+        wrong ones.
+        """
+        entries = tuple(replace(e, member=e.member.fitted(classes)) for e in self.entries)
+        asked = {e.member.attack.targets for e in self.entries}
+        cut = tuple(sorted(targets for targets in asked if targets > classes - 1))
+        return replace(self, entries=entries, cut=cut)
 
     def rehearse(self, subject: Subject) -> None:
         """Starts every search once, asking nothing: what cannot serve the threat says so now."""
@@ -113,6 +125,11 @@ class Plan:
             )
             without = ", ".join(missing(named))
             texts += [f"left out, as they need one decision boundary: {without}"] if without else []
+        if self.cut:
+            asked, left = " or ".join(map(str, self.cut)), subject.classes - 1
+            texts += [
+                f"{left + 1} classes: attacks at {asked} wrong classes take the {left} there are"
+            ]
         inside = any(isinstance(threat, Region) for threat in self.threats)
         boxes = {(b.low, b.high) for b in map(bounded, self.threats)} - {(0.0, 1.0)}
         texts += [f"inputs confined to [{low:g}, {high:g}]" for low, high in sorted(boxes)]

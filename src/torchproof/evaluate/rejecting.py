@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torchproof.attack.catalogue import pgd
+from torchproof.attack.combine import EveryTarget
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import Classification
-from torchproof.core.rejection import Rejecting
+from torchproof.core.objectives import Classification, Margin
+from torchproof.core.rejection import Heedless, Rejecting
 from torchproof.evaluate.member import Member, Suite
 
 
@@ -15,8 +17,9 @@ def aware(suite: Suite, rejecting: Rejecting, own: bool) -> Suite:
     """The suite with objectives that have to be accepted too; `own`: it is the caller's.
 
     A named suite goes without members whose search needs a decision boundary (FAB), which the two
-    conditions together have not; `missing` names them. Raises InputError for such a member of the
-    caller's own, for other objectives than misclassification, and for averaged answers.
+    conditions together have not; `missing` names them. It ends with one that aims at the three
+    likeliest wrong classes, heedless of rejection on its way. Raises InputError for such a member
+    of the caller's own, for other objectives than misclassification, and for averaged answers.
     """
     if suite.draws > 1:
         given = f"a model that may reject, averaged over {suite.draws} draws"
@@ -25,7 +28,13 @@ def aware(suite: Suite, rejecting: Rejecting, own: bool) -> Suite:
         [_aware(m, rejecting) for m in members if own or not _bound(m)]
         for members in (suite.members, suite.reserve)
     )
-    return Suite(members, reserve)
+    return Suite(members if own else [*members, _heedless(suite, rejecting)], reserve)
+
+
+def _heedless(suite: Suite, rejecting: Rejecting) -> Member:
+    objective = Heedless(replace(rejecting, inner=Margin()))
+    attack = pgd(suite.members[0].attack.threat, 20, objective=objective)
+    return Member("PGD-20-class", EveryTarget(attack, 3), source="Tramer et al. 2020")
 
 
 def missing(suites: Sequence[Suite]) -> list[str]:

@@ -163,7 +163,7 @@ class Subject:
         given = replace(examples, x=x)
         subject = cls(model, given, home(model), dtype, seed, eight_bit, 0, rejecting)
         with subject.asked("first") as ask:
-            classes = ask(x[:2].to(subject.device)).shape[1] - (rejecting is not None)
+            classes = _width(ask, x[:2].to(subject.device)) - (rejecting is not None)
         check_labels(examples.y, len(examples.y), classes)
         aim = examples.target
         if aim is not None and int(aim.max()) >= classes:
@@ -220,6 +220,33 @@ class Subject:
         index = torch.tensor(rows, device=self.examples.x.device)
         x, y = self.examples.x[index], self.examples.y[index.to(self.examples.y.device)]
         return x.to(self.device), y.to(self.device)
+
+
+def _width(ask: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """How many logits the model answers with, about one or two images x (B, C, H, W).
+
+    Raises ModelError for a model that fails for one image and not for two: batches shrink to one
+    when few examples are left.
+    """
+    try:
+        alone = ask(x[:1]).shape[1]
+    except Exception as error:
+        both = ask(x[[0, -1]])  # what fails for two images as well says so itself
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _needs_two(reason, both.shape[1]) from error
+    width = alone if len(x) == 1 else ask(x).shape[1]
+    if width != alone:
+        raise _needs_two(f"{alone} logits", width)
+    return width
+
+
+def _needs_two(reason: str, classes: int) -> ModelError:
+    return ModelError(
+        f"a model that answers two images, and fails for one ({reason})",
+        f"logits of shape (1, {classes}) for one image",
+        "look for squeeze() and for statistics of the batch; or wrap it in a function that repeats "
+        "a single image and returns the first row",
+    )
 
 
 def working(model: Model, x: Tensor) -> torch.dtype:

@@ -191,11 +191,11 @@ def thorough(threat: AnyThreat) -> Suite:
 
 def rand(threat: AnyThreat) -> Suite:
     """For randomised defences: APGD-CE and APGD-DLR on predictions averaged over 20 draws (EOT,
-    Athalye et al. 2018), as AutoAttack's version of that name.
+    Athalye et al. 2018), each once for every norm, as AutoAttack's version of that name.
     """
     return Suite(
         (
-            Member("APGD-CE", apgd_ce(threat), source=AUTOATTACK),
+            Member("APGD-CE", apgd(threat), source=AUTOATTACK),
             Member("APGD-DLR", apgd_dlr(threat), source=AUTOATTACK),
         ),
         draws=20,
