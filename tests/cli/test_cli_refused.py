@@ -126,7 +126,7 @@ def test_a_truncated_data_file(
     [
         (["--method", "TRADES(start=Zero())"], ["random start", "Gaussian"]),
         (["--method", "AT(stps=2)"], ["'stps'", "steps: "]),
-        (["--method", "TRADS"], ["'TRADS'", "did you mean TRADES"]),
+        (["--method", "TRADS"], ["'TRADS'", "TRADES"]),
         (["--method", "AT(steps=0)"], ["steps = 0"]),
         (["--method", "TRADES(beta=-1)"], ["beta = -1"]),
         (["--method", "TRADES(beta='x')"], ["TRADES(beta='x')"]),

@@ -260,7 +260,7 @@ def test_damaged_records_are_named(tmp_path: Path) -> None:
         {"slots": 0},
         {"max_seconds": 0},
     ],
-    ids=str,
+    ids=lambda given: ", ".join(given),
 )
 def test_refused(tmp_path: Path, more: dict[str, Any]) -> None:
     with pytest.raises((InputError, UnknownName)) as caught:
