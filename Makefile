@@ -22,10 +22,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-# One page from the stored experiments: `torchproof reproduce NAME --out docs/results/NAME` renews one.
+# One page from the stored experiments; `torchproof reproduce NAME` renews one.
 results: $(STAMP)
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
-	    awp friendly interpolated fgsm-tricks selfpaced jsigr region ladder robust-overfitting baselines
+	    awp friendly interpolated fgsm-tricks selfpaced jsigr region robust-overfitting baselines
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info
