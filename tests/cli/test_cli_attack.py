@@ -182,7 +182,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_attack(
     monkeypatch.setattr(command, "measure", lambda *_, **__: pytest.fail("the model was asked"))
     (tmp_path / "file").write_text("")
     (tmp_path / "d.npz").mkdir()
-    hit("FGSM", out="file/x.npz").refused("file/x.npz", "can be written")
+    hit("FGSM", out="file/x.npz").refused("file/x.npz", "could not be written")
     hit("FGSM", out="d.npz").refused("a folder")
     hit("FGSM", out="x.npy").refused("ends in .npz")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "d.npz"}

@@ -42,7 +42,7 @@ def test_threats(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--suite", "standrad"], ["suite 'standrad'", "did you mean rand or standard"]),
+        (["--suite", "standrad"], ["suite 'standrad'", "did you mean standard or rand"]),
         (["--data", "digit"], ["data set 'digit'", "did you mean digits"]),
         (["--data", "cifar10"], ["cifar10 without a data folder", "TORCHPROOF_DATA"]),
         (["--data", "cifar10", "--data-dir", "no-such"], ["no-such", "cifar10.npz"]),
@@ -126,7 +126,7 @@ def test_a_truncated_data_file(
     [
         (["--method", "TRADES(start=Zero())"], ["random start", "Gaussian"]),
         (["--method", "AT(stps=2)"], ["'stps'", "steps: "]),
-        (["--method", "TRADS"], ["'TRADS'", "TRADES"]),
+        (["--method", "TRADS"], ["'TRADS'", "did you mean TRADES"]),
         (["--method", "AT(steps=0)"], ["steps = 0"]),
         (["--method", "TRADES(beta=-1)"], ["beta = -1"]),
         (["--method", "TRADES(beta='x')"], ["TRADES(beta='x')"]),

@@ -98,7 +98,7 @@ def test_weights(refused: Any, net: nn.Module) -> None:
 
 
 def test_settings(refused: Any, blobs: Any) -> None:
-    refused(UnknownName, "did you mean rand or standard", suite="standart")
+    refused(UnknownName, "did you mean standard or rand", suite="standart")
     refused(UnknownName, "fast, quick, rand, standard, thorough", suite="zzz")
     refused(InputError, "n = 0", n=0)
     refused(InputError, "n = 61", n=61)

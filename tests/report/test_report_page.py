@@ -286,7 +286,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torchproof.report.page.os.replace", full)
+    monkeypatch.setattr("torchproof.core.files.os.replace", full)
     with pytest.raises(FileError, match="No space left"):
         render([folder], folder / "report.html")
     assert (folder / "report.html").read_bytes() == old

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +15,8 @@ from torchproof.cli import options
 from torchproof.cli.inputs import members_of, network_and_data
 from torchproof.cli.options import console, tell
 from torchproof.cli.show import progress_bar, show_report
-from torchproof.core.errors import FileError, InputError
+from torchproof.core.errors import InputError
+from torchproof.core.files import replacing, writing
 from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
 from torchproof.evaluate import evaluate as measure
@@ -87,34 +85,20 @@ def _claim(path: Path) -> None:
     """Makes sure, before the work is done, that a file can be written there."""
     if path.suffix != ".npz":
         raise InputError(f"--out {path}", "a file that ends in .npz", "write --out adversarial.npz")
-    with _writing(path) as partial:
+    probe = path.with_name(f".{path.name}.probe")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
+        probe.touch()
+        probe.unlink()
     if path.is_dir():
         raise InputError(f"--out {path}, a folder", "a file", "choose another name")
 
 
 def _write(path: Path, **arrays: Tensor) -> None:
     """The whole file or none of it; raises FileError."""
-    with _writing(path) as partial:
-        plain: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
-        np.savez_compressed(partial, **plain)
-        os.replace(partial, path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """The name of a file beside `path` that is gone afterwards; OSErrors become FileErrors."""
-    partial = path.with_name(path.name + ".partial.npz")
-    try:
-        yield partial
-    except OSError as error:
-        raise FileError(
-            f"{path} ({error})", "a file that can be written", "free some space, or choose another"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    plain: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+    with replacing(path) as file:
+        np.savez_compressed(file, **plain)
 
 
 @torch.no_grad()

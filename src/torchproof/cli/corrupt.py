@@ -14,10 +14,10 @@ from torchproof.cli.inputs import network_and_data
 from torchproof.cli.options import console, percent, tell
 from torchproof.cli.show import progress_bar
 from torchproof.core.errors import InputError
+from torchproof.core.files import write
 from torchproof.corrupt import CORRUPTIONS, STRENGTHS
 from torchproof.corrupt.sheet import contact_sheet
 from torchproof.evaluate.corruptions import Corruptions, corruptions
-from torchproof.evaluate.images import replace_file
 
 SHEET = "corruptions.png"
 
@@ -67,7 +67,7 @@ def corrupt(
         )
     path = result.save(out)
     if sheet:
-        replace_file(out / SHEET, contact_sheet(test.x[0], chosen, levels, seed))
+        write(out / SHEET, contact_sheet(test.x[0], chosen, levels, seed))
         tell(f"contact sheet: {out / SHEET}")
     _show(result)
     tell(f"result: {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from torchproof.evaluate.images import replace_file, writing
+from torchproof.core.files import write, writing
 
 SCHEMA = "torchproof.comparison/1"
 FILE = "comparison.json"
@@ -97,5 +97,5 @@ class Comparison(BaseModel):
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
+        write(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
         return folder / FILE

@@ -48,9 +48,12 @@ class ResumeError(TorchproofError, ValueError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for `name` where one of `known` was expected, with the nearest known ones."""
+    """The error for `name` where one of `known` was expected, with the nearest known ones, the
+    nearest first.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.5)
-    near = [n for n in names if n.lower() in near]
+    lowered = list(dict.fromkeys(n.lower() for n in names))
+    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    near = [n for word in close for n in names if n.lower() == word]
     hint = f"did you mean {' or '.join(near)}" if near else f"choose one of {', '.join(names)}"
     return UnknownName(f"{kind} {name!r}", f"a known {kind}", hint)

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.room import Room, in_batches
 from torchproof.core.sites import Model
 from torchproof.corrupt import CORRUPTIONS, STRENGTHS, corrupt
 from torchproof.evaluate.course import Progress
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
-from torchproof.evaluate.images import replace_file, writing
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.versions import versions
 
@@ -77,7 +77,7 @@ class Corruptions(BaseModel):
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
+        write(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
         return folder / FILE
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from torchproof.core.errors import FileError
-from torchproof.evaluate.images import replace_file
+from torchproof.core.files import write
 from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.risks import Fate, Risks, Share
@@ -77,7 +77,7 @@ class HypocrisyRecord(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes hypocrisy.json whole or not at all; raises FileError."""
-        replace_file(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
+        write(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> HypocrisyRecord:
@@ -190,4 +190,4 @@ def write_rows(folder: Path, rows: Sequence[FriendRow]) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(FriendRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    replace_file(folder / ROWS, text.getvalue().encode())
+    write(folder / ROWS, text.getvalue().encode())

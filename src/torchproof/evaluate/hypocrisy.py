@@ -31,6 +31,7 @@ from torchproof.attack.hypocritical import (
 )
 from torchproof.attack.starts import Gaussian
 from torchproof.core.errors import InputError
+from torchproof.core.files import replacing
 from torchproof.core.objectives import Hypocritical, Targeted
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
@@ -46,7 +47,7 @@ from torchproof.evaluate.friends import (
     summarise,
     write_rows,
 )
-from torchproof.evaluate.images import Images, replacing
+from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.member import CLEAN, Member, described
 from torchproof.evaluate.subject import Subject, examples_of

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -16,21 +14,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import FileError
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A full disk (or any other OSError) inside becomes a FileError that says how to go on."""
-    try:
-        yield
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(
-            f"{path} could not be written ({error.strerror or error})",
-            "a writable folder with free space",
-            "make room and evaluate again with resume=True: what is recorded is kept",
-        ) from error
+from torchproof.core.files import writing
 
 
 def write_all(stream: BinaryIO, data: bytes) -> None:
@@ -38,6 +22,9 @@ def write_all(stream: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while len(view):
         view = view[stream.write(view) :]
+
+
+RESUME = "make room and evaluate again with resume=True: what is recorded is kept"
 
 
 @dataclass(frozen=True)
@@ -124,7 +111,7 @@ def _bytes_per_image(shape: tuple[int, ...], dtype: torch.dtype, eight_bit: bool
 def _reserve(path: Path, size: int) -> None:
     """A file of `size` zero bytes whose blocks are taken, so that a full disk shows at once."""
     part = path.with_suffix(".part")
-    with writing(path):
+    with writing(path, RESUME):
         try:
             with part.open("wb") as file:
                 if hasattr(os, "posix_fallocate"):
@@ -135,25 +122,3 @@ def _reserve(path: Path, size: int) -> None:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` when the block ends, or not at all."""
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        try:
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, whatever happens meanwhile."""
-    with replacing(path) as file:
-        file.write(data)

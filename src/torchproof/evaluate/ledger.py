@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from torchproof.core.errors import FileError, ResumeError
-from torchproof.evaluate.images import Images, replace_file, write_all, writing
+from torchproof.core.files import write, writing
+from torchproof.evaluate.images import RESUME, Images, write_all
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Header:
     def write(self, folder: Path) -> None:
         content = {"schema": SCHEMA, **vars(self)}
         entries = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        replace_file(folder / SETTINGS, ("{" + ",\n".join(entries) + "}\n").encode())
+        write(folder / SETTINGS, ("{" + ",\n".join(entries) + "}\n").encode(), RESUME)
 
     @classmethod
     def read(cls, folder: Path) -> Header:
@@ -156,7 +157,7 @@ class Ledger:
         if present:
             Header.read(folder).require(header.settings)
         else:
-            with writing(folder):
+            with writing(folder, RESUME):
                 folder.mkdir(parents=True, exist_ok=True)
             header.write(folder)
         ledger = cls(header, folder)
@@ -165,7 +166,7 @@ class Ledger:
 
     def _attach(self, path: Path) -> None:
         """Reads what is there, cuts an unfinished last line off, and appends from now on."""
-        with writing(path):
+        with writing(path, RESUME):
             stream = cast(BinaryIO, path.open("ab", buffering=0))
         try:
             _lock(stream, path)
@@ -198,7 +199,7 @@ class Ledger:
         """
         if self.stream is not None and self.folder is not None:
             data = b"".join(map(encode, records))
-            with writing(self.folder / RECORDS):
+            with writing(self.folder / RECORDS, RESUME):
                 try:
                     write_all(self.stream, data)
                 except OSError:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from torchproof.attack.cases import Found
 from torchproof.core.errors import InputError
+from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
-from torchproof.evaluate.images import replace_file, writing
 from torchproof.evaluate.outcome import BROKEN, MISCLASSIFIED, UNFINISHED
 from torchproof.evaluate.report import Report
 
@@ -163,4 +163,4 @@ def save_queries(path: Path | str, *ledgers: QueryLedger) -> None:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(to_json(ledgers), indent=2).encode() + b"\n")
+    write(path, json.dumps(to_json(ledgers), indent=2).encode() + b"\n")

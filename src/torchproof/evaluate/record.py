@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from torchproof.core.errors import FileError
-from torchproof.evaluate.images import replace_file
+from torchproof.core.files import write
 from torchproof.evaluate.ledger import RESULT
 from torchproof.evaluate.outcome import Example
 
@@ -117,7 +117,7 @@ class Result(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes result.json whole or not at all; raises FileError."""
-        replace_file(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
+        write(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> Result:
@@ -143,7 +143,7 @@ def write_examples(folder: Path, rows: Sequence[Example]) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(Example)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    replace_file(folder / EXAMPLES, text.getvalue().encode())
+    write(folder / EXAMPLES, text.getvalue().encode())
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:

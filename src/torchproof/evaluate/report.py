@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import FileError
-from torchproof.evaluate.images import replacing, writing
+from torchproof.core.files import replacing, writing
+from torchproof.evaluate.images import RESUME
 from torchproof.evaluate.outcome import Example
 from torchproof.evaluate.record import Result, read_examples, write_examples
 from torchproof.evaluate.robustbench import model_info
@@ -46,7 +47,7 @@ class Report:
         for a quantised evaluation. result.json comes last. Raises FileError.
         """
         folder = Path(folder)
-        with writing(folder):
+        with writing(folder, RESUME):
             folder.mkdir(parents=True, exist_ok=True)
         if self.x is not None and self.adversarial is not None:
             self._save_images(folder, self.x, self.adversarial)
@@ -63,7 +64,7 @@ class Report:
         if self.result.quantised:
             levels = adversarial.mul(255).round().to(torch.uint8)
             arrays["x_adv_uint8"] = levels.cpu().numpy()
-        with replacing(folder / PICTURES) as file:
+        with replacing(folder / PICTURES, RESUME) as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def robustbench(self, **fields: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchproof.core.errors import FileError, InputError
-from torchproof.evaluate.images import replace_file, writing
+from torchproof.core.files import write, writing
 from torchproof.evaluate.record import Result
 
 FOLDER = "model_info"
@@ -78,7 +78,7 @@ def write_model_info(folder: Path | str, model_name: str, result: Result, **fiel
         place.mkdir(parents=True, exist_ok=True)
     old = _existing(path)
     merged = old | {k: v for k, v in info.items() if v is not None or k not in old}
-    replace_file(path, json.dumps(merged, indent=2, ensure_ascii=False).encode() + b"\n")
+    write(path, json.dumps(merged, indent=2, ensure_ascii=False).encode() + b"\n")
     return path
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.core.errors import InputError
+from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.room import Room, in_batches
 from torchproof.core.sets import Ball
 from torchproof.core.sites import Model
-from torchproof.evaluate.images import replace_file, writing
 from torchproof.evaluate.member import described
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
@@ -110,14 +110,14 @@ class Transfer:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         content = self.to_json()
-        replace_file(folder / FILE, json.dumps(content, indent=2).encode() + b"\n")
+        write(folder / FILE, json.dumps(content, indent=2).encode() + b"\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["source", "victim", "n", "fooled", "rate", "low", "high"])
         for cell in content["cells"]:
             kept = [cell[name] for name in ("source", "victim", "n", "fooled", "rate")]
             writer.writerow([*kept, *cell["ci95"]])
-        replace_file(folder / TABLE, text.getvalue().encode())
+        write(folder / TABLE, text.getvalue().encode())
 
 
 def transfer(

@@ -8,10 +8,8 @@ load.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from torchproof.core.errors import FileError, InputError, TorchproofError
+from torchproof.core.files import write
 from torchproof.nn.fingerprint import fingerprint
 from torchproof.nn.foreign import load_state, read_foreign
 from torchproof.nn.networks import MODELS, Network, build
@@ -101,39 +100,6 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     remedy = "build the network and import the weights: torchproof.nn.cards.load_state(build(...), "
     remedy += "read_foreign(path)), then save it"
     raise FileError(f"{weights} without a card", f"{weights.with_suffix('.json').name}", remedy)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace the file `path` by `content` in one step, on the disk when this returns.
-
-    Raises FileError, with the old file in its place, where that cannot be done (a full disk).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        remedy = "free some space, or write to another folder"
-        raise FileError(f"{path} ({error})", "a file that can be written", remedy) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _settle(path.parent)
-
-
-def _settle(folder: Path) -> None:
-    """Ask for the folder's entries on the disk too: a new name must survive a power cut as well."""
-    with contextlib.suppress(
-        OSError
-    ):  # not every file system, nor Windows, lets a folder be synced
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

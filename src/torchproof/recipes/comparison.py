@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from torchproof.core.files import write
 from torchproof.core.metrics import clopper_pearson
-from torchproof.nn.cards import write
 
 SCHEMA = "torchproof.comparison/1"
 _WEIGHTS = {"best": "weights of the best held-out epoch", "last": "weights of the last epoch"}

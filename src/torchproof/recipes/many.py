@@ -22,11 +22,11 @@ from torchproof.attack.pgd import PGD
 from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.core.files import write
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import evaluate
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes.comparison import Cell, Comparison, line_of
 from torchproof.recipes.plan import Plan, Prepared, prepare, run
 from torchproof.recipes.table import Judgement, Table

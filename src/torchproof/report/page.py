@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from torchproof.core.errors import FileError, InputError
+from torchproof.core.errors import InputError
+from torchproof.core.files import write
 from torchproof.evaluate.record import Result
 from torchproof.report import numbers, plots
 from torchproof.report.audit import Check, audit
@@ -120,7 +120,9 @@ def render(
     ]
     run = None if training is None else Training.read(training)
     html = _html(_sections(evaluations, tuple(classes)), run, title)
-    return _write(out / "report.html" if out.is_dir() or not out.suffix else out, html)
+    path = out / "report.html" if out.is_dir() or not out.suffix else out
+    write(path, html.encode())
+    return path
 
 
 def _html(sections: list[Section], run: Training | None, title: str | None) -> str:
@@ -271,19 +273,3 @@ def _environment() -> Environment:
     environment.filters.update(count=numbers.count, duration=numbers.duration)
     environment.globals.update(series=SERIES)
     return environment
-
-
-def _write(path: Path, html: str) -> Path:
-    """Whole or not at all: a reader never meets half a page."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(html, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        given = f"{path} could not be written ({error.strerror or error})"
-        raise FileError(
-            given, "a writable folder with free space", "make room and retry"
-        ) from error
-    return path

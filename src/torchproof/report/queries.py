@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from torchproof.core.errors import InputError
-from torchproof.evaluate.images import replacing
+from torchproof.core.files import replacing
 from torchproof.evaluate.queries import QueryCurve
 
 KINDS = ("png", "svg", "pdf")

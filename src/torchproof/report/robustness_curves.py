@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from torchproof.core.errors import InputError
+from torchproof.core.files import replacing
 from torchproof.evaluate.curve import CurveRecord
-from torchproof.evaluate.images import replacing
 from torchproof.report.figures import MARKERS
 
 KINDS = ("png", "svg", "pdf")

@@ -15,9 +15,9 @@ from torchproof import data as sets
 from torchproof.attack.alternating import alternating_pgd
 from torchproof.attack.ascend import Run
 from torchproof.core.errors import FileError
+from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
-from torchproof.nn.cards import write
 from torchproof.reproduce.alternating_figures import Block, judge, picture, rows
 from torchproof.reproduce.alternating_toy import EXPECTED, toy
 from torchproof.reproduce.experiment import Outcome, Request

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data import load
 from torchproof.diagnose import Landscape, weight_landscape
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
 from torchproof.reproduce.experiment import Request, Row, Verdict

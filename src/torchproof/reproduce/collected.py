@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from torchproof.core.errors import FileError, TorchproofError
-from torchproof.nn.cards import write
+from torchproof.core.files import write
 from torchproof.reproduce.experiment import Outcome
 
 

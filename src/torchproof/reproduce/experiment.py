@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.core.files import write
 from torchproof.core.metrics import clopper_pearson
-from torchproof.nn.cards import write
 
 SCHEMA = "torchproof.experiment/1"
 Verdict = Literal["shows", "does not show at this scale", "contradicts"]

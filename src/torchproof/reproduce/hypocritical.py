@@ -13,12 +13,12 @@ from torch import nn
 import torchproof
 from torchproof import data as sets
 from torchproof.core.errors import FileError
+from torchproof.core.files import write
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import hypocrisy
 from torchproof.evaluate.friends import HypocrisyRecord
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes import Plan, prepare, run
 from torchproof.recipes.plan import Prepared
 from torchproof.reproduce.experiment import Outcome, Request

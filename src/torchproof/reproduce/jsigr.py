@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.core.files import write
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat
 from torchproof.data import load
 from torchproof.diagnose import jacobian
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
 from torchproof.reproduce.experiment import Request, Row, Verdict

@@ -15,10 +15,10 @@ from torch import nn
 import torchproof
 from torchproof import data as sets
 from torchproof.core.errors import FileError
+from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.nn.decoder import Decoder, LeNetDecoder
 from torchproof.recipes import Plan, prepare, run
 from torchproof.reproduce.experiment import Outcome, Request

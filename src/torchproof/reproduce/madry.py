@@ -15,12 +15,12 @@ from torchproof import data as sets
 from torchproof.attack.catalogue import fgsm, pgd
 from torchproof.attack.combine import Attack, Restarts
 from torchproof.core.errors import FileError
+from torchproof.core.files import write
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import Member, evaluate
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes import Plan, prepare, recipe, run
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 from torchproof.train import Settings

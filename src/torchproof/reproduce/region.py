@@ -17,10 +17,10 @@ import torchproof
 from torchproof import data as sets
 from torchproof.attack.universal import taken
 from torchproof.core.errors import FileError
+from torchproof.core.files import write
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.nn import load_model
-from torchproof.nn.cards import write
 from torchproof.recipes import Plan, prepare, run
 from torchproof.reproduce.experiment import Outcome, Request
 from torchproof.reproduce.region_figures import (

@@ -19,9 +19,9 @@ from torchproof.attack.masks import Centre, Frame, Mask, Scattered
 from torchproof.attack.regional import Regions, account, drawn_classes, regional, until_fooled
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError
+from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
-from torchproof.nn.cards import write
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
 from torchproof.reproduce.experiment import Outcome, Request
 from torchproof.reproduce.regional_figures import Case, judge, picture, rows

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from torchproof import data as sets
 from torchproof.core.errors import FileError, InputError
-from torchproof.nn.cards import write
+from torchproof.core.files import write
 from torchproof.recipes import Comparison, Many, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS

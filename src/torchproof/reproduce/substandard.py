@@ -19,10 +19,10 @@ from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
 from torchproof.attack.starts import Zero
 from torchproof.core import keys
+from torchproof.core.files import write
 from torchproof.core.objectives import Targeted
 from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
-from torchproof.nn.cards import write
 
 KINDS = {
     "naive": "never trained",

@@ -8,7 +8,6 @@ process is killed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchproof.core.errors import FileError
+from torchproof.core.files import placing
 
 SCHEMA = "torchproof.checkpoint/1"
 
@@ -28,28 +28,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
 
     Raises FileError, with the old file in its place, where that cannot be done (a full disk).
     """
-    partial = path.with_name(path.name + ".partial")
     own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    try:
-        save_file(own, partial, {"schema": SCHEMA, "facts": json.dumps(facts)})
-        replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        remedy = "free some space, or write to another folder; the checkpoint before is still there"
-        raise FileError(f"{path} ({error})", "a file that can be written", remedy) from error
-
-
-def replace(partial: Path, path: Path) -> None:
-    """Puts `partial` in the place of `path` once its content, and then its name, are on the
-    disk.
-    """
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with placing(path) as part:
+        try:
+            save_file(own, part, {"schema": SCHEMA, "facts": json.dumps(facts)})
+        except SafetensorError as error:  # what it makes of an OSError
+            raise OSError(str(error)) from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

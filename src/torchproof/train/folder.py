@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.core.files import write, writing
 from torchproof.train import checkpoint, distributed
 from torchproof.train.record import Record
 
@@ -59,13 +60,9 @@ class Folder:
             compare(_stored(self.config), self.identity)
         distributed.wait()
         if distributed.rank() == 0:
-            try:
+            with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise FileError(
-                    f"{self.path} ({error})", "a folder", "choose another one"
-                ) from error
-            self._write(self.config, json.dumps(self.identity, indent=2) + "\n")
+            write(self.config, (json.dumps(self.identity, indent=2) + "\n").encode())
 
     def keep(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """A new generation of the checkpoint."""
@@ -75,7 +72,7 @@ class Folder:
         """Makes metrics.jsonl hold exactly these records: a killed run may have left one less, or
         half a line.
         """
-        self._write(self.metrics, "".join(r.model_dump_json() + "\n" for r in records))
+        write(self.metrics, "".join(r.model_dump_json() + "\n" for r in records).encode())
 
     def append(self, record: Record) -> None:
         """One more line of metrics.jsonl."""
@@ -86,15 +83,6 @@ class Folder:
         """A network and its card under `name`, by the caller's `save`."""
         if self.save is not None:
             self.save(model, self.path / f"{name}.safetensors", card)
-
-    def _write(self, path: Path, text: str) -> None:
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            checkpoint.replace(partial, path)
-        except OSError as error:
-            remedy = "free some space, or write to another folder"
-            raise FileError(f"{path} ({error})", "a file that can be written", remedy) from error
 
 
 def _stored(path: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.minimum import MinimumNorm, Unlimited
 from torchproof.core import keys
+from torchproof.core.files import write
 from torchproof.evaluate.course import Course
-from torchproof.evaluate.images import replace_file
 from torchproof.evaluate.ledger import Header, Ledger, Record
 from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.subject import Subject
@@ -71,7 +71,7 @@ def write_rows(folder: Path, rows: Sequence[DistanceRow]) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    replace_file(folder / ROWS, text.getvalue().encode())
+    write(folder / ROWS, text.getvalue().encode())
 
 
 @dataclass

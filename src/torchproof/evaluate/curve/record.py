@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from torchproof.core.errors import FileError
+from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.norms import name_of
 from torchproof.evaluate.curve.checks import Check
@@ -17,7 +18,6 @@ from torchproof.evaluate.curve.distances import NEAREST, DistanceRow, rows_of, w
 from torchproof.evaluate.curve.flags import curve_flags
 from torchproof.evaluate.curve.plan import CurvePlan
 from torchproof.evaluate.flags.flag import SEVERE
-from torchproof.evaluate.images import replace_file, writing
 from torchproof.evaluate.ledger import Ledger
 from torchproof.evaluate.record import FlagRecord
 
@@ -121,7 +121,7 @@ class CurveRecord(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes curve.json whole or not at all; raises FileError."""
-        replace_file(folder / RESULT, self.model_dump_json(indent=1).encode() + b"\n")
+        write(folder / RESULT, self.model_dump_json(indent=1).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> CurveRecord:
