@@ -52,8 +52,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     nearest first.
     """
     names = sorted(known)
-    lowered = list(dict.fromkeys(n.lower() for n in names))
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    near = [n for word in close for n in names if n.lower() == word]
+    near = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=3, cutoff=0.5)
+    near = sorted((n for n in names if n.lower() in near), key=lambda n: -_likeness(name, n))
     hint = f"did you mean {' or '.join(near)}" if near else f"choose one of {', '.join(names)}"
     return UnknownName(f"{kind} {name!r}", f"a known {kind}", hint)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other.lower(), one.lower()).ratio()
