@@ -15,7 +15,7 @@ from torchproof.core.expression import parse
 class Inner:
     threat: str
     beta: float = 6.0
-    steps: tuple[int, ...] = ()
+    steps: Any = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ T = "linf:8/255"
         ("TRADES(-1 + 2 * 3 - 4 / 2)", Inner(T, 3.0)),
         ("TRADES(beta=1e-3, steps=(1, 2))", Inner(T, 1e-3, (1, 2))),
         ("TRADES(steps=[1, 2])", Inner(T, 6.0, (1, 2))),
+        ("TRADES(steps={'a': 1, 'b': {2: (3,)}})", Inner(T, 6.0, {"a": 1, "b": {2: (3,)}})),
         ("TRADES(threat='l2:1')", Inner("l2:1")),
         ("AWP(TRADES(beta=6), gamma=0.005)", Outer(Inner(T, 6), 0.005)),
         ("AWP(TRADES, 0.005)", Outer(Inner(T), 0.005)),
@@ -66,6 +67,10 @@ def test_expressions_build_what_they_say(text: str, expected: Any) -> None:
         "[x for x in (1, 2)]",
         "{x for x in (1, 2)}",
         "{x: 1 for x in (1, 2)}",
+        "{TRADES: 1}",
+        "{'a': 1, 'a': 2}",
+        "{**TRADES}",
+        "{(1, 2): 3}",
         "(x for x in (1, 2))",
         "TRADES(beta=[x for x in (1,)])",
         "AWP(lambda: 0)",
@@ -90,7 +95,6 @@ def test_expressions_build_what_they_say(text: str, expected: Any) -> None:
         "f'{TRADES}'",
         "TRADES(*(1, 2))",
         "TRADES(**{'beta': 1})",
-        "{'beta': 1}",
         "await TRADES",
         "yield 1",
         "TRADES; AWP",

@@ -10,12 +10,14 @@ import torch
 
 from torchproof.core.errors import InputError, UnknownName
 from torchproof.nn import build
-from torchproof.nn.activations import ACTIVATIONS
+from torchproof.nn.activations import ACTIVATIONS, activation_of
 
 SHAPE = {"channels": 1, "size": 16, "classes": 3, "seed": 0}
 NETWORKS: dict[str, dict[str, Any]] = {
     "small-cnn": {"batch_norm": True},
     "preact-resnet18": {"width": 4, "final_norm": True},
+    "resnet": {"blocks": (1, 2)},
+    "wide-resnet": {"depth": 10, "width": 2},
 }
 FORMULAS = {
     "relu": lambda t: max(t, 0.0),
@@ -26,18 +28,18 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_activations_are_their_formulas(name: str) -> None:
     t = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64)
     expected = torch.tensor([FORMULAS[name](float(v)) for v in t], dtype=torch.float64)
-    assert torch.allclose(ACTIVATIONS[name](t), expected, rtol=0, atol=1e-9)
+    assert torch.allclose(activation_of(name, 31)(t), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_activation_changes_the_function_not_the_weights(name: str) -> None:
     x = torch.rand(4, 1, 16, 16)
     plain = build(name, **SHAPE, **NETWORKS[name]).eval()
-    for activation in ACTIVATIONS:
+    for activation in FORMULAS:
         other = build(name, **SHAPE, **NETWORKS[name], activation=activation).eval()
         assert other.options["activation"] == activation
         for one, two in zip(plain.state_dict().items(), other.state_dict().items(), strict=True):
@@ -75,3 +77,24 @@ def test_unknown_options_are_refused() -> None:
             build(name, **SHAPE, activation="sillu")
         with pytest.raises(InputError, match="stem_stride"):
             build(name, **SHAPE, stem_stride=3)
+
+
+def test_a_text_that_makes_no_activation() -> None:
+    with pytest.raises(InputError, match="an activation"):
+        activation_of("3", 4)
+    with pytest.raises(UnknownName, match="did you mean silu"):
+        build("resnet", **SHAPE, activation="silo")
+    assert activation_of("softplus(beta=5)", 1)(torch.zeros(1)) == math.log(2) / 5
+
+
+def test_a_stage_shares_its_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "slope", lambda channels: torch.nn.PReLU(channels))
+    for name, options in NETWORKS.items():
+        if name == "small-cnn":
+            continue
+        made = build(name, **SHAPE, **options, activation="slope")
+        slopes = [m for m in made.modules() if isinstance(m, torch.nn.PReLU)]
+        widths = [len(m.weight) for m in slopes]
+        assert len(set(widths)) == len(widths), (name, widths)
+        made(torch.rand(2, 1, 16, 16)).sum().backward()
+        assert all(m.weight.grad is not None for m in slopes), name

@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lenet": {"widths": (3, 4), "hidden": 6, "padding": 2},
     "mlp": {"hidden": (16, 8)},
     "preact-resnet18": {"width": 4},
+    "resnet": {"width": 4},
     "resnet18": {"width": 4},
     "resnet34": {"width": 4},
     "wide-resnet": {"depth": 10, "width": 1},

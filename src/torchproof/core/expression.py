@@ -78,6 +78,11 @@ def _value(node: ast.expr, text: str, names: Mapping[str, Any], bound: Mapping[s
             return _call(name, _lookup(name, names), [], {}, bound)
         case ast.Tuple(elts=parts) | ast.List(elts=parts):
             return tuple(_value(p, text, names, bound) for p in parts)
+        case ast.Dict(keys=keys, values=values):
+            inside = [_value(v, text, names, bound) for v in values]
+            words = [k.value for k in keys if isinstance(k, ast.Constant)]
+            if len(words) == len(set(words)) == len(keys):
+                return dict(zip(words, inside, strict=True))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_number(operand, text, names, bound)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
@@ -93,7 +98,7 @@ def _value(node: ast.expr, text: str, names: Mapping[str, Any], bound: Mapping[s
             return _call(name, _lookup(name, names), given, named, bound)
     raise InputError(
         f"{ast.unparse(node)!r} in expression {text!r}",
-        "a known name, a call of one, a number, a string or a tuple",
+        "a known name, a call of one, a number, a string, a tuple or a table",
         "write it as a constructor expression",
     )
 

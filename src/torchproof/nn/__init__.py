@@ -1,6 +1,7 @@
 """Networks for small images, their files, and readers for models made elsewhere."""
 
 from torchproof.nn.fingerprint import fingerprint
+from torchproof.nn.insert import insert
 from torchproof.nn.loading import Loaded, load_model
 from torchproof.nn.networks import MODELS, Network, build, options_of
 from torchproof.nn.normalise import Normalise
@@ -12,6 +13,7 @@ __all__ = [
     "Normalise",
     "build",
     "fingerprint",
+    "insert",
     "load_model",
     "options_of",
 ]

@@ -1,31 +1,37 @@
-"""Activations by name, for networks that let one choose."""
+"""Activations by name, for networks that let one choose.
+
+A network has one activation for each width of its maps: those with weights are shared by all layers
+of that width (in a ResNet: of a stage), so that a trained one fits a deeper network.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
-from torch.nn import functional as F
+from torch import nn
 
-from torchproof.core.errors import unknown
+from torchproof.core.errors import InputError
+from torchproof.core.expression import parse
 
-Activation = Callable[[Tensor], Tensor]
-
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": F.relu,
-    "leaky-relu": partial(F.leaky_relu, negative_slope=0.1),
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "softplus": partial(F.softplus, beta=10.0),
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": partial(nn.LeakyReLU, negative_slope=0.1),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "softplus": partial(nn.Softplus, beta=10.0),
 }
-"""Without weights: the name changes no parameter. The last three are smooth; leaky-relu has the
-slope 0.1 (Madry et al. 2018), softplus beta = 10.
+"""Name -> module of x (B, C, ...), same shape out. leaky-relu has the slope 0.1 (Madry et al.
+2018), softplus beta = 10. One with weights takes `channels`, and `maps`: False where x is (B, C).
 """
 
 
-def activation_of(name: str) -> Activation:
-    """The activation of that name; raises UnknownName."""
-    if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+def activation_of(text: str, channels: int, maps: bool = True) -> nn.Module:
+    """The activation that `text` names, such as "silu" or "softplus(beta=5)", for x (B, channels,
+    H, W), or for (B, channels) without `maps`; raises UnknownName, InputError.
+    """
+    made = parse(text, ACTIVATIONS, channels=channels, maps=maps)
+    if not isinstance(made, nn.Module):
+        known = ", ".join(ACTIVATIONS)
+        raise InputError(f"activation {text!r}", "an activation", f"choose one of {known}")
+    return made

@@ -46,23 +46,25 @@ class SmallCNN(nn.Module):
         if stem_stride not in (2, 4):
             remedy = "write stem_stride=4, or leave it out"
             raise InputError(f"stem_stride = {stem_stride!r}", "2 or 4", remedy)
-        self.activation = activation_of(activation)
         first, second = widths
         bias, patches = not batch_norm, stem_stride == 4
         self.conv1 = nn.Conv2d(
             channels, first, 4, stride=stem_stride, padding=0 if patches else 1, bias=bias
         )
         self.bn1 = nn.BatchNorm2d(first) if batch_norm else nn.Identity()
+        self.act1 = activation_of(activation, first)
         kernel, stride = (3, 1) if patches else (4, 2)
         self.conv2 = nn.Conv2d(first, second, kernel, stride=stride, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(second) if batch_norm else nn.Identity()
+        self.act2 = activation_of(activation, second)
         self.fc1 = nn.Linear(second * (size // 4) ** 2, hidden)
+        self.act3 = activation_of(activation, hidden, maps=False)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(x)))
-        x = self.activation(self.bn2(self.conv2(x)))
-        x = self.activation(self.fc1(x.flatten(1)))
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act2(self.bn2(self.conv2(x)))
+        x = self.act3(self.fc1(x.flatten(1)))
         logits: Tensor = self.fc2(self.dropout(x))
         return logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError, TorchproofError, unknown
 from torchproof.nn.cnn import SmallCNN
 from torchproof.nn.cosine import with_cosine_head
+from torchproof.nn.insert import insert_all
 from torchproof.nn.lenet import LeNet
 from torchproof.nn.mlp import MLP
 from torchproof.nn.normalise import Normalise
 from torchproof.nn.preact import preact_resnet18
-from torchproof.nn.resnet import resnet18, resnet34
+from torchproof.nn.resnet import resnet, resnet18, resnet34
 from torchproof.nn.wide import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "mlp": MLP,
     "preact-resnet18": preact_resnet18,
+    "resnet": resnet,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "wide-resnet": WideResNet,
@@ -35,6 +37,7 @@ one row here; the first line of its docstring is what `torchproof list models` p
 """
 
 _SHAPE = ("channels", "size", "classes")
+_COMMON = ("mean", "std", "seed", "head", "scale", "insert")
 Numbers = float | Sequence[float]
 
 
@@ -68,6 +71,7 @@ def build(
     seed: int | None = None,
     head: str = "linear",
     scale: float | None = None,
+    insert: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Network:
     """The network `name` of MODELS with fresh weights, on the CPU, in torch's default dtype.
@@ -75,7 +79,8 @@ def build(
     Takes images (B, channels, size, size) in [0, 1] to logits (B, classes); `mean` and `std`
     (numbers, or one per channel) make its first layer. With `seed` the weights depend on it alone,
     and torch's random state is neither read nor changed; without, they come from torch's random
-    state. head="cosine" makes the last layer a `CosineHead`, by default of scale 8.
+    state. head="cosine" makes the last layer a `CosineHead`, by default of scale 8. `insert`:
+    layer -> block of BLOCKS that is put behind it, such as {"layer2": "NonLocal(form='dot')"}.
 
     >>> build("small-cnn", channels=1, size=8, classes=10, seed=0)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
@@ -88,12 +93,14 @@ def build(
     _check_options(name, options)
     # the defaults too, so that a card still means the same network should they change one day
     last = _head(head, scale)
-    kept = _jsonable({**shape, "mean": mean, "std": std, **last, **defaults, **options})
+    extra = {**last, **({"insert": dict(insert)} if insert else {})}
+    kept = _jsonable({**shape, "mean": mean, "std": std, **extra, **defaults, **options})
     normalise = _normalise(mean, std, channels)
     try:
         with _seeded(seed), torch.device("cpu"):
             net = MODELS[name](**shape, **options)
             net = with_cosine_head(net, last["scale"]) if last else net
+            insert_all(net, insert or {}, torch.zeros(2, channels, size, size))
     except TorchproofError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # torch's own words for, say, width=-1
@@ -132,7 +139,7 @@ def _check_shape(name: str, shape: dict[str, int]) -> None:
 def _check_options(name: str, options: dict[str, Any]) -> None:
     known = options_of(name)
     if strange := sorted(set(options) - set(known)):
-        expected = f"options among {', '.join([*known, 'mean', 'std', 'seed', 'head', 'scale'])}"
+        expected = f"options among {', '.join([*known, *_COMMON])}"
         raise InputError(f"{name}({', '.join(strange)}=...)", expected, "check the spelling")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
-from torchproof.nn.activations import Activation, activation_of
+from torchproof.nn.activations import activation_of
 
 
 class PreActBlock(nn.Module):
@@ -19,11 +19,14 @@ class PreActBlock(nn.Module):
     convolution.
 
     That shortcut takes the rectified input, an identity shortcut the raw one, as in the paper.
+    `act1` and `act2` are the activations of the two widths.
     """
 
-    def __init__(self, before: int, after: int, stride: int, activation: Activation) -> None:
+    def __init__(
+        self, before: int, after: int, stride: int, act1: nn.Module, act2: nn.Module
+    ) -> None:
         super().__init__()
-        self.activation = activation
+        self.act1, self.act2 = act1, act2
         self.bn1 = nn.BatchNorm2d(before)
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
@@ -33,9 +36,9 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.activation(self.bn1(x))
+        out = self.act1(self.bn1(x))
         kept = x if self.shortcut is None else self.shortcut(out)
-        added: Tensor = self.conv2(self.activation(self.bn2(self.conv1(out)))) + kept
+        added: Tensor = self.conv2(self.act2(self.bn2(self.conv1(out)))) + kept
         return added
 
 
@@ -62,20 +65,21 @@ class PreActResNet(nn.Module):
         if stem_stride not in STEM_STRIDES:
             remedy = "write stem_stride=2, or leave it out"
             raise InputError(f"stem_stride = {stem_stride!r}", "1, 2 or 4", remedy)
-        self.activation = act = activation_of(activation)
         second, third = STEM_STRIDES[stem_stride]
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
-        self.layer1 = _stage(width, width, blocks[0], 1, act)
-        self.layer2 = _stage(width, 2 * width, blocks[1], second, act)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], third, act)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2, act)
+        acts = [activation_of(activation, width * 2**stage) for stage in range(4)]
+        self.layer1 = _stage(width, width, blocks[0], 1, acts[0], acts[0])
+        self.layer2 = _stage(width, 2 * width, blocks[1], second, *acts[0:2])
+        self.layer3 = _stage(2 * width, 4 * width, blocks[2], third, *acts[1:3])
+        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2, *acts[2:4])
         self.bn = nn.BatchNorm2d(8 * width) if final_norm else None
+        self.act = acts[3]
         self.linear = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if self.bn is not None:
-            x = self.activation(self.bn(x))
+            x = self.act(self.bn(x))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
 
@@ -84,10 +88,12 @@ class PreActResNet(nn.Module):
 STEM_STRIDES = {1: (2, 2), 2: (1, 2), 4: (1, 1)}
 
 
-def _stage(before: int, after: int, blocks: int, stride: int, act: Activation) -> nn.Sequential:
+def _stage(
+    before: int, after: int, blocks: int, stride: int, act1: nn.Module, act2: nn.Module
+) -> nn.Sequential:
     """`blocks` blocks, of which the first changes width and resolution."""
-    rest = [PreActBlock(after, after, 1, act) for _ in range(blocks - 1)]
-    return nn.Sequential(PreActBlock(before, after, stride, act), *rest)
+    rest = [PreActBlock(after, after, 1, act2, act2) for _ in range(blocks - 1)]
+    return nn.Sequential(PreActBlock(before, after, stride, act1, act2), *rest)
 
 
 def preact_resnet18(

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from torchproof.core.errors import InputError
+from torchproof.nn.activations import activation_of
 
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut, a 1 x 1 convolution where the shape changes."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, act: nn.Module) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
@@ -26,47 +28,90 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(
                 nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
             )
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        answer: Tensor = self.act(out + self.shortcut(x))
+        return answer
 
 
 class ResNet(nn.Module):
-    """Four stages of `blocks` basic blocks, widths w, 2w, 4w, 8w: x (B, C, S, S) to logits (B, K).
+    """Stages `layer1`, `layer2`, ... of `blocks` basic blocks, widths w, 2w, 4w, ...: x (B, C, S,
+    S) to logits (B, K).
 
-    The stem is one 3 x 3 convolution without pooling, as for CIFAR. The last stage is averaged over
-    all its pixels, so any size works; at 32 x 32 this is the 4 x 4 average pooling of the original.
+    The stem is one 3 x 3 convolution of stride `stem_stride`, without pooling, as for CIFAR. The
+    last stage is averaged over all its pixels, so any size works; at 32 x 32 and four stages this
+    is the 4 x 4 average pooling of the original. `activation`: a name of ACTIVATIONS; one with
+    weights is shared by all blocks of a stage. Raises InputError, UnknownName.
     """
 
-    def __init__(self, channels: int, classes: int, blocks: Sequence[int], width: int = 64) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        blocks: Sequence[int],
+        width: int = 64,
+        activation: str = "relu",
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        if not blocks or min(blocks) < 1:
+            remedy = "write blocks=(2, 2, 2, 2) for ResNet-18"
+            raise InputError(f"blocks={blocks!r}", "a number of blocks per stage", remedy)
+        if stem_stride not in (1, 2, 4):
+            remedy = "write stem_stride=2, or leave it out"
+            raise InputError(f"stem_stride = {stem_stride!r}", "1, 2 or 4", remedy)
+        self.stages = len(blocks)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, blocks[0], 1)
-        self.layer2 = _stage(width, 2 * width, blocks[1], 2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], 2)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2)
-        self.linear = nn.Linear(8 * width, classes)
+        self.act = activation_of(activation, width)
+        before, act = width, self.act
+        for stage, number in enumerate(blocks):
+            after = width * 2**stage
+            act = act if stage == 0 else activation_of(activation, after)
+            self.add_module(
+                f"layer{stage + 1}", _stage(before, after, number, 1 + (stage > 0), act)
+            )
+            before = after
+        self.linear = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.act(self.bn1(self.conv1(x)))
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
 
 
-def _stage(before: int, after: int, blocks: int, stride: int) -> nn.Sequential:
+def _stage(before: int, after: int, blocks: int, stride: int, act: nn.Module) -> nn.Sequential:
     """`blocks` blocks, of which the first changes width and resolution."""
-    rest = [BasicBlock(after, after, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(BasicBlock(before, after, stride), *rest)
+    rest = [BasicBlock(after, after, 1, act) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(before, after, stride, act), *rest)
 
 
-def resnet18(channels: int, size: int, classes: int, width: int = 64) -> nn.Module:
+def resnet(
+    channels: int,
+    size: int,
+    classes: int,
+    blocks: Sequence[int] = (1, 1),
+    width: int = 16,
+    activation: str = "relu",
+    stem_stride: int = 2,
+) -> nn.Module:
+    """A ResNet of any depth (He et al. 2016a): `blocks` per stage; by default small and quick."""
+    return ResNet(channels, classes, blocks, width, activation, stem_stride)
+
+
+def resnet18(
+    channels: int, size: int, classes: int, width: int = 64, activation: str = "relu"
+) -> nn.Module:
     """ResNet-18 with the CIFAR stem (He et al. 2016a); `width` is that of the first stage."""
-    return ResNet(channels, classes, (2, 2, 2, 2), width)
+    return ResNet(channels, classes, (2, 2, 2, 2), width, activation)
 
 
-def resnet34(channels: int, size: int, classes: int, width: int = 64) -> nn.Module:
+def resnet34(
+    channels: int, size: int, classes: int, width: int = 64, activation: str = "relu"
+) -> nn.Module:
     """ResNet-34 with the CIFAR stem (He et al. 2016a); `width` is that of the first stage."""
-    return ResNet(channels, classes, (3, 4, 6, 3), width)
+    return ResNet(channels, classes, (3, 4, 6, 3), width, activation)

@@ -1,0 +1,111 @@
+"""What every block of `insert`, and every activation with weights, has to keep. A new one is one
+row.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.keys import uniform
+from torchproof.nn import Network, build
+from torchproof.nn.activations import ACTIVATIONS
+from torchproof.nn.blocks import BLOCKS
+
+# text -> is it the identity before it is trained? What it is instead stands in its docstring.
+ROWS: dict[str, bool] = {}
+
+# Activations with weights, whose first answer is documented.
+GATES: tuple[str, ...] = ()
+
+NAMES = [*ROWS, *GATES]
+
+
+def network(text: str, seed: int = 0) -> Network:
+    shape = {"channels": 1, "size": 12, "classes": 4, "seed": seed, "blocks": (1, 1), "width": 6}
+    if text in GATES:
+        return build("resnet", **shape, activation=text).eval()
+    return build("resnet", **shape, insert={"layer1": text, "layer2.0": text}).eval()
+
+
+def images(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return uniform(torch.arange(count), 0, (1, 12, 12)).to(dtype)
+
+
+def moved(model: Network) -> Network:
+    """As after some training: no weight at its special start."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+def test_every_block_has_a_row() -> None:
+    assert {text.partition("(")[0] for text in ROWS} == set(BLOCKS)
+    weighty = {n for n in ACTIVATIONS if any(True for _ in build_of(n).parameters())}
+    assert {text.partition("(")[0] for text in GATES} == weighty
+
+
+def build_of(name: str) -> nn.Module:
+    return build("resnet", channels=1, size=8, classes=2, seed=0, activation=name).get_submodule(
+        "net.act"
+    )
+
+
+@pytest.mark.parametrize("text", [text for text, identity in ROWS.items() if identity])
+def test_identity_at_the_start(text: str) -> None:
+    plain = build("resnet", channels=1, size=12, classes=4, seed=0, blocks=(1, 1), width=6).eval()
+    assert torch.equal(network(text)(images(3)), plain(images(3)))
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_rows_do_not_mix(text: str) -> None:
+    model, x = moved(network(text)).double(), images(5, torch.float64)
+    whole = model(x)
+    assert whole.isfinite().all()
+    assert torch.allclose(model(x[[3, 1]]), whole[[3, 1]], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_gradients_reach_input_and_weights(text: str) -> None:
+    model, x = moved(network(text)).train(), images(4).requires_grad_()
+    model(x).square().sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0 and x.grad.isfinite().all()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_works_without_gradients_copied_and_under_autocast(text: str) -> None:
+    model, x = moved(network(text)), images(3)
+    exact = model(x).detach()
+    with torch.inference_mode():
+        assert torch.allclose(copy.deepcopy(model)(x), exact, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model(x).detach().float()
+    # bfloat16 has 8 bits: the error of a few layers, relative to the spread of the logits
+    assert torch.allclose(low, exact, rtol=0, atol=0.1 * max(float(exact.abs().max()), 1.0))
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_exports_with_any_batch_size(text: str) -> None:
+    model, x = moved(network(text)), images(2)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    more = images(5)
+    assert torch.allclose(program.module()(more), model(more), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_weights_depend_on_the_seed_alone(text: str) -> None:
+    state = torch.get_rng_state()
+    one, two, other = network(text, 0), network(text, 0), network(text, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
