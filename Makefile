@@ -25,7 +25,8 @@ lint: $(STAMP)
 # One page from the stored experiments; `torchproof reproduce NAME` renews one.
 results: $(STAMP)
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
-	    awp friendly interpolated fgsm-tricks selfpaced jsigr region robust-overfitting baselines
+	    "Training methods at small scale" awp friendly interpolated fgsm-tricks selfpaced jsigr \
+	    region ladder robust-overfitting baselines
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info

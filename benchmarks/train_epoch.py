@@ -1,7 +1,7 @@
 """An adversarial-training epoch: `torchproof.train.fit` beside a hand-written loop that does the
 same passes.
 
-    python benchmarks/train_epoch.py [--model small-cnn] [--size 28] [--images 1280] [--rounds 7]
+    python benchmarks/train_epoch.py [--networks MODEL:CHANNELSxSIZE:IMAGES ...] [--rounds 7]
 
 One thread. All train the same network on the same random images with PGD-10 (random start, last
 iterate) and SGD with momentum; rounds alternate, and medians are compared. The hand-written loop
@@ -17,8 +17,10 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from tables import facts, markdown, store
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +28,20 @@ from torchproof.core.threats import Threat, parse
 from torchproof.nn import build
 from torchproof.train import AT, AWP, TRADES, Settings, fit
 
+NETWORKS = ["small-cnn:1x28:1280", "small-cnn:3x32:640", "preact-resnet18:3x32:64"]
 BATCH, LR, STEPS = 128, 0.01, 10
-Epoch = Callable[[Tensor, Tensor], None]
+Epoch = Callable[..., None]
+
+
+class Row(NamedTuple):
+    """What an epoch took, in seconds, and that over the hand-written one."""
+
+    network: str
+    loop: str
+    seconds: float
+    least: float
+    ratio: float
+    ratio_of_rounds: float
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
@@ -67,17 +81,20 @@ def by_fit(model: nn.Module, x: Tensor, y: Tensor, method: AT | AWP | TRADES) ->
         pass
 
 
-def peers(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Epoch]:
+def peers(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float
+) -> tuple[dict[str, Epoch], dict[str, str]]:
     """An epoch by each other library that works here, and why not by the others."""
     found: dict[str, Epoch] = {}
+    missing: dict[str, str] = {}
     for name, made in (("MAIR", _mair), ("robustness", _robustness)):
         try:
             epoch = made(model, eps)
             epoch(x[:2], y[:2])
             found[name] = epoch
         except Exception as error:  # whatever an import or a first step may raise
-            print(f"{name} does not work here: {type(error).__name__}: {error}")
-    return found
+            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return found, missing
 
 
 def _mair(model: nn.Module, eps: float) -> Epoch:
@@ -128,45 +145,63 @@ def seconds(job: object, *given: object) -> float:
     return time.perf_counter() - started
 
 
-def compare(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, rounds: int) -> None:
-    """Prints the medians; the rounds alternate, so that a busy machine slows all alike."""
-    start = {name: t.clone() for name, t in model.state_dict().items()}
+def compare(network: str, threat: Threat, rounds: int) -> tuple[list[Row], dict[str, str]]:
+    """The medians, and which peers are not there; the rounds alternate, so that a busy machine
+    slows all alike.
+    """
+    name, shape, images = network.split(":")
+    channels, size = (int(n) for n in shape.split("x"))
+    torch.manual_seed(0)
+    model = build(name, channels=channels, size=size, classes=10)
+    x, y = torch.rand(int(images), channels, size, size), torch.randint(10, (int(images),))
+    others, missing = peers(model, x[:2], y[:2], threat.eps)
     jobs: dict[str, Epoch] = {
-        "by hand": partial(by_hand, model, eps=threat.eps),
-        "fit": partial(by_fit, model, method=AT(threat, steps=STEPS)),
-        **peers(model, x[:2], y[:2], threat.eps),
+        "by hand": partial(by_hand, eps=threat.eps),
+        "fit": partial(by_fit, method=AT(threat, steps=STEPS)),
+        **{peer: partial(_ignoring_the_model, epoch) for peer, epoch in others.items()},
     }
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+    start = {key: t.clone() for key, t in model.state_dict().items()}
+    times: dict[str, list[float]] = {job: [] for job in jobs}
     for round_ in range(rounds + 1):
-        for name, job in jobs.items():
+        for job, epoch in jobs.items():
             model.load_state_dict(start)
-            took = seconds(job, x, y)
+            took = seconds(epoch, model, x, y)
             if round_ > 0:  # the first round warms up
-                times[name].append(took)
+                times[job].append(took)
     hand = times["by hand"]
-    for name, own in times.items():
-        paired = statistics.median(a / b for a, b in zip(own, hand, strict=True))
-        print(f"{name:11} {statistics.median(own):8.3f} s  (least {min(own):.3f})  "
-              f"{statistics.median(own) / statistics.median(hand):.3f} of by hand; "
-              f"{paired:.3f} median of rounds")  # fmt: skip
+    rows = [
+        Row(network, job, statistics.median(own), min(own),
+            statistics.median(own) / statistics.median(hand),
+            statistics.median(a / b for a, b in zip(own, hand, strict=True)))
+        for job, own in times.items()
+    ]  # fmt: skip
+    return rows, missing
+
+
+def _ignoring_the_model(epoch: Epoch, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    epoch(x, y)  # a peer holds the model already
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="small-cnn")
-    parser.add_argument("--size", type=int, default=28)
-    parser.add_argument("--channels", type=int, default=1)
-    parser.add_argument("--images", type=int, default=1280)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="MODEL:CxS:IMAGES")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", default="train_epoch")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = build(given.model, channels=given.channels, size=given.size, classes=10)
-    x = torch.rand(given.images, given.channels, given.size, given.size)
-    y = torch.randint(10, (given.images,))
-    shape = f"{given.channels}x{given.size}x{given.size}"
-    print(f"{given.model}, {shape}, {given.images} images, one thread")
-    compare(model, x, y, parse("linf:0.1"), given.rounds)
+    rows: list[Row] = []
+    missing: dict[str, str] = {}
+    for network in given.networks:
+        found, absent = compare(network, parse("linf:0.1"), given.rounds)
+        rows, missing = rows + found, {**missing, **absent}
+    head = ["network, shape, images", "loop", "seconds", "least", "of by hand", "of its rounds"]
+    text = (
+        f"# An adversarial-training epoch\n\nPGD-{STEPS}, linf 0.1, SGD with momentum; medians of "
+        f"{given.rounds} alternating rounds. Of by hand: ratio of the medians; of its rounds: "
+        "median of the ratios within a round.\n\n" + markdown(head, [list(row) for row in rows])
+    )
+    about = facts({}, missing)
+    store(given.out, {"facts": about, "rows": [row._asdict() for row in rows]}, text)
 
 
 if __name__ == "__main__":

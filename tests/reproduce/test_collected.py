@@ -11,11 +11,11 @@ from torchproof.reproduce.collected import collected, main
 from torchproof.reproduce.experiment import Outcome, Row
 
 
-def stored(folder: Path, name: str) -> None:
+def stored(folder: Path, name: str, *more: Row) -> None:
     (folder / name).mkdir(parents=True)
     Outcome(
         name=name, paper="Someone 2020", claim="it works", scale="small", settings={"data": "d"},
-        seeds=(0, 1), rows=(Row.share("AT: clean", [3, 4], [5, 5]),), verdict="shows",
+        seeds=(0, 1), rows=(Row.share("AT: clean", [3, 4], [5, 5]), *more), verdict="shows",
         because="7 of 10", seconds=1.0, versions={},
     ).write(folder / name)  # fmt: skip
 
@@ -24,17 +24,25 @@ def test_a_page_has_every_verdict_and_table(tmp_path: Path) -> None:
     stored(tmp_path, "one")
     stored(tmp_path, "two")
     (tmp_path / "two" / "comparison.md").write_text("about two\n\n| a |\n|---|\n| 1 |\n")
-    page = collected(tmp_path, ["one", "two"])
+    page = collected(tmp_path, "All of it", ["one", "two"])
+    assert page.startswith("# All of it\n")
     assert page.count("| shows | 7 of 10 |") == 2 and "[two](two/table.md)" in page
     assert "| AT: clean | 10 |" in page and "about two" in page
     assert page.count("# one") == 1  # the table's own title is left out
-    assert main([str(tmp_path), str(tmp_path / "page.md"), "one", "two"]) == 0
+    assert main([str(tmp_path), str(tmp_path / "page.md"), "All of it", "one", "two"]) == 0
     assert (tmp_path / "page.md").read_text() == page
+
+
+def test_a_page_has_what_was_measured_beside_the_table(tmp_path: Path) -> None:
+    stored(tmp_path, "one", Row.share("AT: under noise", [1, 2], [5, 5]))
+    (tmp_path / "one" / "comparison.md").write_text("about one\n")
+    page = collected(tmp_path, "All of it", ["one"])
+    assert "about one" in page and "| AT: under noise | 10 |" in page and "AT: clean" not in page
 
 
 def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileError, match="reproduce nothing"):
-        collected(tmp_path, ["nothing"])
-    assert main([str(tmp_path), str(tmp_path / "page.md"), "nothing"]) == 2
+        collected(tmp_path, "T", ["nothing"])
+    assert main([str(tmp_path), str(tmp_path / "page.md"), "T", "nothing"]) == 2
     assert "nothing" in capsys.readouterr().err and not (tmp_path / "page.md").exists()
     assert main([]) == 2

@@ -100,7 +100,7 @@ class Many:
         ready = self._prepared(plan, seed)
         resume = (folder / "config.json").exists()
         for record in run(ready, folder, resume=resume, stop=self.stop):
-            self.say(f"{name}, seed {seed}: {_said(record)}")
+            self.say(f"{name}, seed {seed}: {_progress(record)}")
         if self.stop():
             return None
         records = [
@@ -139,6 +139,12 @@ class Many:
             flags=[f"{flag.name} ({flag.severity})" for flag in report.flags],
         )  # fmt: skip
 
+    def _said(self, name: str) -> str:
+        """The method of a row, and its network where the rows differ in that."""
+        plan, rows = self.table.rows[name], self.table.rows.values()
+        one = len({row.model for row in rows}) == 1
+        return plan.method if one else f"{plan.method} on {plan.model}"
+
     def _compared(self, found: dict[str, dict[int, Cell]]) -> Comparison:
         table, against = self.table, found[self.table.against]
 
@@ -149,7 +155,7 @@ class Many:
             data=all_("data"), model=all_("model"), threat=table.evaluate.threat or all_("threat"),
             suite=table.evaluate.suite, weights=table.evaluate.weights, seeds=table.seeds,
             reference=table.against,
-            lines=[line_of(k, table.rows[k].method, cells, against) for k, cells in found.items()],
+            lines=[line_of(k, self._said(k), cells, against) for k, cells in found.items()],
             versions={"torchproof": torchproof.__version__, "torch": torch.__version__,
                       "python": platform.python_version()},
         )  # fmt: skip
@@ -203,7 +209,7 @@ def _stored(path: Path) -> Cell | None:
         ) from (error)
 
 
-def _said(record: Record) -> str:
+def _progress(record: Record) -> str:
     parts = {"loss": record.loss, "clean": record.clean, "robust": record.robust}
     return f"epoch {record.epoch}, " + ", ".join(
         f"{k} {v:.3f}" for k, v in parts.items() if v is not None

@@ -23,6 +23,7 @@ from torchproof.core.threats import parse as parse_threat
 from torchproof.data.augment import AUGMENTATIONS
 from torchproof.data.dataset import Dataset
 from torchproof.nn import MODELS, build, cards, load_model
+from torchproof.nn.activation_transfer import load_activations, with_activations
 from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
 from torchproof.train.method import layers
@@ -46,6 +47,11 @@ class Plan(BaseModel):
     n: int | None = Field(default=None, description="train on the first n rows only")
     teacher: str | None = Field(
         default=None, description="a stored network, the standard one of HAT"
+    )
+    activations: str | None = Field(
+        default=None,
+        description="a stored network, or a file of activations, whose activations are taken over "
+        "and frozen",
     )
     extra: str | None = Field(
         default=None, description="data that fill the share settings.extra_share of every batch"
@@ -139,8 +145,10 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
     extra = None if plan.extra is None else sets.load(plan.extra, data_dir=data_dir, split="train")
-    model = network(plan.model, train, plan.settings.seed).to(device)
-    return Prepared(plan, train, model, method, threat, augment, extra)
+    model = network(plan.model, train, plan.settings.seed)
+    if plan.activations is not None:
+        model = with_activations(model, load_activations(plan.activations))
+    return Prepared(plan, train, model.to(device), method, threat, augment, extra)
 
 
 def run(
@@ -154,6 +162,8 @@ def run(
     """Trains; yields a record per epoch. The model of `ready` then holds the best weights."""
     plan = ready.plan
     about = {"plan": plan.model_dump(exclude={"settings"}), "data_sha256": ready.train.sha256}
+    if plan.activations is not None:
+        about["activations_sha256"] = digest(activations_of(ready.model))
     return fit(
         ready.model,
         (ready.train.x, ready.train.y),

@@ -1,4 +1,5 @@
-"""One page from stored experiments: `python -m torchproof.reproduce.collected FOLDER PAGE NAME...`.
+"""One page from stored experiments:
+`python -m torchproof.reproduce.collected FOLDER PAGE TITLE NAME...`.
 
 FOLDER holds a folder per experiment, as `torchproof reproduce NAME --out FOLDER/NAME` writes it.
 """
@@ -16,23 +17,33 @@ from torchproof.core.files import write
 from torchproof.reproduce.experiment import Outcome
 
 
-def collected(folder: Path, names: Sequence[str]) -> str:
+def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     """Claims, verdicts and tables of the named experiments, as Markdown; raises FileError for one
     that is missing or damaged.
     """
     found = [(name, _outcome(folder / name)) for name in names]
-    lines = ["# Small-scale results", "",
+    lines = [f"# {title}", "",
              "Generated from the stored experiments by `make results`. Published figures, where "
              "shown, are of the papers' own scale and no comparison.", "",
              "| experiment | verdict | because |", "|---|---|---|"]  # fmt: skip
     lines += [f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} |" for n, o in found]
     for name, outcome in found:
-        table = folder / name / "comparison.md"
-        body = table.read_text(encoding="utf-8") if table.exists() else outcome.table()
         lines += ["", f"## {name}", "", f"{outcome.paper}. Claim: {outcome.claim}.", "",
                   f"**{outcome.verdict}**: {outcome.because}.", ""]  # fmt: skip
-        lines.append(_without_title(body))
+        lines.append(_tables(folder / name / "comparison.md", outcome))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _tables(comparison: Path, outcome: Outcome) -> str:
+    """The table of methods, where there is one, and what was measured beside it."""
+    if not comparison.exists():
+        return _without_title(outcome.table())
+    known = (": clean", f": {outcome.settings.get('suite')}")
+    more = tuple(row for row in outcome.rows if not row.what.endswith(known))
+    table = comparison.read_text(encoding="utf-8").rstrip()
+    if not more:
+        return table
+    return f"{table}\n\n{_without_title(outcome.model_copy(update={'rows': more}).table())}"
 
 
 def _outcome(folder: Path) -> Outcome:
@@ -56,11 +67,11 @@ def _without_title(text: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page; 2 for bad input."""
-    if len(arguments) < 3:
+    if len(arguments) < 4:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        page = collected(Path(arguments[0]), arguments[2:])
+        page = collected(Path(arguments[0]), arguments[2], arguments[3:])
         write(Path(arguments[1]), page.encode())
     except TorchproofError as error:
         print(error, file=sys.stderr)
