@@ -109,8 +109,8 @@ class Comparison(BaseModel):
             f"{list(self.seeds)}. Means and standard deviations over seeds, in percent; intervals "
             f"of all images of all seeds together (Clopper and Pearson, 95 %); differences in "
             f"robust accuracy to {self.reference}, paired by seed (t interval) and by image (exact "
-            "McNemar test). Over-report: PGD-20 minus the suite. Robust loss: mean cross-entropy at "
-            "the last iterates of PGD-20; loss gap: of test minus training images; backward: "
+            "McNemar test). Over-report: PGD-20 minus the suite. Robust loss: mean cross-entropy "
+            "at the last iterates of PGD-20; loss gap: of test minus training images; backward: "
             "passes of the attacks per training image and epoch; seconds: of the training."
         )
         columns = ["method", "clean", "FGSM", "PGD-20", f"{self.suite}", "95 %",
