@@ -1,6 +1,8 @@
-"""Exact binomial intervals: scipy's quantiles, and the coverage they promise."""
+"""Intervals against scipy's: exact binomial ones, and Student's."""
 
 from __future__ import annotations
+
+import statistics
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from torchproof.core.errors import InputError
-from torchproof.core.metrics import clopper_pearson
+from torchproof.core.metrics import clopper_pearson, student
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -37,3 +39,17 @@ def test_as_scipy(hits: int, n: int) -> None:
 def test_impossible_counts_are_refused(hits: int, n: int) -> None:
     with pytest.raises(InputError):
         clopper_pearson(hits, n)
+
+
+def test_the_interval_of_a_mean() -> None:
+    values = [1.0, 2.5, 2.0, 4.0, 0.5]
+    mean, error = statistics.fmean(values), stats.sem(values)
+    assert student(values) == pytest.approx(stats.t.interval(0.95, 4, loc=mean, scale=error))
+    assert student([1.0]) is None
+
+
+def test_the_interval_of_a_mean_share_ends_where_shares_do() -> None:
+    free = student([0.87, 0.95, 0.92])
+    assert free is not None and free[1] > 1
+    assert student([0.87, 0.95, 0.92], 0.0, 1.0) == (free[0], 1.0)
+    assert student([0.01, 0.05], 0.0, 1.0)[0] == 0.0

@@ -220,6 +220,41 @@ def test_an_image_that_does_not_hold_does_not_count() -> None:
     assert (far[(true > 0)] >= true[true > 0] * (1 - 1e-9)).all()
 
 
+class Rooted(nn.Module):
+    """The plane with a term of 0 whose gradient is NaN where the first pixel is below `least`."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.plane, self.least = Plane(), least
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.plane(x)
+        above = x[:, 0, 0, :1] - self.least
+        return z + 0 * (above * (above > 0)).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("least", "severity", "words"),
+    [(0.4999, "warning", "the attacks met"), (0.5, "severe", "clean images"), (0.0, None, "")],
+)
+def test_undefined_gradients_are_counted_and_flagged(
+    tmp_path: Path, least: float, severity: str | None, words: str
+) -> None:
+    x, _ = images()
+    x[:, 0, 0, 0] = 0.5  # below 0.4999 is where only the attack gets
+    y = Plane()(x).argmax(1)
+    attack = fmn(Unlimited(Linf()), 20)
+    found = robustness_curve(Rooted(least), (x, y), Linf(), attack, (), out=tmp_path)
+    flags = {flag.name: flag for flag in found.record.flags}
+    flag = flags.get("undefined-gradients")
+    assert (None if flag is None else flag.severity) == severity
+    assert flag is None or (words in flag.evidence and "square roots" in flag.remedy)
+    assert found.record.verdict == ("unreliable" if severity == "severe" else "ok")
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    met = [line for line in lines if '"attack":"nearest"' in line and '"undefined":' in line]
+    assert found.record.undefined == len(met) and bool(met) == (severity is not None)
+
+
 def test_what_is_written_is_what_was_found(tmp_path: Path) -> None:
     found = robustness_curve(Plane(), images(), L2(), n=20, out=tmp_path, suite="quick")
     assert CurveRecord.read(tmp_path) == found.record and found.record.n == 20

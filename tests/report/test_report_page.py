@@ -90,6 +90,14 @@ def test_nothing_is_loaded_and_nothing_runs(write: Write, metrics: Path) -> None
     assert "default-src 'none'" in html
 
 
+def test_a_target_is_named_only_where_there_is_one(write: Write) -> None:
+    untold = page(write("one")).text
+    assert "not recorded" in untold, "of other fields"
+    assert page(write("none", target=None)).text.replace("none", "one") == untold
+    assert "target not recorded" not in untold
+    assert "target class 3" in page(write("three", target="class 3")).text
+
+
 def test_every_number_of_the_result_is_on_the_page_with_its_interval(write: Write) -> None:
     folder = write("one", alpha=100.0, eps=8 / 255, eps_text="8/255")
     record, text = result(folder), page(folder).text

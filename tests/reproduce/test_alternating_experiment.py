@@ -101,7 +101,7 @@ def block(network: str, seed: int, **left: int) -> Block:
         name.replace("_", "-"): n for name, n in left.items()
     }
     standing = {name: list(range(n)) for name, n in counts.items()}
-    return Block(network, seed, 100, 80, standing)
+    return Block(network=network, seed=seed, n=100, correct=80, standing=standing)
 
 
 RIGHT = dict(EXPECTED)

@@ -11,6 +11,7 @@ import pytest
 
 from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request, Row
+from torchproof.reproduce.experiment import at_hand, conclude
 
 
 def outcome(**more: Any) -> Outcome:
@@ -92,3 +93,30 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_every_experiment_says_what_it_is() -> None:
     assert all(experiment.__doc__ for experiment in EXPERIMENTS.values())
+
+
+def test_what_an_experiment_ends_in(tmp_path: Path) -> None:
+    request = Request(tmp_path, seeds=2)
+    row = Row.per_seed("accuracy", [0.8, 0.9], 20)
+    found = conclude(
+        request, name="one", paper="Someone", claim="it works", settings={}, rows=[row],
+        judged=("shows", "of this"), picture=b"png",
+    )  # fmt: skip
+    assert Outcome.model_validate_json((tmp_path / "outcome.json").read_text()) == found
+    assert (found.scale, found.seeds, found.verdict) == ("small", (0, 1), "shows")
+    assert found.versions.keys() == {"torchproof", "torch", "python"} and 0 < found.seconds < 60
+    assert (tmp_path / "picture.png").read_bytes() == b"png"
+    assert row.ci95 is not None and row.ci95[1] == 1.0, "no share is larger"
+    signed = Row.per_seed("gain", [-0.9, 0.9], 20, least=-1.0)
+    assert signed.ci95 == (-1.0, 1.0)
+    assert Row.per_seed("loss", [0.8, 0.9], 20, "").ci95[1] > 1  # type: ignore[index]
+
+
+def test_the_digits_stand_in_once_for_all_that_is_missing(tmp_path: Path) -> None:
+    said: list[str] = []
+    request = Request(tmp_path, data_dir=tmp_path, say=said.append)
+    assert at_hand(["mnist", "digits", "cifar10"], request) == ["digits"]
+    assert [text.split(",")[0] for text in said] == [
+        "the bundled digits take the place of mnist",
+        "the bundled digits take the place of cifar10",
+    ]

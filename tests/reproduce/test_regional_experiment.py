@@ -5,7 +5,6 @@ the real networks where they are installed.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torchproof.core.errors import FileError, InputError, MissingExtra, ResumeEr
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
-from torchproof.reproduce.regional_figures import Case, judge, paired, rows, student
+from torchproof.reproduce.regional_figures import Case, judge, paired, rows
 
 experiment = sys.modules[EXPERIMENTS["regional"].__module__]
 
@@ -87,14 +86,6 @@ def test_the_table_against_a_plain_count() -> None:
     assert table["b to a, centre 3 (50.0 % of the pixels): fooled"].n == 5
     assert table["largest change of a pixel outside its region"].ours == (0.0,)
     assert "white-box, global: L0 over global's, same cases" not in table
-
-
-def test_the_interval_of_a_mean() -> None:
-    values = [1.0, 2.5, 2.0, 4.0, 0.5]
-    low, high = student(values) or (0.0, 0.0)
-    mean, error = statistics.fmean(values), stats.sem(values)
-    assert (low, high) == pytest.approx(stats.t.interval(0.95, 4, loc=mean, scale=error))
-    assert student([1.0]) is None
 
 
 # ---- a whole run

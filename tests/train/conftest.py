@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from torchproof.train import Settings
+from torchproof.train import Batch, Settings
 
 
 def _data(n: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -40,6 +42,30 @@ def _settings(**more: Any) -> Settings:
     return Settings.of(given, **more)
 
 
+def _conv() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(),
+            nn.Flatten(), nn.Linear(144, 3),
+        )  # fmt: skip
+        return net.double().train()
+
+
+def _batch(n: int = 20) -> Batch:
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(n, 2, 6, 6, generator=g, dtype=torch.float64)
+    y = torch.randint(3, (n,), generator=g)
+    return Batch(x, y, torch.arange(10, 10 + n), progress=0.5, seed=77)
+
+
+def _gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Of the summed cross-entropy in x, in eval mode."""
+    point = x.clone().requires_grad_()
+    loss = F.cross_entropy(copy.deepcopy(net).eval()(point), y, reduction="sum")
+    return torch.autograd.grad(loss, point)[0]
+
+
 @pytest.fixture
 def data() -> Callable[..., Any]:
     """`data(n, dtype)`: images and labels."""
@@ -56,3 +82,21 @@ def network() -> Callable[..., Any]:
 def settings() -> Callable[..., Any]:
     """`settings(**more)`: two short epochs, unless `more` says otherwise."""
     return _settings
+
+
+@pytest.fixture
+def conv() -> Callable[..., Any]:
+    """`conv()`: a float64 convolutional network in train mode, always the same."""
+    return _conv
+
+
+@pytest.fixture
+def batch() -> Callable[..., Any]:
+    """`batch(n)`: float64 images for `conv`, labels and ids, always the same."""
+    return _batch
+
+
+@pytest.fixture
+def gradient() -> Callable[..., Any]:
+    """`gradient(net, x, y)`: of the summed cross-entropy in x, in eval mode."""
+    return _gradient

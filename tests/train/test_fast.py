@@ -42,30 +42,6 @@ EPS = 0.1
 THREAT = Threat(Linf(), EPS)
 
 
-def network() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(),
-            nn.Flatten(), nn.Linear(144, 3),
-        )  # fmt: skip
-        return net.double().train()
-
-
-def batch(n: int = 20) -> Batch:
-    g = torch.Generator().manual_seed(5)
-    x = torch.rand(n, 2, 6, 6, generator=g, dtype=torch.float64)
-    y = torch.randint(3, (n,), generator=g)
-    return Batch(x, y, torch.arange(10, 10 + n), progress=0.5, seed=77)
-
-
-def gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Of the summed cross-entropy in x, in eval mode."""
-    point = x.clone().requires_grad_()
-    loss = F.cross_entropy(copy.deepcopy(net).eval()(point), y, reduction="sum")
-    return torch.autograd.grad(loss, point)[0]
-
-
 def noise(b: Batch, radius: float) -> Tensor:
     """Keyed uniform noise in [-radius, radius], not cut to the range of images."""
     key = keys.mix(b.seed, b.ids, torch.full_like(b.ids, -1), torch.zeros_like(b.ids))
@@ -83,8 +59,8 @@ def trained(network: Make, data: Make, how: Method, chosen: Any) -> Tensor:
     return weights(net)
 
 
-def test_fgsm_at_is_one_signed_step_from_the_image() -> None:
-    net, b = network(), batch()
+def test_fgsm_at_is_one_signed_step_from_the_image(conv: Make, batch: Make, gradient: Make) -> None:
+    net, b = conv(), batch()
     ready = FGSMAT(THREAT).prepare(net, b)
     expected = (b.x + EPS * gradient(net, b.x, b.y).sign()).clamp(0, 1)
     assert torch.allclose(ready.adv, expected, rtol=0, atol=1e-12) and ready.spent == (20, 20)
@@ -93,8 +69,10 @@ def test_fgsm_at_is_one_signed_step_from_the_image() -> None:
     assert torch.allclose(losses, wanted, rtol=0, atol=1e-12)
 
 
-def test_fast_at_steps_from_noise_and_returns_to_the_ball() -> None:
-    net, b = network(), batch()
+def test_fast_at_steps_from_noise_and_returns_to_the_ball(
+    conv: Make, batch: Make, gradient: Make
+) -> None:
+    net, b = conv(), batch()
     start = (b.x + noise(b, EPS)).clamp(0, 1)
     delta = start - b.x + 1.25 * EPS * gradient(net, start, b.y).sign()
     expected = (b.x + delta.clamp(-EPS, EPS)).clamp(0, 1)
@@ -104,8 +82,10 @@ def test_fast_at_steps_from_noise_and_returns_to_the_ball() -> None:
     assert torch.equal(found, same)
 
 
-def test_n_fgsm_leaves_the_ball_but_not_the_range_of_images() -> None:
-    net, b = network(), batch()
+def test_n_fgsm_leaves_the_ball_but_not_the_range_of_images(
+    conv: Make, batch: Make, gradient: Make
+) -> None:
+    net, b = conv(), batch()
     eta = noise(b, 2 * EPS)
     step = EPS * gradient(net, (b.x + eta).clamp(0, 1), b.y).sign()
     expected = (b.x + eta + step).clamp(0, 1)
@@ -118,8 +98,8 @@ def test_n_fgsm_leaves_the_ball_but_not_the_range_of_images() -> None:
     assert bool(cut.any()) and bool((found[cut] < EPS).all())
 
 
-def test_n_fgsm_in_other_norms_and_with_a_ramp() -> None:
-    net, b = network(), batch()
+def test_n_fgsm_in_other_norms_and_with_a_ramp(conv: Make, batch: Make) -> None:
+    net, b = conv(), batch()
     euclidean = NFGSM(Threat(L2(), 0.4)).prepare(net, b).adv - b.x
     lengths = euclidean.flatten(1).norm(dim=1)
     assert bool((lengths <= 1.2 + 1e-9).all()) and bool((lengths > 0.4).any())
@@ -169,8 +149,10 @@ def test_the_fixed_mask_is_one_for_all_images_steps_and_runs() -> None:
     assert abs(hidden - 0.4) < 3 * math.sqrt(0.24 / 1024)
 
 
-def test_masked_fgsm_at_steps_from_the_masked_image() -> None:
-    net, b = network(), batch()
+def test_masked_fgsm_at_steps_from_the_masked_image(
+    conv: Make, batch: Make, gradient: Make
+) -> None:
+    net, b = conv(), batch()
     ready = FGSMAT(THREAT, mask=RandomMask(0.5)).prepare(net, b)
     x0 = RandomMask(0.5)(b)
     expected = (x0 + EPS * gradient(net, x0, b.y).sign()).clamp(0, 1)
@@ -178,8 +160,8 @@ def test_masked_fgsm_at_steps_from_the_masked_image() -> None:
     assert torch.equal(ready.x, b.x)
 
 
-def test_the_first_layer_alone_gets_its_decay() -> None:
-    net, b = network(), batch()
+def test_the_first_layer_alone_gets_its_decay(conv: Make, batch: Make) -> None:
+    net, b = conv(), batch()
     how = FirstLayer(0.03)
     with drawn(b):
         read(how, net, how.prepare(net, b)).mean().backward()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,32 +17,9 @@ from torchproof.core.threats import Threat
 from torchproof.train import Batch, GradAlign
 from torchproof.train.method import drawn, read
 
+Make = Callable[..., Any]
 EPS = 0.1
 THREAT = Threat(Linf(), EPS)
-
-
-def network() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(),
-            nn.Flatten(), nn.Linear(144, 3),
-        )  # fmt: skip
-        return net.double().train()
-
-
-def batch(n: int = 20) -> Batch:
-    g = torch.Generator().manual_seed(5)
-    x = torch.rand(n, 2, 6, 6, generator=g, dtype=torch.float64)
-    y = torch.randint(3, (n,), generator=g)
-    return Batch(x, y, torch.arange(10, 10 + n), progress=0.5, seed=77)
-
-
-def gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Of the summed cross-entropy in x, in eval mode."""
-    point = x.clone().requires_grad_()
-    loss = F.cross_entropy(copy.deepcopy(net).eval()(point), y, reduction="sum")
-    return torch.autograd.grad(loss, point)[0]
 
 
 def naive_alignment(net: nn.Module, b: Batch, near: Tensor, lam: float) -> Tensor:
@@ -56,8 +35,8 @@ def naive_alignment(net: nn.Module, b: Batch, near: Tensor, lam: float) -> Tenso
     return torch.stack(rows)
 
 
-def test_grad_align_equals_its_definition_with_its_gradient() -> None:
-    net, b, how = network(), batch(), GradAlign(THREAT, lam=0.7)
+def test_grad_align_equals_its_definition_with_its_gradient(conv: Make, batch: Make) -> None:
+    net, b, how = conv(), batch(), GradAlign(THREAT, lam=0.7)
     ready = how.prepare(net, b)
     near = ready.drawn["near"]
     assert float((near - b.x).abs().max()) <= EPS + 1e-12 and not torch.equal(near, b.x)
@@ -73,11 +52,13 @@ def test_grad_align_equals_its_definition_with_its_gradient() -> None:
     for got, want in zip(net.parameters(), twin.parameters(), strict=True):
         assert (got.grad is None) == (want.grad is None)
         assert got.grad is None or torch.allclose(got.grad, want.grad, rtol=0, atol=1e-12)
-    assert net.training and torch.equal(net[1].running_mean, network()[1].running_mean)
+    assert net.training and torch.equal(net[1].running_mean, conv()[1].running_mean)
 
 
-def test_the_noted_cosine_is_that_of_the_network_in_eval_mode() -> None:
-    net, b = network(), batch()
+def test_the_noted_cosine_is_that_of_the_network_in_eval_mode(
+    conv: Make, batch: Make, gradient: Make
+) -> None:
+    net, b = conv(), batch()
     ready = GradAlign(THREAT).prepare(net, b)
     grads = [gradient(net, x, b.y).flatten(1) for x in (b.x, ready.drawn["near"])]
     cosine = float(F.cosine_similarity(*grads).mean())
@@ -86,7 +67,7 @@ def test_the_noted_cosine_is_that_of_the_network_in_eval_mode() -> None:
     assert ready.spent == (40, 40)
 
 
-def test_grad_align_is_zero_where_the_loss_is_linear_or_flat() -> None:
+def test_grad_align_is_zero_where_the_loss_is_linear_or_flat(batch: Make) -> None:
     b = batch()
     linear = nn.Sequential(nn.Flatten(), nn.Linear(72, 2)).double()  # one direction, whatever x is
     ready = GradAlign(THREAT).prepare(linear, replace(b, y=b.y.clamp_max(1)))
@@ -101,9 +82,9 @@ def test_grad_align_is_zero_where_the_loss_is_linear_or_flat() -> None:
     assert flat[1].weight.grad is None or bool(flat[1].weight.grad.isfinite().all())
 
 
-def test_tiny_gradients_still_have_a_direction() -> None:
+def test_tiny_gradients_still_have_a_direction(conv: Make, batch: Make) -> None:
     """Confident images have gradients whose squares vanish in float32."""
-    net, b = network().float(), batch()
+    net, b = conv().float(), batch()
     b = replace(b, x=b.x.float())
     sharp = nn.Sequential(*net, nn.Linear(3, 3, bias=False))
     with torch.no_grad():

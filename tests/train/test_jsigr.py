@@ -136,6 +136,14 @@ def test_maps_are_renewed_before_epochs_and_survive_a_kill(
     assert whole.age == cut.age == 3 and torch.equal(whole.maps, cut.maps)
 
 
+def test_a_new_run_makes_its_own_maps(network: Make, data: Make, settings: Make) -> None:
+    """Even where the method was used before and no renewal would be due."""
+    term = JSIGR(jacobian=0.1, selective=0.1, renew=2, stride=1, blur=3)
+    for n in (60, 40):
+        list(fit(network(), data(n), Sum(Standard(), term), settings(epochs=1)))
+        assert term.age == 1 and len(term.maps) == n
+
+
 def test_it_stands_in_sums_and_refuses_nonsense() -> None:
     net, b = network(), batch()
     threat = Threat(Linf(), 0.1)

@@ -229,6 +229,58 @@ def test_roll_back_takes_up_the_best_weights(
     assert [r.rolled_back for r in records] == [0, 1, 1, 1] and records[-1].best_epoch == 4
 
 
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_before_there_are_best_weights_roll_back_goes_to_the_start(
+    tmp_path: Path, disaster: Make, data: Make, network: Make, settings: Make, ema: float | None
+) -> None:
+    chosen = settings(epochs=3, catastrophic="roll-back", ema=ema)
+    disaster(1, 1)
+    run = fit(network(), data(), AT(THREAT, 1), chosen, out=tmp_path)
+    records = [next(run)]
+    tensors, _ = checkpoint.read(tmp_path / "checkpoint.safetensors")
+    for kind in ["model", "best"] + ([] if ema is None else ["average"]):
+        for name, value in network().state_dict().items():
+            assert torch.equal(tensors[f"{kind}/{name}"], value), (kind, name)
+    assert (records[0].best_epoch, records[0].best_clean, records[0].best_robust) == (0, None, None)
+    records += list(run)
+    assert [r.rolled_back for r in records] == [1, 1, 1] and [r.epoch for r in records] == [1, 2, 3]
+    assert [r.best_epoch for r in records] == [0, 2, 3]
+
+
+def test_where_every_epoch_is_rolled_back_the_weights_before_training_are_left(
+    tmp_path: Path,
+    disaster: Make,
+    data: Make,
+    network: Make,
+    settings: Make,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    disaster(1)
+    cards: dict[str, Any] = {}
+
+    def save(model: nn.Module, path: Path, card: dict[str, Any]) -> None:
+        cards[path.name] = card["training"]
+
+    net, chosen = network(), settings(epochs=2, catastrophic="roll-back")
+    records = list(fit(net, data(), AT(THREAT, 1), chosen, out=tmp_path, save=save))
+    assert [(r.best_epoch, r.rolled_back) for r in records] == [(0, 1), (0, 2)]
+    assert torch.equal(weights(net), weights(network()))
+    assert [m for m in caplog.messages if "every epoch was rolled back" in m]
+    assert [(c["epoch"], c["robust"]) for c in cards.values()] == [(2, 0.05), (0, None)]
+
+
+def test_an_epoch_that_is_rolled_back_is_never_the_best(
+    monkeypatch: pytest.MonkeyPatch, data: Make, network: Make, settings: Make
+) -> None:
+    """Even where PGD finds less than in any other epoch: single steps say that it is not sound."""
+    found = iter([measured(0.5, 0.4), measured(0.9, 0.6), measured(0.6, 0.5)])
+    monkeypatch.setattr(training_loop, "measure", lambda *args: next(found))
+    chosen = settings(epochs=3, catastrophic="roll-back")
+    records = list(fit(network(), data(), AT(THREAT, 1), chosen))
+    assert [r.catastrophic for r in records] == [False, True, False]
+    assert [r.best_epoch for r in records] == [1, 1, 3]
+
+
 def test_looks_change_nothing_about_the_run(data: Make, network: Make, settings: Make) -> None:
     found = []
     for every in (0, 1):

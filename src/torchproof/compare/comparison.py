@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torchproof.core.norms import name_of
 from torchproof.core.sites import Model
 from torchproof.core.threats import Threat, eps_text
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
+from torchproof.evaluate.identity import called, now
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.versions import versions
 
@@ -62,16 +62,16 @@ def compare(
             raise InputError(given, "something left to attack", remedy)
         records: list[LibraryRecord] = []
         verdicts: dict[str, Verdict] = {}
-        for library in (LIBRARIES[called] for called in libraries):
+        for library in (LIBRARIES[key] for key in libraries):
             if progress is not None:
                 progress(library.name)
             record, verdict = _one(library, plan, subject, rows)
             records.append(record)
             verdicts |= {} if verdict is None else {library.name: verdict}
-    called = name or str(getattr(model, "__name__", type(model).__name__))
-    call = f"torchproof.compare.compare({called}, {examples.name}, {threat}, {attack!r}, ...)"
+    who = called(model, name)
+    call = f"torchproof.compare.compare({who}, {examples.name}, {threat}, {attack!r}, ...)"
     about = {
-        "model": called,
+        "model": who,
         "model_sha256": model_sha256 or weights_sha256(model),
         "command": command or call,
     }
@@ -95,7 +95,7 @@ def _whole(
     total, correct = len(subject), len(rows)
     return Comparison(
         **about,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=now(),
         data=examples.name,
         data_sha256=examples.sha256,
         n=total,
@@ -118,9 +118,9 @@ def _whole(
 
 
 def _check(libraries: Sequence[str]) -> None:
-    for called in libraries:
-        if called not in LIBRARIES:
-            raise unknown("library", called, LIBRARIES)
+    for key in libraries:
+        if key not in LIBRARIES:
+            raise unknown("library", key, LIBRARIES)
     if not libraries or len(set(libraries)) < len(libraries):
         remedy = "name each library once"
         raise InputError(f"libraries {list(libraries)}", "at least one, none twice", remedy)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from torchproof.core.files import write, writing
+from torchproof.evaluate.stored import Stored
 
 SCHEMA = "torchproof.comparison/1"
 FILE = "comparison.json"
@@ -59,22 +59,17 @@ class DifferenceRecord(BaseModel):
     missed_by: dict[str, MissRecord]
 
 
-class Comparison(BaseModel):
+class Comparison(Stored):
     """The content of comparison.json; accuracies are fractions of all n examples.
 
     standing: per library the ids it did not break, of the correctly classified ones; union: what is
     left when every library has had its turn.
     """
 
-    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True)
+    file: ClassVar[str] = FILE
+    remedy: ClassVar[str] = "run `torchproof compare` into this folder first"
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    date: str
-    model: str
-    model_sha256: str | None
-    data: str
-    data_sha256: str
-    n: int
     norm: str
     eps: float
     eps_text: str
@@ -91,11 +86,3 @@ class Comparison(BaseModel):
     standing: dict[str, list[int]]
     versions: dict[str, str]
     command: str
-
-    def save(self, folder: Path | str) -> Path:
-        """Writes comparison.json, whole or not at all, and returns its path; raises FileError."""
-        folder = Path(folder)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
-        return folder / FILE

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
@@ -18,7 +19,7 @@ from torchproof.core.errors import InputError
 Told = dict[str, list[Tensor]]
 
 _labels: ContextVar[Tensor | None] = ContextVar("labels", default=None)
-_ears: ContextVar[Told | None] = ContextVar("ears", default=None)
+_ears: ContextVar[tuple[Told, ...]] = ContextVar("ears", default=())
 
 
 @contextmanager
@@ -32,11 +33,12 @@ def labels(y: Tensor | None) -> Iterator[None]:
 
 
 def labels_of(rows: Tensor) -> Tensor | None:
-    """The labels (B,) of the rows (B, ...) at hand, None where nobody gave them.
+    """The labels (B,) of the rows (B, ...) at hand, None where nobody gave them, and while a
+    network is being compiled.
 
     Raises InputError for as many labels as there are no rows.
     """
-    y = _labels.get()
+    y = None if torch.compiler.is_compiling() else _labels.get()
     if y is not None and len(y) != len(rows):
         given = f"{len(y)} labels for {len(rows)} rows"
         raise InputError(given, "a label for every row", "open labels(y) around one forward pass")
@@ -45,9 +47,11 @@ def labels_of(rows: Tensor) -> Tensor | None:
 
 @contextmanager
 def listening() -> Iterator[Told]:
-    """Collects what blocks tell inside: name -> tensors, in the order in which they were told."""
+    """Collects what blocks tell inside: name -> tensors, in the order in which they were told.
+    Listeners further out hear it too.
+    """
     told: Told = {}
-    token = _ears.set(told)
+    token = _ears.set((*_ears.get(), told))
     try:
         yield told
     finally:
@@ -55,12 +59,14 @@ def listening() -> Iterator[Told]:
 
 
 def heard() -> bool:
-    """Does anybody listen? What is costly is worked out for listeners only."""
-    return _ears.get() is not None
+    """Does anybody listen? What is costly is worked out for listeners only; nobody listens to a
+    network that is being compiled.
+    """
+    return not torch.compiler.is_compiling() and bool(_ears.get())
 
 
 def tell(name: str, value: Tensor) -> None:
     """Says `value` to whoever listens."""
-    told = _ears.get()
-    if told is not None:
-        told.setdefault(name, []).append(value)
+    if heard():
+        for told in _ears.get():
+            told.setdefault(name, []).append(value)

@@ -1,8 +1,12 @@
-"""Intervals for proportions."""
+"""Intervals for proportions and means."""
 
 from __future__ import annotations
 
-from scipy.special import betaincinv
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy.special import betaincinv, stdtrit
 
 from torchproof.core.errors import InputError
 
@@ -21,3 +25,19 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
     high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
     return low, high
+
+
+def student(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float] | None:
+    """The 95 % interval of Student's t for the mean of independent values; None for one value.
+
+    Where no value can lie outside [least, most], neither can their mean: the interval is cut to
+    that, which costs nothing of its coverage.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    middle = statistics.fmean(values)
+    return max(least, middle - half), min(most, middle + half)

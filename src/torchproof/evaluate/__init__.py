@@ -1,5 +1,6 @@
 """Measuring robustness: `evaluate`, its suites, its record, and `merge` for shards."""
 
+from torchproof.evaluate.certified import Certificates, certify
 from torchproof.evaluate.course import Progress
 from torchproof.evaluate.curve import RobustnessCurve, robustness_curve
 from torchproof.evaluate.evaluation import evaluate
@@ -8,6 +9,7 @@ from torchproof.evaluate.hypocrisy import Hypocrisy, hypocrisy
 from torchproof.evaluate.member import Everyone, Member, Nearest, Suite
 from torchproof.evaluate.merge import merge
 from torchproof.evaluate.outcome import Example
+from torchproof.evaluate.propagation import Propagation
 from torchproof.evaluate.queries import QueryCurve, QueryLedger, query_curve, query_ledger
 from torchproof.evaluate.record import Result
 from torchproof.evaluate.report import Report
@@ -16,6 +18,7 @@ from torchproof.evaluate.transfer import Transfer, transfer
 
 __all__ = [
     "SUITES",
+    "Certificates",
     "Everyone",
     "Example",
     "Flag",
@@ -23,6 +26,7 @@ __all__ = [
     "Member",
     "Nearest",
     "Progress",
+    "Propagation",
     "QueryCurve",
     "QueryLedger",
     "Report",
@@ -30,6 +34,7 @@ __all__ = [
     "RobustnessCurve",
     "Suite",
     "Transfer",
+    "certify",
     "evaluate",
     "hypocrisy",
     "merge",

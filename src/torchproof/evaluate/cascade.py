@@ -89,19 +89,8 @@ class Stage:
         return torch.tensor([self._history(int(ids[row]))[aim]["target"] for row in rows])
 
     def run(self) -> None:
-        """Until nothing is pending or the time is up; out of memory costs what was in flight."""
-        course = self.course
-        while not course.clock.over():
-            rows = self.pending()
-            if not rows:
-                return
-            course.clock.lap()
-
-            def attempt(rows: list[int] = rows) -> None:
-                self.attack(rows)
-
-            if course.room.survives(attempt):
-                return
+        """Until nothing is pending or the time is up."""
+        self.course.work_off(self.pending, self.attack)
 
     def attack(self, rows: list[int]) -> None:
         """One call of the engine; results are recorded as examples finish."""

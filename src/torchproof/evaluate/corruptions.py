@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from torchproof.core.errors import InputError, unknown
-from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.room import Room, in_batches
 from torchproof.core.sites import Model
 from torchproof.corrupt import CORRUPTIONS, STRENGTHS, corrupt
+from torchproof.evaluate import identity
 from torchproof.evaluate.course import Progress
 from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
+from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.versions import versions
 
@@ -41,7 +40,7 @@ class KindRecord(BaseModel):
     mean_ci95: tuple[float, float]
 
 
-class Corruptions(BaseModel):
+class Corruptions(Stored):
     """The content of corruptions.json; accuracies are fractions of all n examples.
 
     mean_accuracy is the mean over kinds and strengths. Its interval, and that of a kind, takes the
@@ -50,15 +49,10 @@ class Corruptions(BaseModel):
     enough because no share varies more than a coin that falls as often.
     """
 
-    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True)
+    file: ClassVar[str] = FILE
+    remedy: ClassVar[str] = "run `torchproof corrupt` into this folder first"
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    date: str
-    model: str
-    model_sha256: str | None
-    data: str
-    data_sha256: str
-    n: int
     seed: int
     strengths: list[int]
     clean_accuracy: float
@@ -71,14 +65,6 @@ class Corruptions(BaseModel):
     note: str = NOTE
     versions: dict[str, str]
     command: str
-
-    def save(self, folder: Path | str) -> Path:
-        """Writes corruptions.json, whole or not at all, and returns its path; raises FileError."""
-        folder = Path(folder)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write(folder / FILE, self.model_dump_json(indent=2).encode() + b"\n")
-        return folder / FILE
 
 
 def corruptions(
@@ -109,12 +95,12 @@ def corruptions(
                 for kind in kinds
             ]
         )
-    called = name or str(getattr(model, "__name__", type(model).__name__))
-    call = f"torchproof.evaluate.corruptions({called}, {examples.name}, n={examples.total}, "
+    who = identity.called(model, name)
+    call = f"torchproof.evaluate.corruptions({who}, {examples.name}, n={examples.total}, "
     accuracy, interval = _mean(right.flatten(0, 1))
     return Corruptions(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=called,
+        date=identity.now(),
+        model=who,
         model_sha256=model_sha256 or weights_sha256(model),
         data=examples.name,
         data_sha256=examples.sha256,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torchproof.core.errors import InputError
@@ -56,6 +57,20 @@ class Course:
     room: Room
     clock: Clock
     progress: Callable[[Progress], None] | None = None
+
+    def work_off(
+        self, pending: Callable[[], list[int]], attack: Callable[[list[int]], object]
+    ) -> None:
+        """Attacks the rows that are pending until there are none or the time is up; out of memory
+        costs what was in flight.
+        """
+        while not self.clock.over():
+            rows = pending()
+            if not rows:
+                return
+            self.clock.lap()
+            if self.room.survives(partial(attack, rows)):
+                return
 
     def tell(self, stage: str, done: int, total: int, broken: int) -> None:
         if self.progress is not None:

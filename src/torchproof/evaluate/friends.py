@@ -7,15 +7,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from torchproof.core.errors import FileError
 from torchproof.core.files import write
 from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.risks import Fate, Risks, Share
+from torchproof.evaluate.stored import Stored
 
 SCHEMA = "torchproof.hypocrisy/1"
 RESULT, ROWS = "hypocrisy.json", "friends.csv"
@@ -37,7 +37,7 @@ class FriendRecord(BaseModel):
     seconds: float
 
 
-class HypocrisyRecord(BaseModel):
+class HypocrisyRecord(Stored):
     """The content of hypocrisy.json.
 
     risks: of the worst case of all attacks, by name, and the two accuracies; identities: equalities
@@ -45,25 +45,20 @@ class HypocrisyRecord(BaseModel):
     with; unconfirmed: answers that were other ones when the moved image was asked about again;
     undefined: examples about which an attack met a gradient that was NaN or infinite; classes: for
     each class the errors with another answer that an attack moved there, empty where none was
-    asked for (the true class is one like all others, so compare them with hypocritical risk);
-    model_sha256 is null for a plain function.
+    asked for (the true class is one like all others, so compare them with hypocritical risk).
     """
 
-    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True, extra="forbid")
+    file: ClassVar[str] = RESULT
+    remedy: ClassVar[str] = "run `torchproof hypocrisy` into this folder first"
+    model_config = ConfigDict(extra="forbid")
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    date: str
-    model: str
-    model_sha256: str | None
-    data: str
-    data_sha256: str
-    n: int
     threat: str
     seed: int
     adversary: str
     risks: dict[str, Share]
     attacks: list[FriendRecord]
-    classes: list[Share] = []
+    classes: list[Share] = Field(default_factory=list)
     identities: dict[str, bool]
     forward: int
     backward: int
@@ -74,23 +69,6 @@ class HypocrisyRecord(BaseModel):
     verdict: str
     versions: dict[str, str]
     command: str
-
-    def write(self, folder: Path) -> None:
-        """Writes hypocrisy.json whole or not at all; raises FileError."""
-        write(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> HypocrisyRecord:
-        """Raises FileError for a file that is missing, damaged or of another schema."""
-        path, remedy = folder / RESULT, "run `torchproof hypocrisy` into this folder first"
-        try:
-            found = cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise FileError(f"{path} ({reason})", f"a record of {SCHEMA}", remedy) from error
-        if found.schema_ != SCHEMA:
-            raise FileError(f"{path} of schema {found.schema_!r}", f"schema {SCHEMA!r}", remedy)
-        return found
 
 
 @dataclass(frozen=True)

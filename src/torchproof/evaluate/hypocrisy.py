@@ -7,12 +7,9 @@ Records are kept in a ledger, as those of `evaluate` are.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +33,9 @@ from torchproof.core.objectives import Hypocritical, Targeted
 from torchproof.core.room import Room
 from torchproof.core.sites import Model
 from torchproof.core.threats import Threat
+from torchproof.evaluate import identity
 from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
-from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.friends import (
     FOE,
     TOWARDS,
@@ -53,7 +50,6 @@ from torchproof.evaluate.member import CLEAN, Member, described
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.sway import Sway
-from torchproof.evaluate.versions import versions
 
 PICTURES = "hypocritical.npz"
 
@@ -98,7 +94,7 @@ class Hypocrisy:
             with replacing(folder / PICTURES) as file:
                 np.savez(file, allow_pickle=False, **arrays)
         write_rows(folder, self.rows)
-        self.record.write(folder)
+        self.record.save(folder)
 
 
 def hypocrisy(
@@ -179,16 +175,8 @@ class _Plan:
         self, subject: Subject, sha256: str | None, name: str | None, command: str | None
     ) -> Header:
         """What identifies this run, and what its record says."""
-        examples, model = subject.examples, subject.model
-        ids, labels = examples.ids.tolist(), examples.y.tolist()
-        called = name or str(getattr(model, "__name__", type(model).__name__))
-        digest = sha256 or weights_sha256(model)
         settings = {
             "kind": "hypocrisy",
-            "model_sha256": digest,
-            "function": None if digest else called,
-            "data_sha256": examples.sha256,
-            "ids": hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()[:16],
             "threat": str(self.threat),
             "box": [self.threat.low, self.threat.high],
             "attacks": [{"name": m.name, "settings": m.settings} for m in self.members],
@@ -196,19 +184,10 @@ class _Plan:
             "towards": {"classes": self.classes, "settings": described(self.aimed)}
             if self.classes
             else None,
-            "seed": subject.seed,
-            "device": str(subject.device),
-            "dtype": str(subject.dtype).removeprefix("torch."),
-            "versions": versions(),
         }
-        call = f"torchproof.evaluate.hypocrisy({called}, {examples.name}, {self.threat})"
-        about = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": called,
-            "data": examples.name,
-            "command": command or call,
-        }
-        return Header(settings, about, ids, labels)
+        who, data = identity.called(subject.model, name), subject.examples.name
+        call = f"torchproof.evaluate.hypocrisy({who}, {data}, {self.threat})"
+        return identity.header(subject, sha256, name, settings, {"command": command or call})
 
     def stages(self, subject: Subject, course: Course, images: Images | None) -> Iterator[Sway]:
         """The attacks on the errors, then the adversary on all; nothing before the clean pass has

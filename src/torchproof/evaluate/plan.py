@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
-from torchproof.core.norms import name_of
-from torchproof.core.threats import AnyThreat, Region, eps_text
+from torchproof.core.threats import AnyThreat, Region
+from torchproof.evaluate import identity
 from torchproof.evaluate.entries import Chosen, Entry
-from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.ledger import Header
 from torchproof.evaluate.member import reads_gradients
 from torchproof.evaluate.rejecting import missing
 from torchproof.evaluate.subject import Subject
 from torchproof.evaluate.suites import SUITES, bounded
-from torchproof.evaluate.versions import versions
 
 
 @dataclass(frozen=True)
@@ -67,18 +61,11 @@ class Plan:
         self, subject: Subject, sha256: str | None, name: str | None, command: str | None
     ) -> Header:
         """What identifies this evaluation, and what the record says about it."""
-        examples, model = subject.examples, subject.model
-        ids, labels = examples.ids.tolist(), examples.y.tolist()
-        called = name or str(getattr(model, "__name__", type(model).__name__))
-        digest = sha256 or weights_sha256(model)
+        examples = subject.examples
         settings = {
-            "model_sha256": digest,
-            "function": None if digest else called,  # all that tells two functions apart
-            "data_sha256": examples.sha256,
-            "ids": hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()[:16],
             "n": examples.total,
             "shard": examples.shard,
-            "threats": [_identity(threat) for threat in self.threats],
+            "threats": [identity.exact(threat) for threat in self.threats],
             "suite": self.suite if isinstance(self.suite, str) else "custom",
             "target": examples.aim,
             "rejecting": _judged(subject),
@@ -93,21 +80,14 @@ class Plan:
                 }
                 for e in self.entries
             ],
-            "seed": subject.seed,
             "quantised": subject.eight_bit,
-            "device": str(subject.device),
-            "dtype": str(subject.dtype).removeprefix("torch."),
-            "versions": versions(),
         }
         about = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": called,
-            "data": examples.name,
-            "threat": _threat(self.threats),
+            "threat": identity.threat_entry(self.threats),
             "labels": self._labels(subject),
-            "command": command or self._call(called, subject),
+            "command": command or self._call(identity.called(subject.model, name), subject),
         }
-        return Header(settings, about, ids, labels)
+        return identity.header(subject, sha256, name, settings, about)
 
     def _labels(self, subject: Subject) -> list[str]:
         moved = subject.examples.rounded
@@ -133,7 +113,8 @@ class Plan:
         inside = any(isinstance(threat, Region) for threat in self.threats)
         boxes = {(b.low, b.high) for b in map(bounded, self.threats)} - {(0.0, 1.0)}
         texts += [f"inputs confined to [{low:g}, {high:g}]" for low, high in sorted(boxes)]
-        return texts + (["changes confined to a region"] if inside else [])
+        texts += ["changes confined to a region"] if inside else []
+        return texts + identity.caveats(subject.model)
 
     def _call(self, model: str, subject: Subject) -> str:
         texts = [str(bounded(threat)) for threat in self.threats]
@@ -151,21 +132,3 @@ def _judged(subject: Subject) -> dict[str, Any] | None:
     """How a model that may reject is judged, and which answer says that it did."""
     rule = subject.rejecting
     return None if rule is None else {"rule": repr(rule), "answer": subject.classes}
-
-
-def _identity(threat: AnyThreat) -> str:
-    """The threat as text, masks as hashes."""
-    if not isinstance(threat, Region):
-        return repr(threat)
-    mask = threat.mask.to("cpu", torch.uint8).contiguous()
-    digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
-    return f"Region({threat.threat!r}, mask={tuple(mask.shape)} {digest})"
-
-
-def _threat(threats: Sequence[AnyThreat]) -> dict[str, Any]:
-    """The entry `threat` of result.json."""
-    balls = [bounded(threat) for threat in threats]
-    parts = [{"norm": name_of(b.norm), "eps": b.eps, "eps_text": eps_text(b.eps)} for b in balls]
-    if len(parts) == 1:
-        return parts[0]
-    return {"norm": "union", "eps": None, "eps_text": " + ".join(map(str, balls)), "union": parts}

@@ -7,14 +7,15 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
+from pydantic import BaseModel, Field, model_serializer
 
 from torchproof.core.errors import FileError
 from torchproof.core.files import write
 from torchproof.evaluate.ledger import RESULT
 from torchproof.evaluate.outcome import Example
+from torchproof.evaluate.stored import Stored
 
 SCHEMA = "torchproof.evaluation/1"
 EXAMPLES = "examples.csv"
@@ -67,7 +68,7 @@ class FlagRecord(BaseModel):
     remedy: str = ""
 
 
-class Result(BaseModel):
+class Result(Stored):
     """The content of result.json.
 
     Accuracies are fractions of all n examples; forward and backward count samples, those of the
@@ -77,19 +78,13 @@ class Result(BaseModel):
     there is broken, and n counts the examples of other classes; rejection_rate: of a model that may
     reject, the share of clean images that it does reject (they count as not correct), null for any
     other;
-    seconds: time spent on what is recorded, without what an interruption lost; model_sha256 is null
-    for a plain function.
+    seconds: time spent on what is recorded, without what an interruption lost.
     """
 
-    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True)
+    file: ClassVar[str] = RESULT
+    remedy: ClassVar[str] = "evaluate into this folder first"
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    date: str
-    model: str
-    model_sha256: str | None
-    data: str
-    data_sha256: str
-    n: int
     threat: ThreatRecord
     suite: str
     seed: int
@@ -114,27 +109,6 @@ class Result(BaseModel):
     verdict: str
     versions: dict[str, str]
     command: str
-
-    def write(self, folder: Path) -> None:
-        """Writes result.json whole or not at all; raises FileError."""
-        write(folder / RESULT, self.model_dump_json(indent=2).encode() + b"\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> Result:
-        """Raises FileError for a result.json that is missing, damaged or of another schema."""
-        path = folder / RESULT
-        expected, remedy = f"a result of schema {SCHEMA}", "evaluate into this folder first"
-        try:
-            result = cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise FileError(f"no {RESULT} in {folder}", expected, remedy) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise FileError(f"{path} ({where}: {first['msg']})", expected, remedy) from error
-        if result.schema_ != SCHEMA:
-            raise FileError(f"{path} of schema {result.schema_!r}", expected, remedy)
-        return result
 
 
 def write_examples(folder: Path, rows: Sequence[Example]) -> None:

@@ -52,7 +52,7 @@ class Report:
         if self.x is not None and self.adversarial is not None:
             self._save_images(folder, self.x, self.adversarial)
         write_examples(folder, self.examples)
-        self.result.write(folder)
+        self.result.save(folder)
 
     def _save_images(self, folder: Path, x: Tensor, adversarial: Tensor) -> None:
         arrays = {

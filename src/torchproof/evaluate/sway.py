@@ -42,18 +42,8 @@ class Sway:
     won: int = 0
 
     def run(self) -> None:
-        """Until nothing is left or the time is up; out of memory costs what was in flight."""
-        while not self.course.clock.over():
-            left = self._pending()
-            if not left:
-                return
-            self.course.clock.lap()
-
-            def attempt(rows: list[int] = left) -> None:
-                self._attack(rows)
-
-            if self.course.room.survives(attempt):
-                return
+        """Until nothing is left or the time is up."""
+        self.course.work_off(self._pending, self._attack)
 
     def _pending(self) -> list[int]:
         ids, ledger = self.subject.examples.ids.tolist(), self.course.ledger

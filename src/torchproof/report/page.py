@@ -38,6 +38,7 @@ PLACED = {
     "probes",
 }
 COUNTS = {"n", "forward", "backward"}
+UNSAID = {"target"}  # null where they do not apply, which needs no saying
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Section:
         rows = [
             (key.replace("_", " "), _text(key, value))
             for key, value in entries.items()
-            if key not in PLACED
+            if key not in PLACED and not (key in UNSAID and value is None)
         ]
         rows.insert(2, ("threat", self.evaluation.threat))
         versions = [f"{name} {version}" for name, version in self.result.versions.items()]

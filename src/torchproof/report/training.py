@@ -89,8 +89,12 @@ class Training:
 
     @property
     def best(self) -> int | None:
-        """The row of the epoch that was kept: the noted one, or the first with most merit."""
+        """The row of the epoch that was kept: the noted one, or the first with most merit; None
+        where there is none.
+        """
         noted = self.number(-1, "best_epoch")
+        if noted == 0:  # every epoch was rolled back
+            return None
         rows = [row for row in range(len(self.epochs)) if self.epoch(row) == noted]
         if rows:
             return rows[0]

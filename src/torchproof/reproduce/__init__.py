@@ -5,8 +5,11 @@ from collections.abc import Callable
 from torchproof.reproduce.alternating import alternating
 from torchproof.reproduce.awp import awp_study
 from torchproof.reproduce.baselines import baselines_study
+from torchproof.reproduce.cifs import cifs_study
 from torchproof.reproduce.experiment import Outcome, Request, Row
+from torchproof.reproduce.feature_denoising import feature_denoising_study
 from torchproof.reproduce.friendly import friendly_study
+from torchproof.reproduce.hgd import hgd_experiment
 from torchproof.reproduce.hypocritical import hypocritical_experiment
 from torchproof.reproduce.interpolated import interpolated_study
 from torchproof.reproduce.jsigr import jsigr_study
@@ -17,6 +20,8 @@ from torchproof.reproduce.region import region_experiment
 from torchproof.reproduce.regional import regional_experiment
 from torchproof.reproduce.selfpaced import selfpaced_study
 from torchproof.reproduce.single_step import single_step_study
+from torchproof.reproduce.sparta import sparta_study
+from torchproof.reproduce.tisode import tisode_study
 
 EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "madry": madry,
@@ -32,7 +37,12 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "selfpaced": selfpaced_study,
     "jsigr": jsigr_study,
     "baselines": baselines_study,
+    "cifs": cifs_study,
+    "feature-denoising": feature_denoising_study,
+    "sparta": sparta_study,
+    "tisode": tisode_study,
     "robust-overfitting": overfitting_study,
+    "hgd": hgd_experiment,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
-import time
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
-import torchproof
 from torchproof import data as sets
 from torchproof.attack.alternating import alternating_pgd
 from torchproof.attack.ascend import Run
-from torchproof.core.errors import FileError
-from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce.alternating_figures import Block, judge, picture, rows
 from torchproof.reproduce.alternating_toy import EXPECTED, toy
-from torchproof.reproduce.experiment import Outcome, Request
+from torchproof.reproduce.experiment import Outcome, Request, conclude
 from torchproof.reproduce.packed import packed
 
 PAPER = "Antoniou, Georgiou and Potamianos 2022, arXiv 2212.07992"
@@ -99,13 +94,15 @@ def alternating(request: Request) -> Outcome:
     """Alternating losses against single ones, and the two-dimensional toy problem (Antoniou et al.
     2022).
     """
-    started = time.monotonic()
     setting = SETTINGS[request.scale]
     names = dict.fromkeys(subject.data for subject in setting.subjects)
     data = {name: sets.load(name, data_dir=request.data_dir, split="test") for name in names}
-    seeds = tuple(range(request.seeds))
     networks = {s.network: packed(s.network, request.data_dir) for s in setting.subjects}
-    parts = {(name, seed): _images(data[name], seed, setting.n) for name in data for seed in seeds}
+    parts = {
+        (name, seed): _images(data[name], seed, setting.n)
+        for name in data
+        for seed in request.all_seeds
+    }
     shas = {f"{name} {seed}": part.sha256 for (name, seed), part in parts.items()}
     request.claim({**{k: json.dumps(v) for k, v in asdict(setting).items()}, **shas})
     blocks = [
@@ -113,29 +110,19 @@ def alternating(request: Request) -> Outcome:
             request, subject, seed, networks[subject.network], parts[subject.data, seed], setting
         )
         for subject in setting.subjects
-        for seed in seeds
+        for seed in request.all_seeds
     ]
     lines = {name: toy(name) for name in EXPECTED}
-    verdict, because = judge(blocks, lines)
-    outcome = Outcome(
+    return conclude(
+        request,
         name="alternating",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings=_described(setting),
-        seeds=seeds,
         rows=rows(blocks, lines),
-        verdict=verdict,
-        because=because,
-        seconds=time.monotonic() - started,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    write(request.out / "picture.png", picture(blocks))
-    return outcome
+        judged=judge(blocks, lines),
+        picture=picture(blocks),
+    )
 
 
 def _described(setting: Setting) -> dict[str, str]:
@@ -170,7 +157,7 @@ def _measured(
     """One network on the images of one seed; read back where it was measured before."""
     path = request.out / "blocks" / f"{subject.network}-seed{seed}.json"
     if path.exists():
-        return _read(path.read_text(encoding="utf-8"), str(path))
+        return Block.read(path)
     threat = parse(subject.threat)
     with torch.no_grad():
         right = torch.cat([model(x).argmax(1) for x in torch.split(data.x, 128)]) == data.y
@@ -180,16 +167,10 @@ def _measured(
         attack = alternating_pgd(threat, losses, STEPS, size)
         found = attack(model, data.x[ids], data.y[ids], run=Run(seed=seed, ids=ids))
         standing[_label(losses, size)] = ids[~found.lost].tolist()
-    block = Block(subject.label, seed, len(data), len(ids), standing)
-    write(path, (json.dumps(asdict(block)) + "\n").encode())
+    block = Block(
+        network=subject.label, seed=seed, n=len(data), correct=len(ids), standing=standing
+    )
+    block.write(path)
     counts = ", ".join(f"{name} {len(rest)}" for name, rest in standing.items())
     request.say(f"{subject.label}, seed {seed}: {len(ids)} of {len(data)} correct; {counts}")
     return block
-
-
-def _read(text: str, path: str) -> Block:
-    try:
-        return Block(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        given = f"{path} ({error})"
-        raise FileError(given, "figures of this experiment", "remove that file") from error

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from torchproof.core.metrics import student
 from torchproof.reproduce.alternating_toy import EXPECTED, agrees
-from torchproof.reproduce.experiment import Row, Verdict
-from torchproof.reproduce.regional_figures import student
+from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 SINGLE = ("CE", "CW", "DLR")
 CLAIMED = ("CE-CW", "CE-DLR")  # cross-entropy, then a margin loss
@@ -24,8 +23,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(Figures):
     """One network on the n images of one seed: how many it classifies correctly, and the images
     that each attack leaves standing, by row number.
     """
@@ -108,7 +106,7 @@ def _gain(blocks: Sequence[Block], name: str, best: str) -> Row:
         n=sum(block.n for block in blocks),
         published=min(PUBLISHED[s] for s in SINGLE) - PUBLISHED[name] if known else None,
         setting=SETTING if known else "",
-        ci95=student([block.share(best) - block.share(name) for block in blocks]),
+        ci95=student([block.share(best) - block.share(name) for block in blocks], -1.0, 1.0),
     )
 
 
@@ -123,7 +121,7 @@ def _strict_gain(blocks: Sequence[Block], name: str) -> Row:
         n=sum(block.n for block in blocks),
         published=min(PUBLISHED[s] for s in SINGLE) - PUBLISHED[name],  # CW is best on all six
         setting=SETTING,
-        ci95=student([g for _, g in gains]),
+        ci95=student([g for _, g in gains], -1.0, 1.0),
     )
 
 

@@ -5,7 +5,7 @@ gap.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -22,7 +22,7 @@ from torchproof.reproduce.study import Study
 IMAGES = 200  # of the landscape
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Thresholds of a small calibration: test robust loss at least 5 % lower and the robust-loss
     gap at least 10 % lower than AT's, in the mean over the seeds.
     """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
-from torchproof.reproduce.experiment import Verdict
+from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Averaging shows its claim with half a point of robust accuracy more than AT."""
     at = lines["AT"].mean("robust")
     gains = {name: line.mean("robust") - at for name, line in lines.items() if name != "AT"}

@@ -1,21 +1,26 @@
-"""What an experiment leaves: rows of ours beside the published figures, a verdict in words, a
-picture.
+"""What an experiment is asked for, and what it leaves: rows of ours beside the published figures, a
+verdict in words, a picture.
+
+An experiment is a function of a `Request` that claims the folder, measures, and ends in `conclude`.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from torchproof import data as sets
 from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.core.files import write
-from torchproof.core.metrics import clopper_pearson
+from torchproof.core.metrics import clopper_pearson, student
+from torchproof.evaluate.versions import versions
 
 SCHEMA = "torchproof.experiment/1"
 Verdict = Literal["shows", "does not show at this scale", "contradicts"]
@@ -44,6 +49,15 @@ class Row(BaseModel):
         ours = tuple(h / n for h, n in zip(hits, of, strict=True) if n)
         ci95 = clopper_pearson(sum(hits), sum(of))
         return cls(what=what, ours=ours, n=sum(of), ci95=ci95, **more)
+
+    @classmethod
+    def per_seed(
+        cls, what: str, values: Sequence[float], n: int,
+        unit: Literal["%", ""] = "%", least: float = 0.0,
+    ) -> Row:  # fmt: skip
+        """One value per seed, with Student's interval over seeds; shares lie in [least, 1]."""
+        ci95 = student(values, least, 1.0) if unit else student(values)
+        return cls(what=what, ours=tuple(values), n=n, unit=unit, ci95=ci95)
 
     def text(self, value: float) -> str:
         """A value in the row's unit."""
@@ -134,12 +148,17 @@ class Request:
     resume: bool = False
     data_dir: Path | None = None
     say: Callable[[str], None] = print
+    started: float = field(default_factory=time.monotonic, init=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"seeds = {self.seeds}", "a whole number >= 1", "three are usual")
         if self.scale not in get_args(Scale):
             raise InputError(f"scale {self.scale!r}", "small or paper", "choose one of the two")
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seeds))
 
     def claim(self, settings: dict[str, str]) -> None:
         """Makes the folder this run's; raises ResumeError or FileError for one that is
@@ -165,6 +184,67 @@ class Request:
         except OSError as error:
             raise FileError(f"{self.out} ({error})", "a folder", "choose another --out") from error
         write(path, (json.dumps(wanted, indent=2) + "\n").encode())
+
+
+def available(name: str, request: Request) -> bool:
+    """Is this data set there? Says so, and why, where it is not."""
+    try:
+        sets.load(name, data_dir=request.data_dir, split="test")
+    except FileError as error:
+        request.say(f"the bundled digits take the place of {name}, because of: {error.given}")
+        return False
+    return True
+
+
+def at_hand(names: Iterable[str], request: Request) -> list[str]:
+    """The data sets that are there; the bundled digits, once, in the place of all others."""
+    return list(dict.fromkeys(n if available(n, request) else "digits" for n in names))
+
+
+def conclude(
+    request: Request,
+    *,
+    name: str,
+    paper: str,
+    claim: str,
+    settings: dict[str, str],
+    rows: Sequence[Row],
+    judged: tuple[Verdict, str],
+    picture: bytes,
+    seconds: float | None = None,
+) -> Outcome:
+    """Writes outcome.json, table.md and picture.png into the folder of the request.
+
+    judged: the verdict and why; seconds: what it took, by default since the request was made.
+    """
+    spent = time.monotonic() - request.started
+    outcome = Outcome(
+        name=name, paper=paper, claim=claim, scale=request.scale, settings=settings,
+        seeds=request.all_seeds, rows=tuple(rows), verdict=judged[0], because=judged[1],
+        seconds=spent if seconds is None else seconds, versions=versions(),
+    )  # fmt: skip
+    outcome.write(request.out)
+    write(request.out / "picture.png", picture)
+    return outcome
+
+
+class Figures(BaseModel):
+    """Figures of one part of an experiment, kept in a file so that no part is measured twice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises FileError for a file that is not whole."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, ValidationError) as error:
+            given = f"{path} ({error})"
+            raise FileError(given, "figures of this experiment", "remove that file") from error
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all; raises FileError."""
+        write(path, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 def _stored(path: Path) -> dict[str, str]:

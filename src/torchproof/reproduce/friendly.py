@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
-from torchproof.reproduce.experiment import Verdict
+from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Clean accuracy not more than half a point below AT's, robust accuracy at most 10 points below
     and 2 above it, and fewer gradients per image than AT takes.
     """

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
-import torchproof
-from torchproof import data as sets
-from torchproof.core.errors import FileError
-from torchproof.core.files import write
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import hypocrisy
 from torchproof.evaluate.friends import HypocrisyRecord
-from torchproof.nn import load_model
-from torchproof.recipes import Plan, prepare, run
+from torchproof.recipes import Plan
 from torchproof.recipes.plan import Prepared
-from torchproof.reproduce.experiment import Outcome, Request
+from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
 from torchproof.reproduce.hypocritical_figures import ROBUST, Table, judge, picture, rows
+from torchproof.reproduce.subjects import seeded, tested_on, trained
 from torchproof.reproduce.substandard import KINDS, mislabelled, noisy, poisoned
 from torchproof.train import Settings
 
@@ -31,6 +24,8 @@ CLAIM = (
     "hypocritical perturbations make every kind of substandard network look far better than it is, "
     "more steps and the C&W loss the most; adversarially trained networks keep some of that risk"
 )
+
+THREATS = {"mnist": "linf:0.3", "fashion-mnist": "linf:0.1", "digits": "linf:0.15"}
 
 
 @dataclass(frozen=True)
@@ -71,15 +66,9 @@ def parts(request: Request) -> list[Part]:
                            weight_decay=0.0, held_out=0)  # fmt: skip
     small = Plan(model="small-cnn(widths=(8, 16), hidden=64)", method="Standard", settings=settings)
     found: list[Part] = []
-    for name, threat in (("mnist", "linf:0.3"), ("fashion-mnist", "linf:0.1")):
-        try:
-            sets.load(name, data_dir=request.data_dir, split="test")
-        except FileError as error:
-            request.say(f"the bundled digits take the place of {name}, because of: {error.given}")
-            name, threat = "digits", "linf:0.15"
-        if name not in [part.plan.data for part in found]:
-            plan = small.model_copy(update={"data": name, "n": 1000 if name != "digits" else None})
-            found.append(Part(plan, threat, 12, 5, 20, 400))
+    for name in at_hand(("mnist", "fashion-mnist"), request):
+        plan = small.model_copy(update={"data": name, "n": 1000 if name != "digits" else None})
+        found.append(Part(plan, THREATS[name], 12, 5, 20, 400))
     return found
 
 
@@ -87,7 +76,6 @@ def hypocritical_experiment(request: Request) -> Outcome:
     """Verification accuracy of five substandard networks, PGD-AT and TRADES under hypocritical
     perturbations (Tao et al. 2021).
     """
-    started = time.monotonic()
     chosen = parts(request)
     about = {
         f"{part.plan.data}: {kind}": f"{part.plan.model_dump_json()} {part.method(kind)} {part}"
@@ -95,35 +83,24 @@ def hypocritical_experiment(request: Request) -> Outcome:
         for kind in (*KINDS, *ROBUST)
     }
     request.claim(about)
-    seeds = tuple(range(request.seeds))
     table: Table = {}
     for part in chosen:
-        for seed in seeds:
+        for seed in request.all_seeds:
             for kind, record in Subjects(request, part, seed).measured():
                 table.setdefault((part.plan.data, kind), []).append(record)
-    verdict, because = judge(table)
-    outcome = Outcome(
+    return conclude(
+        request,
         name="hypocritical",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings={
             **{part.plan.data: _described(part) for part in chosen},
             **{kind: text for kind, text in KINDS.items()},
         },
-        seeds=seeds,
         rows=rows(table),
-        verdict=verdict,
-        because=because,
-        seconds=time.monotonic() - started,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    write(request.out / "picture.png", picture(table))
-    return outcome
+        judged=judge(table),
+        picture=picture(table),
+    )
 
 
 def _described(part: Part) -> str:
@@ -158,11 +135,10 @@ class Subjects:
         """The plan of a network, its training set changed as its kind says."""
         part, usual = self.part, self.part.plan.settings
         epochs = part.epochs if kind in ROBUST else usual.epochs
-        settings = usual.model_copy(update={"seed": self.seed, "epochs": epochs})
+        settings = usual.model_copy(update={"epochs": epochs})
         robust = part.threat if kind in ROBUST else None
         changes = {"settings": settings, "method": part.method(kind), "threat": robust}
-        plan = part.plan.model_copy(update=changes)
-        ready = prepare(plan, self.request.data_dir, torch.device("cpu"))
+        ready = seeded(self.request, part.plan.model_copy(update=changes), self.seed)
         return replace(ready, train=self._train(kind, ready.train))
 
     def _train(self, kind: str, train: Dataset) -> Dataset:
@@ -181,16 +157,13 @@ class Subjects:
         ready, folder = self._ready(kind), self._folder(kind) / "training"
         if kind == "naive":
             return ready.model.eval()
-        for record in run(ready, folder, resume=self.request.resume or folder.exists()):
-            if record.epoch == ready.plan.settings.epochs:
-                self.request.say(f"{folder.parent.name}: trained, loss {record.loss:.3f}")
-        return load_model(str(folder)).model
+        return trained(self.request, ready, folder)
 
     def _measure(self, kind: str, model: nn.Module) -> HypocrisyRecord:
         part, out = self.part, self._folder(kind) / "hypocrisy"
-        test = sets.load(part.plan.data, data_dir=self.request.data_dir, split="test")
+        test = tested_on(self.request, part.plan.data, part.tests)
         found = hypocrisy(
-            model, test.take(min(part.tests, len(test))), self.threat, seed=self.seed, out=out,
+            model, test, self.threat, seed=self.seed, out=out,
             resume=self.request.resume and out.exists(), images=False, name=f"{kind} {self.seed}",
         ).record  # fmt: skip
         accuracies = {"clean": found.risks["clean_accuracy"].value} | {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
-from torchproof.reproduce.experiment import Verdict
+from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Clean error at most that of AT and half a point above that of 50/50 AT, PGD-20 accuracy at
     most 5 points below 50/50 AT's.
     """

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import copy
-import platform
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import torchproof
-from torchproof import data as sets
-from torchproof.core.errors import FileError
-from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
-from torchproof.nn import load_model
 from torchproof.nn.decoder import Decoder, LeNetDecoder
-from torchproof.recipes import Plan, prepare, run
-from torchproof.reproduce.experiment import Outcome, Request
+from torchproof.recipes import Plan
+from torchproof.reproduce import subjects
+from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
 from torchproof.reproduce.ladder_figures import LABEL, Cell, judge, picture, rows
 from torchproof.reproduce.ladder_measures import Networks, measured
 from torchproof.train import Settings, fit, method
@@ -64,14 +57,7 @@ def parts(request: Request) -> list[Part]:
                            schedule="cyclic", weight_decay=0.0, held_out=0)  # fmt: skip
     plan = Plan(model="lenet", method="Standard", settings=settings, n=None if large else 8000)
     found: list[Part] = []
-    for name in ("mnist", "fashion-mnist"):
-        try:
-            sets.load(name, data_dir=request.data_dir, split="test")
-        except FileError as error:
-            request.say(f"the bundled digits take the place of {name}, because of: {error.given}")
-            name = "digits"
-        if name in [part.plan.data for part in found]:
-            continue
+    for name in at_hand(("mnist", "fashion-mnist"), request):
         changes: dict[str, Any] = {"data": name}
         if name == "digits":
             changes |= {"n": None, "model": "lenet(padding=2)"}
@@ -86,30 +72,19 @@ def ladder_experiment(request: Request) -> Outcome:
     """LADDER's decoder, SVMs, examples and fine-tuning, and what is left of it under white-box
     attacks (Zhou, Tsang and Yin 2022).
     """
-    started = time.monotonic()
-    chosen, seeds = parts(request), tuple(range(request.seeds))
+    chosen = parts(request)
     request.claim({part.plan.data: f"{part}" for part in chosen})
-    cells = [Subjects(request, part, seed).cell() for part in chosen for seed in seeds]
-    verdict, because = judge(cells)
-    outcome = Outcome(
+    cells = [Subjects(request, part, seed).cell() for part in chosen for seed in request.all_seeds]
+    return conclude(
+        request,
         name="ladder",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings={"label": LABEL, **{part.plan.data: _described(part) for part in chosen}},
-        seeds=seeds,
         rows=rows(cells),
-        verdict=verdict,
-        because=because,
-        seconds=time.monotonic() - started,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    write(request.out / "picture.png", picture(cells))
-    return outcome
+        judged=judge(cells),
+        picture=picture(cells),
+    )
 
 
 def _described(part: Part) -> str:
@@ -123,15 +98,8 @@ def _described(part: Part) -> str:
 
 
 @dataclass(frozen=True)
-class Subjects:
+class Subjects(subjects.Subjects[Part]):
     """The networks of one data set and seed; what is finished is read back when resuming."""
-
-    request: Request
-    part: Part
-    seed: int
-
-    def folder(self, name: str) -> Path:
-        return self.request.out / f"{self.part.plan.data}-seed{self.seed}" / name
 
     def cell(self) -> Cell:
         path = self.folder("figures.json")
@@ -141,35 +109,9 @@ class Subjects:
         found, tuned = self.ladder(base, few)
         networks = Networks(base, tuned, self.robust(base, few))
         cell = measured(networks, found, few, test, self.seed, self.part.share)
-        write(path, (cell.model_dump_json(indent=1) + "\n").encode())
-        self.request.say(f"{cell.data}, seed {cell.seed}: {cell.text}")
+        cell.write(path)
+        self.say(cell.text)
         return cell
-
-    def few(self) -> Dataset:
-        """Training images of this seed's own."""
-        plan = self.part.plan
-        train = sets.load(plan.data, data_dir=self.request.data_dir, split="train")
-        train = train if plan.n is None else train.take(plan.n)
-        size = min(self.part.few, len(train))
-        first = (self.seed * size) % (len(train) - size + 1)
-        return train.subset(torch.arange(first, first + size))
-
-    def test(self) -> Dataset:
-        data = sets.load(self.part.plan.data, data_dir=self.request.data_dir, split="test")
-        return data.take(min(self.part.tests, len(data)))
-
-    def base(self) -> nn.Module:
-        """The trained network; trained now unless it was before."""
-        plan, folder = self.part.plan, self.folder("base")
-        settings = plan.settings.model_copy(update={"seed": self.seed})
-        ready = prepare(
-            plan.model_copy(update={"settings": settings}),
-            self.request.data_dir,
-            torch.device("cpu"),
-        )
-        for _ in run(ready, folder, resume=self.request.resume or folder.exists()):
-            pass
-        return load_model(str(folder)).model
 
     def ladder(self, base: nn.Module, few: Dataset) -> tuple[Ladder, nn.Module]:
         """All stages, and the fine-tuned network."""
@@ -192,9 +134,8 @@ class Subjects:
             out=self.folder("ladder"), resume=True,
         )  # fmt: skip
         losses = [record.loss for record in found.decoding]
-        self.request.say(
-            f"{self.part.plan.data}, seed {self.seed}: decoder from {losses[0]:.4f} to "
-            f"{losses[-1]:.4f}, {len(found.boundary.pairs)} SVMs"
+        self.say(
+            f"decoder from {losses[0]:.4f} to {losses[-1]:.4f}, {len(found.boundary.pairs)} SVMs"
         )
         return found, tuned
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from torchproof.core.errors import FileError
-from torchproof.reproduce.experiment import Row, Verdict
-from torchproof.reproduce.regional_figures import student
+from torchproof.reproduce.experiment import Figures, Row, Verdict
 from torchproof.train.ladder import LABEL
 
 __all__ = ["EPS", "GRID", "LABEL", "NETWORKS", "Cell", "items", "judge", "picture", "rows"]
@@ -26,15 +22,13 @@ SVM_ACCURACY = {"mnist": 0.97}  # 0.90 elsewhere
 DECODER_LOSS, CLEAN_LOSS, GAIN = 0.03, 0.01, 0.15
 
 
-class Cell(BaseModel):
+class Cell(Figures):
     """One data set and seed; counts are of n test images.
 
     latent: mean length; beta_off: the largest |beta - 1|; errors: of the decoder, by epoch;
     decoded: right on G(e(x)); scores, flips: at each dose of GRID; guided: right on boundary-guided
     images of test images; white, transfer: right under attack, by "network eps".
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     seed: int
@@ -53,15 +47,6 @@ class Cell(BaseModel):
     guided: dict[str, int]
     white: dict[str, int]
     transfer: dict[str, int]
-
-    @classmethod
-    def read(cls, path: Path) -> Cell:
-        """Raises FileError for a file that is not whole."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError) as error:
-            given = f"{path} ({error})"
-            raise FileError(given, "figures of this experiment", "remove that file") from error
 
     @property
     def text(self) -> str:
@@ -90,9 +75,7 @@ def _rows(data: str, mine: Sequence[Cell]) -> list[Row]:
         return Row.share(f"{data}: {what}", hits, n)
 
     def mean(what: str, values: Sequence[float], unit: Literal["%", ""] = "") -> Row:
-        """One value per seed, with Student's interval over seeds."""
-        ours, ci95 = tuple(values), student(values)
-        return Row(what=f"{data}: {what}", ours=ours, n=sum(n), unit=unit, ci95=ci95)
+        return Row.per_seed(f"{data}: {what}", values, sum(n), unit)
 
     table = [
         mean("1. largest distance of beta from 1", [c.beta_off for c in mine]),

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import io
-import platform
-import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
-import torchproof
-from torchproof import data as sets
 from torchproof.attack.catalogue import fgsm, pgd
 from torchproof.attack.combine import Attack, Restarts
-from torchproof.core.errors import FileError
-from torchproof.core.files import write
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import Member, evaluate
-from torchproof.nn import load_model
-from torchproof.recipes import Plan, prepare, recipe, run
-from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
+from torchproof.recipes import Plan, recipe
+from torchproof.reproduce.experiment import (
+    Outcome,
+    Request,
+    Row,
+    Verdict,
+    available,
+    conclude,
+)
+from torchproof.reproduce.subjects import seeded, tested_on, trained
 from torchproof.train import Settings
 
 PAPER = "Madry, Makelov, Schmidt, Tsipras and Vladu 2018, arXiv 1706.06083"
@@ -60,72 +60,44 @@ def plans(request: Request) -> tuple[dict[str, Plan], int]:
         data="mnist", model="small-cnn", method="AT(steps=7, ramp=0.2)", threat="linf:0.2",
         settings=settings, n=8000,
     )  # fmt: skip
-    if not _has_mnist(request):
+    if not available("mnist", request):
         robust = recipe("digits-at")
     return {"standard": robust.model_copy(update={"method": "Standard"}), "PGD-AT": robust}, 500
 
 
-def _has_mnist(request: Request) -> bool:
-    """Says so, and why, where it has not."""
-    try:
-        sets.load("mnist", data_dir=request.data_dir, split="test")
-    except FileError as error:
-        request.say(f"the bundled digits take the place of mnist, because of: {error.given}")
-        return False
-    return True
-
-
 def madry(request: Request) -> Outcome:
     """PGD adversarial training against standard training, five attacks (Madry et al. 2018)."""
-    started = time.monotonic()
     pair, n = plans(request)
     about = {name: plan.model_dump_json() for name, plan in pair.items()}
     request.claim(about)
     robust = pair["PGD-AT"]
-    test = sets.load(robust.data, data_dir=request.data_dir, split="test")
-    test = test.take(min(n, len(test)))
-    seeds = tuple(range(request.seeds))
+    test = tested_on(request, robust.data, n)
     table = {
-        name: [_measure(request, name, plan, seed, test) for seed in seeds]
+        name: [_measure(request, name, plan, seed, test) for seed in request.all_seeds]
         for name, plan in pair.items()
     }
-    rows = _rows(table, len(test))
-    verdict, because = judge(table)
-    outcome = Outcome(
+    return conclude(
+        request,
         name="madry",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings={
-            "data": robust.data, "threat": str(robust.threat), "model": robust.model,
+            "data": robust.data,
+            "threat": str(robust.threat),
+            "model": robust.model,
             "training": f"{robust.method}, {robust.settings.epochs} epochs, "
             f"{robust.n or 'all'} training images",
         },
-        seeds=seeds,
-        rows=rows,
-        verdict=verdict,
-        because=because,
-        seconds=time.monotonic() - started,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    _picture(table, str(robust.threat), request.out / "picture.png")
-    return outcome
+        rows=_rows(table, len(test)),
+        judged=judge(table),
+        picture=_picture(table, str(robust.threat)),
+    )
 
 
 def _measure(request: Request, name: str, plan: Plan, seed: int, test: Dataset) -> dict[str, float]:
     """Trains and attacks one network; finished parts are read back when resuming."""
     folder = request.out / f"{name}-seed{seed}"
-    settings = plan.settings.model_copy(update={"seed": seed})
-    ready = prepare(
-        plan.model_copy(update={"settings": settings}), request.data_dir, torch.device("cpu")
-    )
-    for record in run(ready, folder, resume=request.resume):
-        request.say(f"{name}, seed {seed}: epoch {record.epoch}, loss {record.loss:.3f}")
-    model = load_model(str(folder)).model
+    model = trained(request, seeded(request, plan, seed), folder)
     threat = parse(str(plan.threat))
     found: dict[str, float] = {}
     survivors = torch.ones(len(test), dtype=torch.bool)
@@ -176,8 +148,8 @@ def judge(table: dict[str, list[dict[str, float]]]) -> tuple[Verdict, str]:
     return "does not show at this scale", text
 
 
-def _picture(table: dict[str, list[dict[str, float]]], threat: str, path: Path) -> None:
-    """Accuracy under each attack, a line per network, a dot per seed."""
+def _picture(table: dict[str, list[dict[str, float]]], threat: str) -> bytes:
+    """Accuracy under each attack, a line per network, a dot per seed, as PNG."""
     labels = list(next(iter(table.values()))[0])
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -194,4 +166,4 @@ def _picture(table: dict[str, list[dict[str, float]]], threat: str, path: Path) 
     axes.legend(frameon=False)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
-    write(path, drawn.getvalue())
+    return drawn.getvalue()

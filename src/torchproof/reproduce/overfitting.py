@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torchproof.core.threats import parse
@@ -16,7 +16,7 @@ from torchproof.reproduce.experiment import Request, Row, Verdict
 from torchproof.reproduce.study import Study, points
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Held-out robust accuracy falls by at least 2 points from its best to the last epoch, in the
     mean over the seeds.
     """

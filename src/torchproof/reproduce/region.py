@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import copy
-import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
-import torchproof
-from torchproof import data as sets
 from torchproof.attack.universal import taken
-from torchproof.core.errors import FileError
-from torchproof.core.files import write
 from torchproof.core.threats import Threat, parse
-from torchproof.data.dataset import Dataset
-from torchproof.nn import load_model
-from torchproof.recipes import Plan, prepare, run
-from torchproof.reproduce.experiment import Outcome, Request
+from torchproof.recipes import Plan
+from torchproof.reproduce import subjects
+from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
 from torchproof.reproduce.region_figures import (
     KINDS,
     LABEL,
@@ -53,6 +45,12 @@ CLAIM = (
 )
 ROUNDS = 4
 FRESH = (0, 3, 7)  # classes that a last, fresh universal attack aims at
+# threats for patterns and attacks, images to retrain on, steps of a pattern, epochs of the base
+SMALL = {
+    "mnist": ("linf:0.3", "linf:0.1", 500, 200, 4),
+    "cifar10": ("linf:24/255", "linf:2/255", 500, 100, 8),
+    "digits": ("linf:0.3", "linf:0.1", 400, 100, 4),
+}
 TUNED = {
     "FGSM-AT": "AT(steps=1, length=1.0, start=Zero())",
     "PGD-AT": "AT(steps=7, length=0.25)",
@@ -82,27 +80,13 @@ def parts(request: Request) -> list[Part]:
     small = Plan(model="small-cnn", method="Standard", settings=settings)
     large = request.scale == "paper"
     found: list[Part] = []
-    for name, strong, weak, steps, epochs in (
-        ("mnist", "linf:0.3", "linf:0.1", 200, 4),
-        ("cifar10", "linf:24/255", "linf:2/255", 100, 8),
-    ):
-        try:
-            sets.load(name, data_dir=request.data_dir, split="test")
-        except FileError as error:
-            request.say(f"the bundled digits take the place of {name}, because of: {error.given}")
-            name, strong, weak, steps = "digits", "linf:0.3", "linf:0.1", 100
-        if name in [part.plan.data for part in found]:
-            continue
+    for name in at_hand(("mnist", "cifar10"), request):
+        strong, weak, few, steps, epochs = SMALL[name]
+        changed = settings.model_copy(update={"epochs": epochs})
         n = None if large or name == "digits" else 8000
-        plan = small.model_copy(
-            update={
-                "data": name,
-                "n": n,
-                "settings": settings.model_copy(update={"epochs": epochs}),
-            }
-        )
+        plan = small.model_copy(update={"data": name, "n": n, "settings": changed})
         tests = 10000 if large else 300
-        found.append(Part(plan, strong, weak, 500, tests, 200 if large else steps))
+        found.append(Part(plan, strong, weak, few, tests, 200 if large else steps))
     return found
 
 
@@ -110,37 +94,26 @@ def region_experiment(request: Request) -> Outcome:
     """Region adversarial training in one round and in four, beside random patterns, FGSM-AT and
     PGD-AT on the same few images (Wang et al. 2021, reconstructed).
     """
-    started = time.monotonic()
-    chosen, seeds = parts(request), tuple(range(request.seeds))
+    chosen = parts(request)
     request.claim({part.plan.data: f"{part}" for part in chosen})
     cells: list[Cell] = []
     patterns: list[Patterns] = []
     for part in chosen:
-        for seed in seeds:
-            subjects = Subjects(request, part, seed)
-            cells += subjects.cells()
-            patterns.append(subjects.patterns())
-    verdict, because = judge(cells)
-    outcome = Outcome(
+        for seed in request.all_seeds:
+            mine = Subjects(request, part, seed)
+            cells += mine.cells()
+            patterns.append(mine.patterns())
+    shown = stored_patterns(Subjects(request, chosen[0], 0).folder("RAT"), 1)
+    return conclude(
+        request,
         name="region",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings={"reading": LABEL, **{part.plan.data: _described(part) for part in chosen}},
-        seeds=seeds,
         rows=rows(cells, patterns),
-        verdict=verdict,
-        because=because,
-        seconds=time.monotonic() - started,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    shown = stored_patterns(Subjects(request, chosen[0], 0).folder("RAT"), 1)
-    write(request.out / "picture.png", picture(cells, shown))
-    return outcome
+        judged=judge(cells),
+        picture=picture(cells, shown),
+    )
 
 
 def _described(part: Part) -> str:
@@ -154,12 +127,8 @@ def _described(part: Part) -> str:
 
 
 @dataclass(frozen=True)
-class Subjects:
+class Subjects(subjects.Subjects[Part]):
     """The networks of one data set and seed; what is finished is read back when resuming."""
-
-    request: Request
-    part: Part
-    seed: int
 
     @property
     def strong(self) -> Threat:
@@ -168,35 +137,6 @@ class Subjects:
     @property
     def weak(self) -> Threat:
         return parse(self.part.weak)
-
-    def folder(self, name: str) -> Path:
-        return self.request.out / f"{self.part.plan.data}-seed{self.seed}" / name
-
-    def few(self) -> Dataset:
-        """Training images of this seed's own."""
-        plan, size = self.part.plan, self.part.few
-        train = sets.load(plan.data, data_dir=self.request.data_dir, split="train")
-        train = train if plan.n is None else train.take(plan.n)
-        size = min(size, len(train) // 3)
-        first = (self.seed * size) % (len(train) - size + 1)
-        return train.subset(torch.arange(first, first + size))
-
-    def test(self) -> Dataset:
-        data = sets.load(self.part.plan.data, data_dir=self.request.data_dir, split="test")
-        return data.take(min(self.part.tests, len(data)))
-
-    def base(self) -> nn.Module:
-        """The network that all others start from; trained now unless it was before."""
-        plan, folder = self.part.plan, self.folder("base")
-        settings = plan.settings.model_copy(update={"seed": self.seed})
-        ready = prepare(
-            plan.model_copy(update={"settings": settings}),
-            self.request.data_dir,
-            torch.device("cpu"),
-        )
-        for _ in run(ready, folder, resume=self.request.resume or folder.exists()):
-            pass
-        return load_model(str(folder)).model
 
     def cells(self) -> list[Cell]:
         """Every network by its kind, measured."""
@@ -241,7 +181,7 @@ class Subjects:
             out=self.folder(name), resume=True,
         ):  # fmt: skip
             success = sum(record.success) / len(record.success)
-            self._say(f"{name}, round {record.round}: patterns took {success:.3f} before, "
+            self.say(f"{name}, round {record.round}: patterns took {success:.3f} before, "
                       f"accuracy on all of them {record.old:.3f} after")  # fmt: skip
             yield record.round, model
 
@@ -266,8 +206,8 @@ class Subjects:
             data=self.part.plan.data, kind=kind, seed=self.seed, n=len(test), right=right,
             first=on_first, fresh=tuple(fresh.tolist()),
         )  # fmt: skip
-        write(self._file(kind), (cell.model_dump_json(indent=1) + "\n").encode())
-        self._say(f"{kind}: {cell.text}")
+        cell.write(self._file(kind))
+        self.say(f"{kind}: {cell.text}")
         return cell
 
     def patterns(self) -> Patterns:
@@ -287,8 +227,5 @@ class Subjects:
             weak=tuple(taken(base, test.x, test.y, weak, self.weak).tolist()),
             alike=tuple(likeness(found, few.x, few.y).tolist()),
         )
-        write(path, (result.model_dump_json(indent=1) + "\n").encode())
+        result.write(path)
         return result
-
-    def _say(self, text: str) -> None:
-        self.request.say(f"{self.part.plan.data}, seed {self.seed}: {text}")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from torchproof.attack.ascend import Run
@@ -18,13 +16,11 @@ from torchproof.attack.catalogue import fgsm, pgd
 from torchproof.attack.combine import Attack, Restarts
 from torchproof.attack.universal import Semantic
 from torchproof.attack.untouched import untouched
-from torchproof.core.errors import FileError
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import evaluate
-from torchproof.reproduce.experiment import Row, Verdict
-from torchproof.reproduce.regional_figures import student
+from torchproof.reproduce.experiment import Figures, Row, Verdict
 from torchproof.train.region_round import LABEL, resisted
 
 __all__ = [
@@ -39,20 +35,7 @@ JUDGED = ("FGSM", "PGD-15")
 OVER_BASE, OVER_RANDOM = 0.10, 0.08
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises FileError for a file that is not whole."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError) as error:
-            given = f"{path} ({error})"
-            raise FileError(given, "figures of this experiment", "remove that file") from error
-
-
-class Cell(_Stored):
+class Cell(Figures):
     """One network. right: of n test images, those still right under each of COLUMNS; first: (right,
     asked) on the patterns of round 1; fresh: success of new patterns, by class.
     """
@@ -73,7 +56,7 @@ class Cell(_Stored):
         return ", ".join([*parts, f"on the first patterns {hits / of:.3f}", f"fresh {fresh:.3f}"])
 
 
-class Patterns(_Stored):
+class Patterns(Figures):
     """Of the base network's patterns: success on test images at both eps, likeness to the class."""
 
     data: str
@@ -119,9 +102,8 @@ def rows(cells: Sequence[Cell], patterns: Sequence[Patterns]) -> tuple[Row, ...]
             for other in (k for k in KINDS if k not in (ONE_ROUND, MANY_ROUNDS)):
                 gains = _gains(cells, data, name, other)
                 what = f"{data}, {name}: {MANY_ROUNDS} minus {other}"
-                table.append(
-                    _mean(what, gains, sum(c.n for c in cells if c.data == data) // len(KINDS))
-                )
+                n = sum(c.n for c in cells if c.data == data) // len(KINDS)
+                table.append(Row.per_seed(what, gains, n, least=-1.0))
     return tuple(table)
 
 
@@ -130,8 +112,8 @@ def _of_patterns(data: str, known: Sequence[Patterns]) -> list[Row]:
     weak = [statistics.fmean(p.weak) for p in known]
     likes, n = [sum(v > 0 for v in p.alike) for p in known], sum(p.n for p in known)
     return [
-        _mean(f"{data}, base: success of its patterns, mean over classes", strong, n),
-        _mean(f"{data}, base: the same at the eps of the attacks", weak, n),
+        Row.per_seed(f"{data}, base: success of its patterns, mean over classes", strong, n),
+        Row.per_seed(f"{data}, base: the same at the eps of the attacks", weak, n),
         Row.share(
             f"{data}: patterns that correlate with their class",
             likes,
@@ -149,12 +131,7 @@ def _of_network(head: str, mine: Sequence[Cell]) -> list[Row]:
     what = f"{head}: accuracy on the patterns of round 1"
     table.append(Row.share(what, [hits for hits, _ in first], [of for _, of in first]))
     fresh = [statistics.fmean(cell.fresh) for cell in mine]
-    return [*table, _mean(f"{head}: success of fresh patterns", fresh, sum(n))]
-
-
-def _mean(what: str, values: Sequence[float], n: int) -> Row:
-    """One value per seed, with Student's interval over seeds; n images in all."""
-    return Row(what=what, ours=tuple(values), n=n, unit="%", ci95=student(values))
+    return [*table, Row.per_seed(f"{head}: success of fresh patterns", fresh, sum(n))]
 
 
 def _gains(cells: Sequence[Cell], data: str, name: str, other: str) -> list[float]:
@@ -165,36 +142,32 @@ def _gains(cells: Sequence[Cell], data: str, name: str, other: str) -> list[floa
 
 
 def judge(cells: Sequence[Cell]) -> tuple[Verdict, str]:
-    """Does it show, in means over seeds, on the first data set? Four rounds gain at least 10 points
-    over the base and 8 over random patterns, against FGSM and against PGD. No gain contradicts.
+    """Does it show on every data set? The text says so of each by itself."""
+    found = {data: _judged(cells, data) for data in dict.fromkeys(cell.data for cell in cells)}
+    verdicts = {verdict for verdict, _ in found.values()}
+    text = "; ".join(f"{data} {verdict}: {text}" for data, (verdict, text) in found.items())
+    return verdicts.pop() if len(verdicts) == 1 else "does not show at this scale", text
+
+
+def _judged(cells: Sequence[Cell], data: str) -> tuple[Verdict, str]:
+    """In means over seeds, four rounds gain at least 10 points over the base and 8 over random
+    patterns, against FGSM and against PGD. No gain over the base contradicts.
     """
-    names = list(dict.fromkeys(cell.data for cell in cells))
-    found = {
-        (data, name, other): statistics.fmean(_gains(cells, data, name, other))
-        for data in names
-        for name in JUDGED
-        for other in KINDS
-        if other != MANY_ROUNDS
+    gain = {
+        other: [statistics.fmean(_gains(cells, data, name, other)) for name in JUDGED]
+        for other in ("base", "random patterns", "FGSM-AT")
     }
-    text = "; ".join(
-        f"{data}: four rounds gain {_points(found, data, 'base')} over the base and "
-        f"{_points(found, data, 'random patterns')} over random patterns (FGSM, PGD-15), and "
-        f"{_points(found, data, 'FGSM-AT')} over FGSM-AT on the same images"
-        for data in names
+    base, random, tuned = (
+        " and ".join(f"{100 * value:+.1f}" for value in mine) + " points" for mine in gain.values()
     )
-    base, random = (
-        min(found[names[0], name, other] for name in JUDGED)
-        for other in ("base", "random patterns")
+    text = (
+        f"four rounds gain {base} over the base and {random} over random patterns "
+        f"({', '.join(JUDGED)}), and {tuned} over FGSM-AT on the same images"
     )
-    if max(found[names[0], name, "base"] for name in JUDGED) <= 0:
+    if max(gain["base"]) <= 0:
         return "contradicts", text
-    if base >= OVER_BASE and random >= OVER_RANDOM:
-        return "shows", text
-    return "does not show at this scale", text
-
-
-def _points(found: dict[tuple[str, str, str], float], data: str, other: str) -> str:
-    return " and ".join(f"{100 * found[data, name, other]:+.1f}" for name in JUDGED) + " points"
+    shows = min(gain["base"]) >= OVER_BASE and min(gain["random patterns"]) >= OVER_RANDOM
+    return ("shows" if shows else "does not show at this scale"), text
 
 
 def picture(cells: Sequence[Cell], shown: Semantic) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,19 +10,17 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-import torchproof
 from torchproof import data as sets
 from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.masks import Centre, Frame, Mask, Scattered
 from torchproof.attack.regional import Regions, account, drawn_classes, regional, until_fooled
 from torchproof.core import keys
-from torchproof.core.errors import FileError, InputError
-from torchproof.core.files import write
+from torchproof.core.errors import InputError
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
-from torchproof.reproduce.experiment import Outcome, Request
+from torchproof.reproduce.experiment import Figures, Outcome, Request, conclude
 from torchproof.reproduce.regional_figures import Case, judge, picture, rows
 
 PAPER = (
@@ -82,7 +79,6 @@ SETTINGS = {
 
 def regional_experiment(request: Request) -> Outcome:
     """Regional attacks between three networks: transfer and distances (Ozbulak et al. 2020)."""
-    started = time.monotonic()
     setting = SETTINGS[request.scale]
     about = {name: json.dumps(value) for name, value in asdict(setting).items()}
     networks = efficientnets()
@@ -92,32 +88,23 @@ def regional_experiment(request: Request) -> Outcome:
     cells = [(name, name, region) for name in NAMES for region in setting.white_regions]
     cells += [(*pair, region) for pair in setting.pairs for region in setting.moved_regions]
     cases: list[Case] = []
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - request.started
     for seed, ids in enumerate(chosen):
         for source, target, region in cells:
             cell = Cell(source, target, region, seed)
-            found, spent = cell.measured(request, networks, pictures, ids, setting)
-            cases, seconds = cases + found, seconds + spent
-    verdict, because = judge(cases)
-    outcome = Outcome(
+            found = cell.measured(request, networks, pictures, ids, setting)
+            cases, seconds = [*cases, *found.cases], seconds + found.seconds
+    return conclude(
+        request,
         name="regional",
         paper=PAPER,
         claim=CLAIM,
-        scale=request.scale,
         settings=_described(setting, [len(ids) for ids in chosen]),
-        seeds=tuple(range(request.seeds)),
         rows=rows(cases),
-        verdict=verdict,
-        because=because,
+        judged=judge(cases),
+        picture=picture(cases),
         seconds=seconds,
-        versions={
-            "torchproof": torchproof.__version__, "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    )  # fmt: skip
-    outcome.write(request.out)
-    write(request.out / "picture.png", picture(cases))
-    return outcome
+    )
 
 
 def _described(setting: Setting, counts: list[int]) -> dict[str, str]:
@@ -167,6 +154,13 @@ def choose(
     return [right[seed * n : (seed + 1) * n] for seed in range(seeds)]
 
 
+class Measured(Figures):
+    """The cases of one cell, and the seconds that they took."""
+
+    seconds: float
+    cases: tuple[Case, ...]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One network attacked in one region until one network is fooled, at one seed."""
@@ -183,23 +177,20 @@ class Cell:
         pictures: Dataset,
         ids: list[int],
         setting: Setting,
-    ) -> tuple[list[Case], float]:
-        """The cases of these images and the seconds they took, read back where they were measured
-        before.
-        """
+    ) -> Measured:
+        """The cases of these images, read back where they were measured before."""
         name = f"{self.source}-{self.target}-{self.region}-seed{self.seed}"
         path = request.out / "cells" / (name.replace(" ", "").replace("%", "") + ".json")
         if path.exists():
-            return _read(path.read_text(encoding="utf-8"), str(path))
+            return Measured.read(path)
         step, steps = setting.white if self.source == self.target else setting.moved
         started = time.monotonic()
         found = self.attacked(networks, pictures, ids, step, steps)
-        seconds = time.monotonic() - started
-        content = {"seconds": seconds, "cases": [asdict(case) for case in found]}
-        write(path, (json.dumps(content, indent=1) + "\n").encode())
+        measured = Measured(seconds=time.monotonic() - started, cases=tuple(found))
+        measured.write(path)
         fooled = sum(case.won for case in found)
         request.say(f"{name}: {fooled} of {len(found)} fooled")
-        return found, seconds
+        return measured
 
     def attacked(
         self,
@@ -233,12 +224,3 @@ class Cell:
             )
             for i in range(len(ids))
         ]  # fmt: skip
-
-
-def _read(text: str, path: str) -> tuple[list[Case], float]:
-    try:
-        content = json.loads(text)
-        return [Case(**fields) for fields in content["cases"]], float(content["seconds"])
-    except (ValueError, TypeError, KeyError) as error:
-        given = f"{path} ({error})"
-        raise FileError(given, "figures of this experiment", "remove that file") from error

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
+from torchproof.core.metrics import student
 from torchproof.reproduce.experiment import Row, Verdict
 
 GLOBAL = "global"
@@ -145,16 +144,6 @@ def _by_image(values: Sequence[tuple[int, int, float]]) -> dict[tuple[int, int],
     for seed, image, value in values:
         of[seed, image].append(value)
     return {at: statistics.fmean(mine) for at, mine in of.items()}
-
-
-def student(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of Student's t for the mean of independent values; None for one value."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
-    middle = statistics.fmean(values)
-    return middle - half, middle + half
 
 
 def judge(cases: Sequence[Case]) -> tuple[Verdict, str]:

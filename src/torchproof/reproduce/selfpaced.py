@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
-from torchproof.reproduce.experiment import Verdict
+from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """Half a point of robust accuracy more than TRADES shows the claim, 2 less contradict it."""
     plain, ours = lines["TRADES"], lines["SPAT"]
     gain = ours.mean("robust") - plain.mean("robust")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchproof.recipes import Comparison, Table, recipe
 from torchproof.recipes.comparison import Line
@@ -14,7 +14,7 @@ PLAIN = recipe("cifar10-at").model
 SMOOTH = {"model": "small-cnn(activation='softplus')"}
 
 
-def judge(lines: Mapping[str, Line]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     """The monitor fires on plain FGSM-AT in all seeds but at most one, never on PGD-AT nor on the
     combined tricks, and those have 20 points of PGD-20 accuracy more.
     """

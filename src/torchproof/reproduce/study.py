@@ -5,24 +5,22 @@ be seen in it.
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from matplotlib.figure import Figure
 
-from torchproof import data as sets
-from torchproof.core.errors import FileError, InputError
+from torchproof.core.errors import InputError
 from torchproof.core.files import write
 from torchproof.recipes import Comparison, Many, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
 from torchproof.recipes.table import Judgement
-from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
+from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
 
-Judge = Callable[[Mapping[str, Line]], tuple[Verdict, str]]
-"""From the lines by name to the verdict and the sentence that says why."""
+Judge = Callable[[Mapping[str, Line], Sequence[Row]], tuple[Verdict, str]]
+"""From the lines by name, and all rows, to the verdict and the sentence that says why."""
 
 More = Callable[[Request, Table, Comparison], tuple[Row, ...]]
 """What else is measured on the networks of a table, whose runs lie in `request.out / "runs"`."""
@@ -60,26 +58,21 @@ class Study:
     more: More | None = None
 
     def __call__(self, request: Request) -> Outcome:
-        started = time.monotonic()
         table = self.table(request)
         request.claim({"table": table.model_dump_json()})
         runs = request.out / "runs"
         many = Many(table, runs, runs.exists(), request.data_dir, say=request.say)
         found = many.run()
         assert found is not None  # nothing stops it
-        verdict, because = self.judge({line.name: line for line in found.lines})
         rows = self._rows(found) + (() if self.more is None else self.more(request, table, found))
-        outcome = Outcome(
-            name=self.name, paper=self.paper, claim=self.claim, scale=request.scale,
+        write(request.out / "comparison.md", found.markdown().encode())
+        return conclude(
+            request, name=self.name, paper=self.paper, claim=self.claim,
             settings={"data": found.data, "network": found.model, "threat": found.threat,
                       "suite": found.suite, "weights": found.weights,},
-            seeds=found.seeds, rows=rows, verdict=verdict, because=because,
-            seconds=time.monotonic() - started, versions=found.versions,
+            rows=rows, judged=self.judge({line.name: line for line in found.lines}, rows),
+            picture=picture(found),
         )  # fmt: skip
-        outcome.write(request.out)
-        write(request.out / "comparison.md", found.markdown().encode())
-        write(request.out / "picture.png", picture(found))
-        return outcome
 
     def table(self, request: Request) -> Table:
         """The plans: at the scale `paper` those that rows have under "paper" (a recipe, or changes
@@ -95,11 +88,11 @@ class Study:
         if not rows:
             remedy = "run it with --scale small"
             raise InputError(f"{self.name} at scale paper", "settings of a paper", remedy)
-        base = dict(self.base) if _has(str(self.base["data"]), request) else dict(DIGITS)
+        base = dict(self.base) if available(str(self.base["data"]), request) else dict(DIGITS)
         base = base if request.scale == "small" else {}
         n, suite = (10000, "standard") if request.scale == "paper" else (self.n, "fast")
         judged = Judgement(n=n, suite=suite, weights=self.weights)
-        made = Table.of({"base": base, "rows": rows, "seeds": tuple(range(request.seeds))})
+        made = Table.of({"base": base, "rows": rows, "seeds": request.all_seeds})
         return made.model_copy(update={"evaluate": judged})
 
     def _rows(self, found: Comparison) -> tuple[Row, ...]:
@@ -117,16 +110,6 @@ class Study:
                 ),
             ]
         return tuple(rows)
-
-
-def _has(name: str, request: Request) -> bool:
-    """Says so, and why, where it has not."""
-    try:
-        sets.load(name, data_dir=request.data_dir, split="test")
-    except FileError as error:
-        request.say(f"the bundled digits take the place of {name}, because of: {error.given}")
-        return False
-    return True
 
 
 def picture(found: Comparison) -> bytes:

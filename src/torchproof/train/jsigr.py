@@ -4,7 +4,7 @@ authors published no training code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -39,12 +39,12 @@ class JSIGR(Method):
     stride: int = 4
     blur: int = 5
     renew: int = 0
+    maps: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    age: int = field(default=0, init=False, repr=False, compare=False)
 
     memory: ClassVar[tuple[str, ...]] = ("maps", "age")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "maps", None)
-        object.__setattr__(self, "age", 0)
         wrong = {
             k: getattr(self, k) for k in ("jacobian", "selective") if not getattr(self, k) >= 0
         }
@@ -64,7 +64,7 @@ class JSIGR(Method):
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:
         if self.selective == 0 or self.renew == 0:
             return
-        age: int = getattr(self, "age")  # noqa: B009 - memory, not a field
+        age = 0 if progress == 0 else self.age  # 0: a new run, perhaps of a method used before
         if age % self.renew == 0:
             maps = torch.zeros(len(data.x), *data.x.shape[2:], dtype=torch.bool)
             for rows in torch.split(torch.arange(len(data)), 256):
@@ -81,9 +81,8 @@ class JSIGR(Method):
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         if self.selective == 0:
             return batch
-        maps: Tensor | None = getattr(self, "maps")  # noqa: B009
-        if maps is not None:
-            salient, asked = maps[batch.ids].to(batch.x.device), 0
+        if self.maps is not None:
+            salient, asked = self.maps[batch.ids].to(batch.x.device), 0
         else:
             salient = self._salient(model, batch.x)
             height, width = batch.x.shape[2:]

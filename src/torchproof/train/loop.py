@@ -35,8 +35,9 @@ from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed, monitor
 from torchproof.train.average import renew
 from torchproof.train.catalogue import require_names
+from torchproof.train.epoch import kept, record_of
 from torchproof.train.folder import Folder, Save, described
-from torchproof.train.held_out import Measured, measure
+from torchproof.train.held_out import measure
 from torchproof.train.job import Job, Stop, identity_of, lesson_of, started
 from torchproof.train.learner import State, copied, snapshot, tensors_of
 from torchproof.train.method import Method
@@ -181,7 +182,7 @@ def _close(job: Job) -> Record:
         job.learner.result, lesson.held, lesson.threat, settings.held_out_steps, settings.seed
     )
     state.sums = state.sums.plus(Sums(seconds=time.perf_counter() - started))
-    record = _record(job, found)
+    record = record_of(job, found)
     if record.best_epoch == record.epoch:
         state.best = copied(job.learner.result)
     if record.catastrophic:
@@ -206,53 +207,6 @@ def _renew(job: Job) -> None:
         renew(learner.average, (rows.part(p).tensors(*at)[0] for p in pieces), at[0])
 
 
-def _record(job: Job, found: Measured) -> Record:
-    state, by = job.state, job.lesson.by
-    best_epoch, best = state.epoch + 1, found
-    if state.records and found.n:
-        last = state.records[-1]
-        before = Measured(found.n, last.best_clean, last.best_robust)
-        if before.merit(by) >= found.merit(by):
-            best_epoch, best = last.best_epoch, before
-    return Record(
-        epoch=state.epoch + 1,
-        step=state.total,
-        loss=state.sums.loss / state.sums.rows,
-        lr=job.learner.lr,
-        held_out=found.n,
-        clean=found.clean,
-        robust=found.robust,
-        attack=found.attack,
-        best_epoch=best_epoch,
-        best_clean=best.clean,
-        best_robust=best.robust,
-        overfitting=_overfitting(state, found),
-        collapsed=found.collapsed,
-        forward=state.sums.forward,
-        backward=state.sums.backward,
-        seconds=state.sums.seconds,
-        fgsm=found.fgsm,
-        catastrophic=monitor.catastrophic(found, _robust_before(state)),
-        checks=state.checks,
-        rolled_back=state.rolled_back,
-        confused=list(found.confused),
-        figures={name: total / state.sums.rows for name, total in state.sums.figures.items()},
-    )
-
-
-def _robust_before(state: State) -> float | None:
-    return state.records[-1].robust if state.records else None
-
-
-def _overfitting(state: State, found: Measured) -> float | None:
-    """By how much the best held-out accuracy so far, robust where known, exceeds this one."""
-    if found.robust is not None:
-        return max([0.0, *(r.robust - found.robust for r in state.records if r.robust is not None)])
-    if found.clean is not None:
-        return max([0.0, *(r.clean - found.clean for r in state.records if r.clean is not None)])
-    return None
-
-
 def _finish(job: Job) -> None:
     """Saves the last and the best network; the model then holds the best weights. A stopped run
     saves what it has.
@@ -261,14 +215,15 @@ def _finish(job: Job) -> None:
     model.eval()
     if not state.records:
         return
+    if state.records[-1].best_epoch == 0:
+        _log.warning("every epoch was rolled back: what is left are the weights before training")
     writing = job.folder is not None and distributed.rank() == 0
     model.load_state_dict(tensors_of(job.learner.result))
     if job.folder is not None and writing:
         job.folder.store(model, "last", _card(job, state.records[-1]))
     model.load_state_dict(state.best)
     if job.folder is not None and writing:
-        best = state.records[state.records[-1].best_epoch - 1]
-        job.folder.store(model, "model", _card(job, best))
+        job.folder.store(model, "model", _card(job, kept(state)))
     distributed.wait()
 
 

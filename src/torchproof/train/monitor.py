@@ -105,7 +105,7 @@ def first_layer(model: nn.Module) -> float | None:
 
 def respond(job: Job, where: str) -> None:
     """Does what the settings ask for when overfitting is catastrophic: nothing, the end of the run,
-    or the best weights again (without momentum).
+    or the best weights again (without momentum): those before training until an epoch is kept.
     """
     wanted, state = job.lesson.settings.catastrophic, job.state
     _log.warning("%s: catastrophic overfitting (%s)", where, wanted)

@@ -38,9 +38,10 @@ class Record(BaseModel):
     forward, backward: samples that the attacks of this epoch's training spent; seconds: this
     epoch's, held-out measurement included; fgsm: held-out accuracy against a single step of length
     eps; catastrophic: it is more than a quarter above `robust`, or `robust` fell by a fifth since
-    it was last looked at; checks: the looks between epochs; rolled_back: times that the best
-    weights were taken up again; confused: (label, answer, count) of held-out images that the attack
-    moved, the most frequent first; figures: means over the epoch of what the method notes.
+    it was last looked at; best_epoch: 0, and no best accuracies, while every epoch was rolled back;
+    checks: the looks between epochs; rolled_back: times that the best weights were taken up again;
+    confused: (label, answer, count) of held-out images that the attack moved, the most frequent
+    first; figures: means over the epoch of what the method notes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

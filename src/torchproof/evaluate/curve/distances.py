@@ -87,18 +87,8 @@ class Measure:
     found: int = 0
 
     def run(self) -> None:
-        """Until nothing is left or the time is up; out of memory costs what was in flight."""
-        while not self.course.clock.over():
-            left = self._pending()
-            if not left:
-                return
-            self.course.clock.lap()
-
-            def attempt(rows: list[int] = left) -> None:
-                self._attack(rows)
-
-            if self.course.room.survives(attempt):
-                return
+        """Until nothing is left or the time is up."""
+        self.course.work_off(self._pending, self._attack)
 
     def _pending(self) -> list[int]:
         ledger, labels = self.course.ledger, self.subject.examples.y.tolist()
@@ -137,7 +127,7 @@ class Measure:
         records: list[Record] = []
         for problem in done:
             forward, backward = found.spent[problem].tolist()
-            distance = far.get(problem, math.inf)
+            distance, blind = far.get(problem, math.inf), int(found.undefined[problem])
             records.append({
                 "id": int(self.subject.examples.ids[rows[problem]]),
                 "attack": NEAREST,
@@ -146,6 +136,7 @@ class Measure:
                 "forward": forward,
                 "backward": backward,
                 "seconds": seconds,
+                **({"undefined": blind} if blind else {}),
             })  # fmt: skip
         self.course.ledger.add(records)
         self.done += len(done)

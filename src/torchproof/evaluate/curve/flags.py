@@ -7,26 +7,32 @@ from collections.abc import Sequence
 
 from torchproof.evaluate.curve.checks import Check
 from torchproof.evaluate.curve.distances import DistanceRow
-from torchproof.evaluate.flags import Flag
+from torchproof.evaluate.flags import RULES, Flag
 from torchproof.evaluate.flags.flag import NOTE, SEVERE, WARNING, listed
+from torchproof.evaluate.flags.gradients import undefined_in
+from torchproof.evaluate.ledger import Record
 
+_UNDEFINED = next(rule for rule in RULES if rule.name == "undefined-gradients")
 _MANY = 0.05  # of the examples lowered by one check: then the curve is wrong between checks too
 
 
 def curve_flags(
     rows: Sequence[DistanceRow], nearer: Sequence[DistanceRow], checks: Sequence[Check],
-    missing: Sequence[float], unconfirmed: Sequence[int],
+    missing: Sequence[float], clean: Sequence[Record], found: Sequence[Record],
 ) -> list[Flag]:  # fmt: skip
-    """All that apply, the severe ones first. rows: before the checks, nearer: after them."""
-    found = [
+    """All that apply, the severe ones first. rows: before the checks, nearer: after them; clean,
+    found: what is recorded of clean images, and of the minimum-norm attack.
+    """
+    every = [
         _unfinished(rows, missing),
         _check_unreliable(checks),
         _upper_bound(rows, checks),
         _not_found(nearer),
-        _unconfirmed(unconfirmed),
+        _unconfirmed([record["id"] for record in found if record["unconfirmed"]]),
+        _undefined(nearer, clean, found),
         _unchecked(checks, missing),
     ]
-    flags = [flag for flag in found if flag is not None]
+    flags = [flag for flag in every if flag is not None]
     return sorted(flags, key=lambda flag: (SEVERE, WARNING, NOTE).index(flag.severity))
 
 
@@ -105,6 +111,17 @@ def _unconfirmed(ids: Sequence[int]) -> Flag | None:
         f"about again, and count as not found: ids {listed(ids)}",
         "measure in float32 or float64, and look for randomness in the model",
     )
+
+
+def _undefined(
+    rows: Sequence[DistanceRow], clean: Sequence[Record], found: Sequence[Record]
+) -> Flag | None:
+    """The same as of an evaluation; an example stands where nothing adversarial was found."""
+    asked = [record for record in clean if "undefined" in record]
+    met = {record["id"]: record.get("undefined", 0) for record in found}
+    standing = {row.id for row in rows if math.isinf(row.nearest)}
+    verdict = undefined_in(asked, met, standing)
+    return None if verdict is None else Flag(_UNDEFINED.name, *verdict, _UNDEFINED.remedy)
 
 
 def _unchecked(checks: Sequence[Check], missing: Sequence[float]) -> Flag | None:

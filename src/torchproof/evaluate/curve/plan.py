@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from torchproof.attack.combine import Attack, EveryTarget
 from torchproof.attack.fmn import fmn
@@ -15,12 +12,11 @@ from torchproof.core.errors import InputError, unknown
 from torchproof.core.norms import Norm, name_of
 from torchproof.core.objectives import Classification, TargetedMargin
 from torchproof.core.threats import Threat
-from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
+from torchproof.evaluate import identity
 from torchproof.evaluate.ledger import Header
 from torchproof.evaluate.member import described
 from torchproof.evaluate.subject import Subject
 from torchproof.evaluate.suites import SUITES
-from torchproof.evaluate.versions import versions
 
 
 def nearest(norm: Norm) -> Attack:
@@ -85,29 +81,11 @@ class CurvePlan:
         self, subject: Subject, sha256: str | None, name: str | None, command: str | None
     ) -> Header:
         """What identifies the minimum-norm run, and what its record says of it."""
-        examples, model = subject.examples, subject.model
-        ids, labels = examples.ids.tolist(), examples.y.tolist()
-        called = name or str(getattr(model, "__name__", type(model).__name__))
-        digest = sha256 or weights_sha256(model)
         settings = {
             "kind": "curve",
-            "model_sha256": digest,
-            "function": None if digest else called,
-            "data_sha256": examples.sha256,
-            "ids": hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()[:16],
             "threat": repr(self.threat),
             "attack": described(self.attack),
-            "seed": subject.seed,
-            "device": str(subject.device),
-            "dtype": str(subject.dtype).removeprefix("torch."),
-            "versions": versions(),
         }
-        norm = type(self.norm).__name__
-        call = f"torchproof.evaluate.robustness_curve({called}, {examples.name}, {norm}())"
-        about = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": called,
-            "data": examples.name,
-            "command": command or call,
-        }
-        return Header(settings, about, ids, labels)
+        norm, who = type(self.norm).__name__, identity.called(subject.model, name)
+        call = f"torchproof.evaluate.robustness_curve({who}, {subject.examples.name}, {norm}())"
+        return identity.header(subject, sha256, name, settings, {"command": command or call})

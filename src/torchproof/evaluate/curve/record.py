@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from torchproof.core.errors import FileError
-from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.norms import name_of
 from torchproof.evaluate.curve.checks import Check
@@ -19,7 +18,9 @@ from torchproof.evaluate.curve.flags import curve_flags
 from torchproof.evaluate.curve.plan import CurvePlan
 from torchproof.evaluate.flags.flag import SEVERE
 from torchproof.evaluate.ledger import Ledger
+from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.record import FlagRecord
+from torchproof.evaluate.stored import Stored
 
 SCHEMA, RESULT = "torchproof.curve/1", "curve.json"
 
@@ -78,24 +79,20 @@ class CheckRecord(BaseModel):
     flags: list[str]
 
 
-class CurveRecord(BaseModel):
+class CurveRecord(Stored):
     """The content of curve.json.
 
     curve: after the checks; uncorrected: of the minimum-norm attack alone; median_distance: over
     the correctly classified examples, null where it is beyond what was found; forward, backward,
     seconds: of the minimum-norm attack; unconfirmed: images that did not hold when they were asked
-    about again; model_sha256 is null for a plain function.
+    about again; undefined: examples at which that attack met a gradient that was NaN or infinite.
     """
 
-    model_config = ConfigDict(protected_namespaces=(), serialize_by_alias=True, extra="forbid")
+    file: ClassVar[str] = RESULT
+    remedy: ClassVar[str] = "run `torchproof curve` into this folder first"
+    model_config = ConfigDict(extra="forbid")
 
     schema_: str = Field(default=SCHEMA, alias="schema")
-    date: str
-    model: str
-    model_sha256: str | None
-    data: str
-    data_sha256: str
-    n: int
     norm: str
     attack: str
     seed: int
@@ -114,27 +111,11 @@ class CurveRecord(BaseModel):
     unfinished: int
     not_found: int
     unconfirmed: int
+    undefined: int = 0
     flags: list[FlagRecord]
     verdict: str
     versions: dict[str, str]
     command: str
-
-    def write(self, folder: Path) -> None:
-        """Writes curve.json whole or not at all; raises FileError."""
-        write(folder / RESULT, self.model_dump_json(indent=1).encode() + b"\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> CurveRecord:
-        """Raises FileError for a file that is missing, damaged or of another schema."""
-        path, remedy = folder / RESULT, "run `torchproof curve` into this folder first"
-        try:
-            found = cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise FileError(f"{path} ({reason})", f"a record of {SCHEMA}", remedy) from error
-        if found.schema_ != SCHEMA:
-            raise FileError(f"{path} of schema {found.schema_!r}", f"schema {SCHEMA!r}", remedy)
-        return found
 
 
 @dataclass(frozen=True)
@@ -157,10 +138,8 @@ class RobustnessCurve:
 
     def save(self, folder: Path) -> None:
         """Writes distances.csv, then curve.json; raises FileError."""
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder, self.rows)
-        self.record.write(folder)
+        self.record.save(folder)
 
 
 def summarise(
@@ -174,9 +153,11 @@ def summarise(
     found = [row.nearest for row in nearer]
     far = max((d for d in found if math.isfinite(d)), default=0.0)
     max_eps = far if plan.max_eps is None else plan.max_eps
-    records = [ledger.of(i)[NEAREST] for i in header.ids if NEAREST in ledger.of(i)]
-    unconfirmed = [record["id"] for record in records if record["unconfirmed"]]
-    flags = curve_flags(rows, nearer, checks, missing, unconfirmed)
+    clean, records = (
+        [ledger.of(i)[name] for i in header.ids if name in ledger.of(i)]
+        for name in (CLEAN, NEAREST)
+    )
+    flags = curve_flags(rows, nearer, checks, missing, clean, records)
     spent = {key: sum(r[key] for r in records) for key in ("forward", "backward", "seconds")}
     copied = ("model_sha256", "data_sha256", "attack", "seed", "device", "dtype", "versions")
     record = CurveRecord(
@@ -188,7 +169,9 @@ def summarise(
         checks=[_checked(check, rows, nearer) for check in checks], **spent,
         unfinished=sum(not row.finished for row in rows),
         not_found=sum(row.finished and math.isinf(row.nearest) for row in nearer),
-        unconfirmed=len(unconfirmed), flags=[FlagRecord(**vars(flag)) for flag in flags],
+        unconfirmed=sum(record["unconfirmed"] for record in records),
+        undefined=sum("undefined" in record for record in records),
+        flags=[FlagRecord(**vars(flag)) for flag in flags],
         verdict="unreliable" if any(flag.severity == SEVERE for flag in flags) else "ok",
         **{key: header.settings[key] for key in copied},
         **{key: header.about[key] for key in ("date", "model", "data", "command")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
+
 from torchproof.evaluate.flags.flag import (
     NOTE,
     SEVERE,
@@ -11,6 +13,7 @@ from torchproof.evaluate.flags.flag import (
     ids_of,
     listed,
 )
+from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.outcome import BROKEN
 
 
@@ -27,15 +30,32 @@ def zero(evidence: Evidence) -> Verdict:
 
 def undefined(evidence: Evidence) -> Verdict:
     """Is a gradient, or an answer to a probe, NaN or infinite?"""
-    found = [v for v in (_at_clean(evidence), _in_attacks(evidence)) if v is not None]
+    met = {
+        row.id: sum(
+            evidence.records.get(row.id, {}).get(name, {}).get("undefined", 0)
+            for name in evidence.attacks
+        )
+        for row in evidence.rows
+    }
+    standing = {row.id for row in evidence.rows if row.status != BROKEN}
+    found = undefined_in(evidence.clean("undefined"), met, standing)
+    return _in_probes(evidence) if found is None else found
+
+
+def undefined_in(
+    clean: Sequence[Record], met: Mapping[int, int], standing: Container[int]
+) -> Verdict:
+    """The verdict on clean records that were asked for a gradient, and on how many undefined ones
+    attacks `met` at each example; `standing`: those that no attack broke.
+    """
+    found = [v for v in (_at_clean(clean), _in_attacks(met, standing)) if v is not None]
     if not found:
-        return _in_probes(evidence)
+        return None
     severe = any(severity == SEVERE for severity, _ in found)
     return (SEVERE if severe else WARNING), "; ".join(text for _, text in found)
 
 
-def _at_clean(evidence: Evidence) -> Verdict:
-    asked = evidence.clean("undefined")
+def _at_clean(asked: Sequence[Record]) -> Verdict:
     bad = [record for record in asked if record["undefined"]]
     if not bad:
         return None
@@ -45,21 +65,14 @@ def _at_clean(evidence: Evidence) -> Verdict:
     )
 
 
-def _in_attacks(evidence: Evidence) -> Verdict:
+def _in_attacks(met: Mapping[int, int], standing: Container[int]) -> Verdict:
     """Severe where such an example was left standing: part of the search for it was blind."""
-    met: dict[int, int] = {}
-    standing = False
-    for row in evidence.rows:
-        of = evidence.records.get(row.id, {})
-        count = sum(of.get(name, {}).get("undefined", 0) for name in evidence.attacks)
-        if count:
-            met[row.id] = count
-            standing |= row.status != BROKEN
-    if not met:
+    ids = [i for i, count in met.items() if count]
+    if not ids:
         return None
-    return (SEVERE if standing else WARNING), (
+    return (SEVERE if any(i in standing for i in ids) else WARNING), (
         f"the attacks met gradients that were NaN or infinite, and put them to 0, in "
-        f"{sum(met.values()):,} questions about {len(met)} examples: ids {listed(met)}"
+        f"{sum(met.values()):,} questions about {len(ids)} examples: ids {listed(ids)}"
     )
 
 
