@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from torchproof.nn import insert
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,6 +38,28 @@ def test_the_engine_page() -> None:
     space: dict[str, Any] = {"model": model, "x": x, "y": y}
     exec(compile(code, "engine.md", "exec"), space)
     assert (space["x_adv"] - x).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_the_page_on_bounds() -> None:
+    (code,) = blocks("docs/certification/bounds.md", "python")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+    x = torch.rand(3, 1, 4, 4)
+    space: dict[str, Any] = {"model": model, "x": x, "y": model(x).argmax(1)}
+    exec(compile(code, "bounds.md", "exec"), space)
+    assert space["lower"].shape == (3, 3) and len(space["found"].examples) == 3
+
+
+def test_the_page_on_architectures() -> None:
+    first, second = blocks("docs/architectures.md", "python")
+    space: dict[str, Any] = {}
+    exec(compile(first, "architectures.md", "exec"), space)
+    assert space["net"].options["insert"] == {"layer2": "NonLocal(form='dot')"}
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 4, 4)).eval()
+    x = torch.rand(2, 1, 4, 4)
+    net = insert(model, "0", "CIFS()", x)
+    space = {"net": net, "x": x, "y": torch.tensor([0, 3])}
+    exec(compile(second, "architectures.md", "exec"), space)
+    assert [r.shape for r in space["probes"]] == [(2, 4)]
 
 
 def test_the_black_box_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ EXPRESSIONS = {
     "Regional": "Regional(steps=30, alpha=0.02)",
     "NES": "NES(queries=100, pairs=5)",
     "SPSA": "SPSA(queries=100, pairs=5)",
+    "Joint-PGD": "joint-pgd(beta=10, steps=4, length=0.25)",
     "HopSkipJump": "HopSkipJump(queries=200, first=10)",
     "DeepFool": "DeepFool(steps=4, targets=2)",
     "CW": "CW(rounds=3, steps_per_round=8)",

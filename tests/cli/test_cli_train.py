@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from torchproof.cli.train import line
-from torchproof.nn import load_model
+from torchproof.nn import activations_of, build, load_model, save_activations
 from torchproof.train import Record
 
 SMALL = ("--model", "mlp(hidden=(8,))", "--method", "Standard", "--n", 120)
@@ -176,3 +177,16 @@ def test_a_trained_network_teaches(cli: Callable[..., Any], trained: Path, tmp_p
     assert cli(*given, "--teacher", trained).code == 0
     assert json.loads((out / "config.json").read_text())["info"]["plan"]["teacher"] == str(trained)
     assert 0 <= records(out)[0]["figures"]["standard_fooled"] <= 1
+
+
+def test_activations_are_taken_over(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
+    net = build("resnet", channels=1, size=8, classes=10, width=2, activation="psilu(alpha=3)")
+    save_activations(activations_of(net), tmp_path / "gates.safetensors")
+    model = "resnet(width=2, blocks=(1, 2), activation='psilu')"
+    given = ("train", "--model", model, "--method", "Standard", "--n", 60, "--epochs", 1,
+             "--out", tmp_path / "run", "--activations")  # fmt: skip
+    cli(*given, tmp_path / "absent.safetensors").refused("absent.safetensors")
+    cli(*given, trained).refused("a network without any")
+    assert cli(*given, tmp_path / "gates.safetensors").code == 0
+    found = activations_of(load_model(str(tmp_path / "run")).model)
+    assert {float(t) for t in found.values()} == {float(np.float32(np.log(3)))}

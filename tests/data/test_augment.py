@@ -10,7 +10,15 @@ from torch import Tensor
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
-from torchproof.data import AUGMENTATIONS, Augmentation, Compose, Crop, Cutout, Flip
+from torchproof.data import (
+    AUGMENTATIONS,
+    Augmentation,
+    Compose,
+    Crop,
+    Cutout,
+    Flip,
+    GaussianNoise,
+)
 
 ALL = [
     Crop(1),
@@ -20,6 +28,8 @@ ALL = [
     Cutout(2),
     Cutout(3, fill=0.5),
     Cutout(50),
+    GaussianNoise(),
+    GaussianNoise((0.1,), p=1),
     Compose(),
     Compose(Crop(2), Flip(), Cutout(2)),
     Compose(Compose(Crop(1)), Crop(1)),
@@ -142,6 +152,26 @@ def test_cutout_paints_what_it_is_told_to() -> None:
     assert bool((grey[black == 0] == 0.25).all())
 
 
+def test_noise_falls_on_its_share_with_each_sigma_as_often() -> None:
+    draws, sigmas = 1200, (0.01, 0.03, 0.06)
+    x = torch.full((draws, 1, 20, 20), 0.5, dtype=torch.float64)  # far from 0 and 1
+    noise = (GaussianNoise(sigmas)(x, example_keys(draws)) - x).flatten(1)
+    noisy = noise.abs().amax(1) > 0
+    assert abs(int(noisy.sum()) - draws / 2) < 3.3 * (draws / 4) ** 0.5
+    spread = noise[noisy].std(1)
+    which = (spread[:, None] - torch.tensor(sigmas)).abs().argmin(1)
+    assert tally(Counter(which.tolist()), len(which), 3) < 13.8  # the 99.9 % point, 2 degrees
+    for i, sigma in enumerate(sigmas):
+        drawn = noise[noisy][which == i] / sigma
+        assert abs(float(drawn.std()) - 1) < 0.02 and abs(float(drawn.mean())) < 0.02
+        assert abs(float((drawn.abs() < 1).double().mean()) - 0.6827) < 0.01  # a normal one
+    none, every = GaussianNoise(p=0), GaussianNoise(p=1)
+    assert torch.equal(none(x, example_keys(draws)), x)
+    black = every(torch.zeros(20, 1, 9, 9), example_keys(20))
+    share = float((black == 0).float().mean())  # what fell below 0 is clipped
+    assert 0.45 < share < 0.55
+
+
 def test_epochs_and_parts_are_drawn_apart() -> None:
     x = images(200)
     first, second = (Crop(2)(x, example_keys(200, epoch)) for epoch in (0, 1))
@@ -179,6 +209,9 @@ def test_settings_that_cannot_be_meant_are_refused(kind: type, wrong: object) ->
 def test_other_mistakes_are_refused() -> None:
     with pytest.raises(InputError, match="colour"):
         Cutout(2, fill=1.5)
+    for wrong in ({"sigmas": ()}, {"sigmas": (0.1, -1)}, {"sigmas": 0.1}, {"p": 1.5}):
+        with pytest.raises(InputError, match="numbers > 0"):
+            GaussianNoise(**wrong)
     with pytest.raises(InputError, match="Crop"):
         Compose(Flip(), "Crop")  # type: ignore[arg-type]
     x = images(3)

@@ -17,7 +17,8 @@ from torchproof.nn.cosine import CosineHead, with_cosine_head
 
 SHAPE = {"channels": 1, "size": 8, "classes": 3}
 SMALL = {"preact-resnet18": {"width": 4}, "resnet18": {"width": 4}, "resnet34": {"width": 4},
-         "wide-resnet": {"depth": 10, "width": 1}}  # fmt: skip
+         "wide-resnet": {"depth": 10, "width": 1},
+         "purified": {"widths": (4, 6), "classifier": {"model": "mlp", "options": {}}}}  # fmt: skip
 
 
 def head(scale: float = 8.0) -> CosineHead:

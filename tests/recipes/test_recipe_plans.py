@@ -14,9 +14,10 @@ from torchproof.core.errors import InputError, TorchproofError, UnknownName
 from torchproof.core.threats import parse
 from torchproof.nn import build, cards
 from torchproof.recipes import RECIPES, Plan, prepare, recipe, run, small
-from torchproof.train import AT, AWP, TRADES, Settings, Standard
+from torchproof.train import AT, AWP, LGD, TRADES, Settings, Standard
 
 CPU = torch.device("cpu")
+TAUGHT = ("cifar10-hat", "cifar10-hgd")  # recipes with a teacher
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
 
 
@@ -234,9 +235,9 @@ def test_files_that_are_none(write: Callable[[str], str], tmp_path: Path) -> Non
         recipe("digits_at")
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if n != "cifar10-hat"])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in TAUGHT])
 def test_every_recipe_has_a_small_variant(folder: Path, name: str) -> None:
-    """All but HAT, which needs a stored standard network, and is told apart below."""
+    """All but those that need a stored standard network, and are told apart below."""
     plan = small(name)
     ready = prepare(plan.model_copy(update={"n": None}), folder, CPU)
     paper = recipe(name)
@@ -244,7 +245,23 @@ def test_every_recipe_has_a_small_variant(folder: Path, name: str) -> None:
     assert plan.data in ("mnist", "digits") and (plan.settings.epochs <= 8 or plan == paper)
 
 
+def test_the_small_denoiser(folder: Path, tmp_path: Path) -> None:
+    cards.save(build("mlp", channels=1, size=28, classes=10, hidden=(4,)), tmp_path / "teacher")
+    plan = small("cifar10-hgd").model_copy(update={"n": None, "teacher": str(tmp_path / "teacher")})
+    ready = prepare(plan, folder, CPU)
+    assert plan.settings.held_out == 0 and isinstance(ready.method, LGD)
+    assert max(ready.method.eps) == pytest.approx(ready.threat.eps) and ready.augment is None
+    full = recipe("cifar10-hgd")
+    assert full.settings.held_out == 0 and full.model == "purified"
+    assert (full.settings.batch_size, full.settings.lr, full.settings.optimiser) == (
+        60,
+        1e-3,
+        "adam",
+    )
+
+
 def test_small_variants_of_what_has_none_are_refused() -> None:
-    assert small("cifar10-hat").teacher == f"{recipe('cifar10-hat').teacher}-small"
+    for name in TAUGHT:
+        assert small(name).teacher == f"{recipe(name).teacher}-small"
     with pytest.raises(UnknownName):
         small("none")

@@ -11,21 +11,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchproof.core.asides import tell
 from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.nn.cosine import CosineHead
+from torchproof.nn.purified import Purified
+from torchproof.nn.unet import DUNET
 from torchproof.train import (
     ALP,
     AT,
     AWP,
+    CGD,
+    CIFSAT,
     EMA,
     FAT,
+    FGD,
     FGSMAT,
     HAT,
     HE,
     IAT,
     JSIGR,
+    LGD,
     MART,
     METHODS,
     MMA,
@@ -36,22 +43,27 @@ from torchproof.train import (
     THRM,
     TRADES,
     Batch,
+    EnsembleAT,
     FastAT,
     FirstLayer,
     FreeAT,
     GradAlign,
     LabelSmoothing,
     Method,
+    PixelGuided,
     RandomMask,
     Standard,
     Sum,
+    TisODE,
 )  # fmt: skip
+from torchproof.train.denoiser import Guided
 from torchproof.train.method import drawn, joined, layers, read
 from torchproof.train.shift import shifted
 from torchproof.train.wrapper import Wrapper
 
 THREAT = Threat(Linf(), 0.1)
 STANDARD = nn.Sequential(nn.Flatten(), nn.Linear(25, 3)).eval()
+EPS = (0.05, 0.1)
 ROWS: list[Method] = [
     Standard(),
     AT(THREAT, steps=3),
@@ -83,6 +95,12 @@ ROWS: list[Method] = [
     HAT(THREAT, steps=3, standard=STANDARD),
     AWP(HAT(THREAT, steps=3, standard=STANDARD)),
     HE(THREAT, steps=3),
+    CIFSAT(THREAT, steps=3),
+    EnsembleAT(THREAT, sources={"A": STANDARD}, attacks=("FGSM", "I-FGSM-2")),
+    PixelGuided(EPS),
+    FGD(EPS, sources={"A": STANDARD}),
+    LGD(EPS),
+    AWP(CGD(EPS)),
     AWP(SPAT(THREAT, steps=3, detach_weights=True)),
     Sum(AT(THREAT, steps=3), Standard(), weights=(1.0, 0.5)),
     AWP(Sum(TRADES(THREAT, steps=3), Standard())),
@@ -90,6 +108,8 @@ ROWS: list[Method] = [
     Sum(Standard(), JSIGR(stride=2, blur=3)),  # alone it says nothing about the last bias
     EMA(AWP(AT(THREAT, steps=3))),
     SWA(TRADES(THREAT, steps=3)),
+    TisODE(Standard()),
+    AWP(TisODE(TRADES(THREAT, steps=3), lam=2.0)),
 ]
 every_method = pytest.mark.parametrize("method", ROWS, ids=lambda m: repr(m)[:24])
 
@@ -98,17 +118,39 @@ def test_every_method_of_the_table_has_a_row() -> None:
     assert {type(part) for m in ROWS for _, part in layers(m)} == set(METHODS.values())
 
 
-def network() -> nn.Module:
+class Restless(nn.Module):
+    """Tells what an ODE block would."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        tell("steady", h.abs().mean(1))
+        return h
+
+
+def network(method: Method) -> nn.Module:
+    if any(isinstance(part, Guided) for _, part in layers(method)):
+        return purifier()
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
-            nn.Flatten(), nn.Linear(100, 16), nn.BatchNorm1d(16), nn.ReLU(), CosineHead(16, 3, 4),
+            nn.Flatten(), nn.Linear(100, 16), nn.BatchNorm1d(16), nn.ReLU(), Restless(),
+            CosineHead(16, 3, 4),
         )  # fmt: skip
         net.train()
         net[1].eval()  # modes need not be uniform
         net[0].bias.requires_grad_(False)
         net(torch.rand(8, 1, 5, 5)).sum().backward()  # gradients that have to stay
+        return net
+
+
+def purifier() -> nn.Module:
+    """A network for methods that train a denoiser."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        maps = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.3))
+        head = nn.Sequential(nn.Flatten(), nn.Linear(100, 3))
+        net = Purified(DUNET(1, (4, 6), (1, 1), zero=False), nn.Sequential(maps, head))
+        net(torch.rand(8, 1, 5, 5)).sum().backward()
         return net
 
 
@@ -150,7 +192,7 @@ every_precision = pytest.mark.parametrize("cast", PRECISIONS.values(), ids=PRECI
 @every_method
 @every_precision
 def test_prepare_leaves_no_trace(method: Method, cast: Cast) -> None:
-    net = network()
+    net = network(method)
     before = trace(net)
     b = batch()
     images = b.x.clone()
@@ -166,7 +208,7 @@ def test_losses_can_be_descended_after_prepare_in_one_autocast_block(
     method: Method, cast: Cast
 ) -> None:
     """Every trainable weight gets the gradient that it gets without autocast's cached copies."""
-    net, b = network(), batch()
+    net, b = network(method), batch()
     net.zero_grad()
     with cast():
         ready = method.prepare(net, b)
@@ -189,7 +231,7 @@ def test_losses_can_be_descended_after_prepare_in_one_autocast_block(
 
 @every_method
 def test_losses_are_a_function_of_model_and_batch(method: Method) -> None:
-    net = network()
+    net = network(method)
     ready = method.prepare(net, batch())
     with drawn(ready):
         first = read(method, net, ready)
@@ -202,7 +244,7 @@ def test_losses_are_a_function_of_model_and_batch(method: Method) -> None:
 @every_method
 def test_prepare_is_keyed_by_seed_and_ids_alone(method: Method) -> None:
     """The same batch again: the same. One row more in front of it: the same adversarial rows."""
-    net, b = network().double(), batch(torch.float64)
+    net, b = network(method).double(), batch(torch.float64)
     first, again = method.prepare(net, b), method.prepare(net, b)
     for one, other in ((first.adv, again.adv), (first.shift, again.shift)):
         leaves = list(one.values()) if isinstance(one, dict) else [one]
@@ -216,7 +258,7 @@ def test_prepare_is_keyed_by_seed_and_ids_alone(method: Method) -> None:
 
 @every_method
 def test_wrappers_keep_what_the_inner_method_made(method: Method) -> None:
-    net, b = network(), batch()
+    net, b = network(method), batch()
     if isinstance(method, Wrapper) and not isinstance(method, FAT):  # FAT changes the attack
         inner, outer = method.method.prepare(net, b), method.prepare(net, b)
         assert same(inner.adv, outer.adv)
@@ -227,7 +269,7 @@ def test_wrappers_keep_what_the_inner_method_made(method: Method) -> None:
 
 @every_method
 def test_what_was_prepared_can_be_split_and_joined(method: Method) -> None:
-    ready = method.prepare(network(), batch())
+    ready = method.prepare(network(method), batch())
     if ready.entire:
         with pytest.raises(InputError, match="fits into memory"):
             joined([ready, ready])

@@ -23,6 +23,7 @@ from torchproof.attack.fmn import fmn
 from torchproof.attack.gama import gama_fw, gama_mt, gama_pgd
 from torchproof.attack.hop_skip_jump import hop_skip_jump
 from torchproof.attack.input_diversity import diverse
+from torchproof.attack.joint import joint_pgd
 from torchproof.attack.l1_apgd import L1APGD
 from torchproof.attack.md import md, mdmt
 from torchproof.attack.multi_targeted import multi_targeted
@@ -194,6 +195,7 @@ ATTACKS: dict[str, Callable[..., Attack | Chain]] = {
     "ODI": odi,
     "NES": nes,
     "SPSA": spsa,
+    "Joint-PGD": joint_pgd,
     "HopSkipJump": hop_skip_jump,
     "DeepFool": deepfool,
     "CW": cw,

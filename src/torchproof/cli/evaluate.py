@@ -15,6 +15,7 @@ from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
 from torchproof.evaluate import Report
 from torchproof.evaluate import evaluate as measure
+from torchproof.evaluate.propagation import Propagation
 from torchproof.report import render
 
 
@@ -53,6 +54,12 @@ def evaluate(
     adversarial: Annotated[
         bool, typer.Option("--adversarial/--no-adversarial", help="Keep the adversarial images.")
     ] = True,
+    verifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Certify first, by a method of `torchproof certify`, and attack the rest."
+        ),
+    ] = None,
     curve: Annotated[
         bool, typer.Option("--curve", help="Also accuracy against eps: `quick` at other radii.")
     ] = False,
@@ -91,6 +98,7 @@ def evaluate(
             data_sha256=test.sha256,
             command=options.command_line(),
             full=full,
+            verifier=None if verifier is None else Propagation(verifier),
         )
     if curve:
         measure_curve(

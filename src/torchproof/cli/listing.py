@@ -23,8 +23,11 @@ from torchproof.corrupt import CORRUPTIONS
 from torchproof.data import AUGMENTATIONS, DATASETS
 from torchproof.evaluate import SUITES
 from torchproof.nn import MODELS
+from torchproof.nn.activations import ACTIVATIONS, activation_of
+from torchproof.nn.blocks import BLOCKS
 from torchproof.recipes import RECIPES
 from torchproof.reproduce import EXPERIMENTS
+from torchproof.reproduce.study import Study
 from torchproof.train import METHODS, OPTIMISERS, Settings
 from torchproof.train import SCHEDULES as RATES
 
@@ -37,6 +40,17 @@ def summary(entry: Any) -> str:
     """The first paragraph of an entry's docstring, as one line."""
     doc = inspect.getdoc(entry) or ""
     return " ".join(doc.split("\n\n")[0].split())
+
+
+def _experiment(entry: Any) -> str:
+    """What a study is about, or the first lines of an experiment of its own."""
+    return f"{entry.claim} ({entry.paper})" if isinstance(entry, Study) else summary(entry)
+
+
+def _activation(name: str) -> str:
+    made = activation_of(name, 1)
+    own = type(made).__module__.startswith("torchproof")
+    return summary(type(made)) if own else f"torch.nn.{made}"
 
 
 def _optimisers() -> dict[str, str]:
@@ -73,12 +87,14 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "schedules": lambda: _documented(SCHEDULES),
     "methods": lambda: _documented(METHODS),
     "models": lambda: _documented(MODELS),
+    "blocks": lambda: _documented(BLOCKS),
+    "activations": lambda: {name: _activation(name) for name in ACTIVATIONS},
     "data": lambda: dict(DATASETS),
     "augmentations": lambda: _documented(AUGMENTATIONS),
     "norms": lambda: _documented({name: type(norm) for name, norm in NORMS.items()}),
     "suites": lambda: _documented(SUITES),
     "recipes": lambda: _documented(RECIPES),
-    "experiments": lambda: _documented(EXPERIMENTS),
+    "experiments": lambda: {name: _experiment(entry) for name, entry in EXPERIMENTS.items()},
     "corruptions": lambda: _documented(CORRUPTIONS),
     "compared": lambda: {name: about for name, (_, about) in COMPARED.items()},
     "settings": _settings,

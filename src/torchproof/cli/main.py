@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from torchproof.cli.attack import attack
+from torchproof.cli.certify import certify
 from torchproof.cli.compare import compare
 from torchproof.cli.corrupt import corrupt
 from torchproof.cli.curve import curve
@@ -22,6 +23,7 @@ from torchproof.cli.listing import listing
 from torchproof.cli.merge import merge
 from torchproof.cli.quickstart import quickstart
 from torchproof.cli.reproduce import reproduce
+from torchproof.cli.smooth import smooth
 from torchproof.cli.train import train
 from torchproof.cli.train_many import train_many
 from torchproof.cli.transfer import transfer
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 for command in (
     quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt,
+    corrupt, certify, smooth,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("train-many")(train_many)

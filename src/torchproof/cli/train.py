@@ -38,7 +38,10 @@ def train(
     ] = "paper",
     augment: Annotated[str | None, typer.Option(help="E.g. 'Compose(Crop(4), Flip())'.")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A stored network, for methods that ask for one (HAT).")
+        str | None, typer.Option(help="A stored network, for methods (HAT) or a purified model.")
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="A stored network whose activations are taken over, frozen.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training rows.")
@@ -75,7 +78,7 @@ def train(
         raise InputError(f"scale {scale!r}", "paper or small", "choose one of the two")
     plan = (small if scale == "small" else recipe)(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
-    texts["teacher"] = teacher
+    texts |= {"teacher": teacher, "activations": activations}
     given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}
     if n is not None:
         given["n"] = n

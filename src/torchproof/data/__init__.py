@@ -1,7 +1,15 @@
 """Images and labels: the bundled digits, readers of public data sets, and seeded augmentations."""
 
 from torchproof.core.checks import check
-from torchproof.data.augment import AUGMENTATIONS, Augmentation, Compose, Crop, Cutout, Flip
+from torchproof.data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    Compose,
+    Crop,
+    Cutout,
+    Flip,
+    GaussianNoise,
+)
 from torchproof.data.dataset import Dataset, fingerprint
 from torchproof.data.sources import DATASETS, load
 
@@ -14,6 +22,7 @@ __all__ = [
     "Cutout",
     "Dataset",
     "Flip",
+    "GaussianNoise",
     "check",
     "fingerprint",
     "load",

@@ -7,6 +7,7 @@ dtype and device. Raises InputError where the shapes do not fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,6 +78,31 @@ class Cutout:
         return (offset >= 0) & (offset < self.size)
 
 
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Adds normal noise to the share p of the images, of a standard deviation drawn from `sigmas`
+    for each, and clips to [0, 1]; as in Yan et al. 2020 by default.
+    """
+
+    sigmas: tuple[float, ...] = (50 / 255, 75 / 255, 100 / 255)
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.sigmas, tuple) and len(self.sigmas) > 0
+        if not known or not all(0 < s < math.inf for s in self.sigmas) or not 0 <= self.p <= 1:
+            remedy = "write GaussianNoise(sigmas=(100/255,), p=0.5)"
+            raise InputError(f"{self!r}", "a tuple of numbers > 0, and a share p", remedy)
+
+    def __call__(self, x: Tensor, key: Tensor) -> Tensor:
+        key = _drawn(x, key, "gaussian noise")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        which = keys.integers(key, 0, len(self.sigmas), (1, 1, 1))
+        sigma = torch.tensor(self.sigmas, dtype=wide, device=x.device)[which]
+        noise = sigma * keys.normal(key, 1, tuple(x.shape[1:]), dtype=wide)
+        noisy = keys.uniform(key, 2, (1, 1, 1)) < self.p
+        return torch.where(noisy, (x + noise).clamp(0, 1).to(x.dtype), x)
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Compose:
     """Augmentations one after the other, each with keys of its own: `Compose(Crop(4), Flip())`."""
@@ -103,6 +129,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "Crop": Crop,
     "Flip": Flip,
     "Cutout": Cutout,
+    "GaussianNoise": GaussianNoise,
     "Compose": Compose,
 }
 

@@ -13,6 +13,8 @@ from torch import nn
 
 from torchproof.core.errors import InputError
 from torchproof.core.expression import parse
+from torchproof.nn.parametric import PSiLU, PSoftplus, PSSiLU
+from torchproof.nn.sparta import Sparta
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
@@ -20,6 +22,10 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "softplus": partial(nn.Softplus, beta=10.0),
+    "psilu": PSiLU,
+    "pssilu": PSSiLU,
+    "psoftplus": PSoftplus,
+    "sparta": Sparta,
 }
 """Name -> module of x (B, C, ...), same shape out. leaky-relu has the slope 0.1 (Madry et al.
 2018), softplus beta = 10. One with weights takes `channels`, and `maps`: False where x is (B, C).

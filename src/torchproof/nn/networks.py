@@ -18,7 +18,9 @@ from torchproof.nn.insert import insert_all
 from torchproof.nn.lenet import LeNet
 from torchproof.nn.mlp import MLP
 from torchproof.nn.normalise import Normalise
+from torchproof.nn.odenet import ode_cnn, odenet, tisode
 from torchproof.nn.preact import preact_resnet18
+from torchproof.nn.purified import purified
 from torchproof.nn.resnet import resnet, resnet18, resnet34
 from torchproof.nn.wide import WideResNet
 
@@ -26,7 +28,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "small-cnn": SmallCNN,
     "lenet": LeNet,
     "mlp": MLP,
+    "ode-cnn": ode_cnn,
+    "odenet": odenet,
+    "tisode": tisode,
     "preact-resnet18": preact_resnet18,
+    "purified": purified,
     "resnet": resnet,
     "resnet18": resnet18,
     "resnet34": resnet34,

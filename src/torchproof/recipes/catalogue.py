@@ -15,15 +15,20 @@ from torchproof.core.errors import FileError, InputError, TorchproofError, unkno
 from torchproof.recipes.cifar10 import cifar10 as _cifar
 from torchproof.recipes.cifar10 import (
     cifar10_alp,
+    cifar10_cifs,
+    cifar10_feature_denoising,
     cifar10_hat,
     cifar10_he,
+    cifar10_hgd,
     cifar10_iat,
     cifar10_iat_manifold,
     cifar10_score,
+    cifar10_sparta,
     cifar10_spat,
     cifar10_standard,
     cifar10_thrm,
 )
+from torchproof.recipes.ode import mnist_odenet, mnist_tisode
 from torchproof.recipes.plan import Plan
 from torchproof.recipes.single_step import (
     cifar10_fast_at,
@@ -121,6 +126,8 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "digits-standard": digits_standard,
     "digits-at": digits_at,
     "mnist-at": mnist_at,
+    "mnist-odenet": mnist_odenet,
+    "mnist-tisode": mnist_tisode,
     "cifar10-at": cifar10_at,
     "cifar10-trades": cifar10_trades,
     "cifar10-awp": cifar10_awp,
@@ -139,9 +146,13 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-thrm": cifar10_thrm,
     "cifar10-alp": cifar10_alp,
     "cifar10-score": cifar10_score,
+    "cifar10-sparta": cifar10_sparta,
     "cifar10-standard": cifar10_standard,
     "cifar10-hat": cifar10_hat,
     "cifar10-he": cifar10_he,
+    "cifar10-hgd": cifar10_hgd,
+    "cifar10-cifs": cifar10_cifs,
+    "cifar10-feature-denoising": cifar10_feature_denoising,
 }
 
 

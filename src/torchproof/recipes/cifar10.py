@@ -90,6 +90,19 @@ def cifar10_score() -> Plan:
     )
 
 
+def cifar10_sparta() -> Plan:
+    """Adversarial training of a ResNet-18 with the Sparta activation on CIFAR-10, reconstructed
+    (Guo et al. 2021): the settings are ours, those of Pang et al. 2021.
+    """
+    return cifar10(
+        "AT(steps=10, length=0.25)",
+        "resnet18",
+        "activation='sparta', ",
+        epochs=110,
+        schedule="tail",
+    )
+
+
 def cifar10_standard() -> Plan:
     """Plain training of a PreActResNet-18 on CIFAR-10: the helper of cifar10-hat."""
     return cifar10("Standard", epochs=50, schedule="cyclic")
@@ -104,6 +117,25 @@ def cifar10_hat() -> Plan:
     return plan.model_copy(update={"teacher": "runs/cifar10-standard"})
 
 
+def cifar10_hgd() -> Plan:
+    """HGD guided by logits: DUNET before a fixed PreActResNet-18 on CIFAR-10, eps up to 16/255, 30
+    epochs of Adam, flips (Liao et al. 2018 train on ImageNet; grey-box only). The classifier is the
+    run of cifar10-standard, or `--teacher`.
+    """
+    plan = cifar10(
+        "LGD()",
+        epochs=30,
+        batch_size=60,
+        lr=1e-3,
+        optimiser="adam",
+        schedule="late",
+        weight_decay=0.0,
+        held_out=0,
+    )
+    own = {"model": "purified", "augment": "Flip()", "teacher": "runs/cifar10-standard"}
+    return plan.model_copy(update=own)
+
+
 def cifar10_he() -> Plan:
     """Adversarial training with hypersphere embedding, scale 10 and margin 0.2, of a
     WideResNet-34-10 on CIFAR-10 (Pang et al. 2020).
@@ -115,3 +147,23 @@ def cifar10_he() -> Plan:
         epochs=100,
         schedule="late",
     )
+
+
+def cifar10_cifs() -> Plan:
+    """CIFS on ResNet-18, an MLP probe and a linear one behind the two blocks of the last stage, on
+    CIFAR-10, images not normalised (Yan et al. 2021, whose rate drops at epochs 75 and 90 of 120,
+    and who start from a naturally trained network).
+    """
+    plan = cifar10("CIFSAT(steps=10, beta=2)", epochs=120, weight_decay=2e-4)
+    blocks = "{'layer4.0': \"CIFS(probe='mlp')\", 'layer4.1': \"CIFS(probe='linear')\"}"
+    return plan.model_copy(update={"model": f"resnet18(insert={blocks})"})
+
+
+def cifar10_feature_denoising() -> Plan:
+    """Adversarial training of a ResNet-18 with non-local denoising behind each stage, on CIFAR-10
+    in the setting of Rice et al. 2020 (ours: Xie et al. 2019 train on ImageNet, where the attack
+    aims at random classes).
+    """
+    block = "\"NonLocal(form='softmax')\""
+    blocks = ", ".join(f"'layer{stage}': {block}" for stage in (1, 2, 3, 4))
+    return cifar10("AT(steps=10, length=0.25)", "resnet18", f"insert={{{blocks}}}, ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import torchproof
 from torchproof import data as sets
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
@@ -26,6 +24,7 @@ from torchproof.core.files import write
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import evaluate
+from torchproof.evaluate.versions import versions
 from torchproof.nn import load_model
 from torchproof.recipes.comparison import Cell, Comparison, line_of
 from torchproof.recipes.plan import Plan, Prepared, prepare, run
@@ -156,8 +155,7 @@ class Many:
             suite=table.evaluate.suite, weights=table.evaluate.weights, seeds=table.seeds,
             reference=table.against,
             lines=[line_of(k, self._said(k), cells, against) for k, cells in found.items()],
-            versions={"torchproof": torchproof.__version__, "torch": torch.__version__,
-                      "python": platform.python_version()},
+            versions=versions(),
         )  # fmt: skip
 
 

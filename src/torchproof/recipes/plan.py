@@ -22,10 +22,15 @@ from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
 from torchproof.data.augment import AUGMENTATIONS
 from torchproof.data.dataset import Dataset
-from torchproof.nn import MODELS, build, cards, load_model
-from torchproof.nn.activation_transfer import load_activations, with_activations
+from torchproof.nn import MODELS, Purified, build, cards, in_front_of, load_model
+from torchproof.nn.activation_transfer import (
+    activations_of,
+    load_activations,
+    with_activations,
+)
 from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
+from torchproof.train.folder import digest
 from torchproof.train.method import layers
 
 
@@ -46,7 +51,8 @@ class Plan(BaseModel):
     settings: Settings = Field(default_factory=Settings.of, description="how it is trained")
     n: int | None = Field(default=None, description="train on the first n rows only")
     teacher: str | None = Field(
-        default=None, description="a stored network, the standard one of HAT"
+        default=None,
+        description="a stored network: the standard one of HAT, the classifier of a purified one",
     )
     activations: str | None = Field(
         default=None,
@@ -71,14 +77,18 @@ class Prepared:
     extra: Dataset | None
 
 
-def network(text: str, data: Dataset, seed: int) -> nn.Module:
-    """The network that `text` describes, shaped for `data`; raises UnknownName, InputError."""
+def network(text: str, data: Dataset, seed: int, classifier: nn.Module | None = None) -> nn.Module:
+    """The network that `text` describes, shaped for `data`; `classifier` is what "purified" stands
+    in front of. Raises UnknownName, InputError.
+    """
     _, channels, height, width = data.x.shape
     if height != width:
         raise InputError(
             f"images of {height} x {width}", "square images", "crop or pad them to a square"
         )
     makers: dict[str, Callable[..., Any]] = {name: partial(build, name) for name in MODELS}
+    if classifier is not None:
+        makers["purified"] = partial(in_front_of, classifier)
     shape = {"channels": channels, "size": height, "classes": len(data.classes), "seed": seed}
     with meant(text):
         made = parse(text, makers, **shape)
@@ -110,31 +120,39 @@ def _augmentation(text: str) -> Any:
     return made
 
 
-def _method(plan: Plan, threat: Threat | None, device: torch.device) -> Method:
-    """The method of a plan, with its teacher, where it has one.
-
-    Raises FileError for a teacher that cannot be read, InputError for one that nothing asks for.
-    """
+def _teacher(plan: Plan, device: torch.device) -> nn.Module | None:
+    """The stored network of a plan; raises FileError for one that cannot be read."""
     if plan.teacher is None:
-        with meant(plan.method):
-            return parse_method(plan.method, threat)
+        return None
     try:
-        teacher = load_model(plan.teacher, device).model
+        return load_model(plan.teacher, device).model
     except (FileError, InputError) as error:
         remedy = f"{error.remedy}; or train one first (--method Standard), and pass --teacher RUN"
         raise type(error)(f"the teacher: {error.given}", error.expected, remedy) from error
+
+
+def _method(plan: Plan, threat: Threat | None, teacher: nn.Module | None) -> Method:
+    """The method of a plan, with its teacher, where it has one."""
+    known = {} if teacher is None else {"standard": teacher, "sources": {"teacher": teacher}}
     with meant(plan.method):
-        method = parse_method(plan.method, threat, standard=teacher)
-    if not any(teacher is value for _, part in layers(method) for value in vars(part).values()):
-        remedy = "leave the teacher out, or train with HAT()"
+        return parse_method(plan.method, threat, **known)
+
+
+def _require_use(plan: Plan, teacher: nn.Module | None, method: Method, model: nn.Module) -> None:
+    """Raises InputError for a teacher that nothing asks for."""
+    values = [value for _, part in layers(method) for value in vars(part).values()]
+    named = [v for value in values if isinstance(value, dict) for v in value.values()]
+    purified = isinstance(getattr(model, "net", None), Purified)
+    if teacher is not None and not purified and not any(v is teacher for v in [*values, *named]):
+        remedy = "leave the teacher out, train with HAT(), or a model='purified(...)'"
         raise InputError(f"a teacher for {plan.method}", "a method that asks for one", remedy)
-    return method
 
 
 def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
     """Looks everything up; raises the error of the first name, file or setting that is wrong."""
     threat = None if plan.threat is None else parse_threat(plan.threat)
-    method = _method(plan, threat, device)
+    teacher = _teacher(plan, device)
+    method = _method(plan, threat, teacher)
     augment = None if plan.augment is None else _augmentation(plan.augment)
     for kind, name, table in (
         ("optimiser", plan.settings.optimiser, OPTIMISERS),
@@ -145,7 +163,8 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
     extra = None if plan.extra is None else sets.load(plan.extra, data_dir=data_dir, split="train")
-    model = network(plan.model, train, plan.settings.seed)
+    model = network(plan.model, train, plan.settings.seed, teacher)
+    _require_use(plan, teacher, method, model)
     if plan.activations is not None:
         model = with_activations(model, load_activations(plan.activations))
     return Prepared(plan, train, model.to(device), method, threat, augment, extra)
@@ -161,7 +180,10 @@ def run(
 ) -> Iterator[Record]:
     """Trains; yields a record per epoch. The model of `ready` then holds the best weights."""
     plan = ready.plan
-    about = {"plan": plan.model_dump(exclude={"settings"}), "data_sha256": ready.train.sha256}
+    about: dict[str, Any] = {
+        "plan": plan.model_dump(exclude={"settings"}),
+        "data_sha256": ready.train.sha256,
+    }
     if plan.activations is not None:
         about["activations_sha256"] = digest(activations_of(ready.model))
     return fit(

@@ -4,7 +4,10 @@ from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
 from torchproof.train.catalogue import METHODS, OPTIMISERS, SCHEDULES, method
+from torchproof.train.cifs import CIFSAT
+from torchproof.train.denoiser import CGD, FGD, LGD, PixelGuided
 from torchproof.train.ema import EMA
+from torchproof.train.ensemble import EnsembleAT
 from torchproof.train.fast import FGSMAT, FastAT, FixedMask, RandomMask
 from torchproof.train.first_layer import FirstLayer
 from torchproof.train.free import FreeAT
@@ -28,19 +31,24 @@ from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
 from torchproof.train.swa import SWA
 from torchproof.train.thrm import THRM
+from torchproof.train.tisode import TisODE
 from torchproof.train.trades import TRADES
 
 __all__ = [
     "ALP",
     "AT",
     "AWP",
+    "CGD",
+    "CIFSAT",
     "EMA",
     "FAT",
+    "FGD",
     "FGSMAT",
     "HAT",
     "HE",
     "IAT",
     "JSIGR",
+    "LGD",
     "MART",
     "METHODS",
     "MMA",
@@ -53,6 +61,7 @@ __all__ = [
     "THRM",
     "TRADES",
     "Batch",
+    "EnsembleAT",
     "FastAT",
     "FirstLayer",
     "FixedMask",
@@ -60,11 +69,13 @@ __all__ = [
     "GradAlign",
     "LabelSmoothing",
     "Method",
+    "PixelGuided",
     "RandomMask",
     "Record",
     "Settings",
     "Standard",
     "Sum",
+    "TisODE",
     "fit",
     "method",
 ]  # fmt: skip

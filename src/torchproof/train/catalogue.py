@@ -19,7 +19,10 @@ from torchproof.core.threats import AnyThreat
 from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
+from torchproof.train.cifs import CIFSAT
+from torchproof.train.denoiser import CGD, FGD, LGD, PixelGuided
 from torchproof.train.ema import EMA
+from torchproof.train.ensemble import EnsembleAT
 from torchproof.train.fast import FGSMAT, FastAT, FixedMask, RandomMask
 from torchproof.train.first_layer import FirstLayer
 from torchproof.train.free import FreeAT
@@ -41,6 +44,7 @@ from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
 from torchproof.train.swa import SWA
 from torchproof.train.thrm import THRM
+from torchproof.train.tisode import TisODE
 from torchproof.train.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
@@ -55,6 +59,12 @@ METHODS: dict[str, type[Method]] = {
     "SCORE": SCORE,
     "HAT": HAT,
     "HE": HE,
+    "CIFSAT": CIFSAT,
+    "EnsembleAT": EnsembleAT,
+    "PixelGuided": PixelGuided,
+    "FGD": FGD,
+    "LGD": LGD,
+    "CGD": CGD,
     "AWP": AWP,
     "FAT": FAT,
     "FGSMAT": FGSMAT,
@@ -65,6 +75,7 @@ METHODS: dict[str, type[Method]] = {
     "GradAlign": GradAlign,
     "FirstLayer": FirstLayer,
     "JSIGR": JSIGR,
+    "TisODE": TisODE,
     "Sum": Sum,
     "LabelSmoothing": LabelSmoothing,
     "EMA": EMA,
@@ -82,9 +93,10 @@ PARTS: dict[str, Callable[..., Any]] = {
 }
 
 
-def method(text: str, threat: AnyThreat | None = None, **networks: nn.Module) -> Method:
+def method(text: str, threat: AnyThreat | None = None, **networks: Any) -> Method:
     """The method that an expression such as `AWP(TRADES(beta=6), gamma=0.005)` describes, for
-    `threat`, with `networks` as the arguments of their names (the `standard` of HAT).
+    `threat`, with `networks` as the arguments of their names: the `standard` of HAT, a module, and
+    the `sources` of LGD, modules by name.
 
     Raises InputError for an expression that is no method, UnknownName for a name in no table.
     """
@@ -122,6 +134,18 @@ def _late(optimiser: Optimizer, steps: int) -> LRScheduler:
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
 
 
+def _fifths(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by five after three, six and nine tenths (Yan et al. 2020)."""
+    milestones = [max(1, steps * tenths // 10) for tenths in (3, 6, 9)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.2)
+
+
+def _tail(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten at epochs 100 and 105 of 110 (Pang et al. 2021)."""
+    milestones = [max(1, steps * 10 // 11), max(1, steps * 21 // 22)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
 def _cosine(optimiser: Optimizer, steps: int) -> LRScheduler:
     """Half a cosine down to 0."""
     return torch_schedules.CosineAnnealingLR(optimiser, T_max=steps)
@@ -148,6 +172,8 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
     "constant": _constant,
     "piecewise": _piecewise,
     "late": _late,
+    "tail": _tail,
+    "fifths": _fifths,
     "cosine": _cosine,
     "linear": _linear,
     "cyclic": _cyclic,
