@@ -1,0 +1,171 @@
+"""Certified accuracy alone: which examples a verifier proves, with no attack beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from torchproof.core.errors import InputError
+from torchproof.core.metrics import clopper_pearson
+from torchproof.core.room import Room, in_batches
+from torchproof.core.sites import Model
+from torchproof.core.threats import AnyThreat
+from torchproof.evaluate import identity
+from torchproof.evaluate.course import Clock, Progress
+from torchproof.evaluate.ledger import Ledger
+from torchproof.evaluate.member import CERTIFICATE
+from torchproof.evaluate.propagation import Propagation
+from torchproof.evaluate.stored import Stored
+from torchproof.evaluate.subject import Subject, examples_of
+from torchproof.evaluate.suites import bounded
+from torchproof.evaluate.versions import versions
+
+SCHEMA = "torchproof.certificate/1"
+ASSUMPTIONS = (
+    "real arithmetic on the stored weights; bounds computed in float64, whose rounding is not "
+    "accounted for"
+)
+Status = Literal["certified", "undecided", "wrong", "unfinished"]
+
+
+class Row(BaseModel):
+    """One example. margin: the least lower bound of z_y - z_t, null where none was asked for."""
+
+    id: int
+    label: int
+    status: Status
+    margin: float | None
+    error_bound: float | None
+    seconds: float
+
+
+class Certificates(Stored):
+    """The content of result.json. certified_accuracy: of all n examples, those that are classified
+    correctly and proved to stay so.
+    """
+
+    file: ClassVar[str] = "result.json"
+    remedy: ClassVar[str] = "run `torchproof certify` into this folder first"
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    threat: dict[str, Any]
+    method: str
+    timeout: float | None
+    seed: int
+    clean_accuracy: float
+    clean_accuracy_ci95: tuple[float, float]
+    certified_accuracy: float
+    certified_accuracy_ci95: tuple[float, float]
+    assumptions: str = ASSUMPTIONS
+    examples: list[Row]
+    backward: int
+    seconds: float
+    versions: dict[str, str]
+    command: str
+
+
+def certify(
+    model: Model, data: Any, threat: AnyThreat, method: str = "best", *,
+    n: int | None = None, ids: Tensor | None = None, slots: int = 16, out: Path | str | None = None,
+    resume: bool = False, max_seconds: float | None = None,
+    progress: Callable[[Progress], None] | None = None, name: str | None = None,
+    data_name: str | None = None, model_sha256: str | None = None,
+    data_sha256: str | None = None, command: str | None = None,
+) -> Certificates:  # fmt: skip
+    """Bounds the margins of the first n examples over a threat; the model stays as it was.
+
+    data: (x, y) or an object with .x and .y; method: a name of `torchproof.verify.BOUNDS`; slots:
+    examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
+    after which the rest stays "unfinished". Raises UnknownName, InputError, ModelError (operations
+    without a rule, all of them), FileError, ResumeError.
+    """
+    verifier, about = Propagation(method), bounded(threat)
+    examples = examples_of(data, n, ids, data_name, data_sha256)
+    subject = Subject.of(model, examples, 0, False)
+    settings = {"threats": [identity.exact(threat)], "method": method}
+    told = {"command": command, "threat": identity.threat_entry([threat])}
+    header = identity.header(subject, model_sha256, name, settings, told)
+    ledger = Ledger.open(header, None if out is None else Path(out), resume)
+    clock = Clock(max_seconds)
+    try:
+        _work(subject, ledger, clock, Room(slots), verifier, about, progress)
+        ledger.sync()
+    finally:
+        ledger.close()
+    found = _summary(subject, ledger, method, max_seconds)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _work(
+    subject: Subject, ledger: Ledger, clock: Clock, room: Room, verifier: Propagation,
+    threat: AnyThreat, progress: Callable[[Progress], None] | None,
+) -> None:  # fmt: skip
+    """Records every example that has none yet."""
+    ids = subject.examples.ids.tolist()
+    todo = [row for row, i in enumerate(ids) if CERTIFICATE not in ledger.of(i)]
+    done, total = 0, len(todo)
+
+    def work(rows: list[int]) -> None:
+        nonlocal done
+        x, y = subject.rows(rows)
+        clock.lap()
+        with subject.asked(CERTIFICATE):
+            right = (subject.model(x).argmax(1) == y).tolist()
+            margins = verifier.margins(subject.model, x, y, threat)
+        each = clock.lap() / len(rows)
+        ledger.add(
+            [
+                {"id": ids[row], "attack": CERTIFICATE, "correct": bool(correct),
+                 "margin": margin, "backward": margins.rows // len(rows), "seconds": each}
+                for row, correct, margin in zip(
+                    rows, right, margins.lower.amin(1).tolist(), strict=True)
+            ]
+        )  # fmt: skip
+        done += len(rows)
+        if progress is not None:
+            progress(Progress(CERTIFICATE, done, total, 0))
+
+    in_batches(todo, room, clock.over, work)
+
+
+def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None) -> Certificates:
+    examples = subject.examples
+    rows = [
+        _row(i, y, ledger.of(i).get(CERTIFICATE))
+        for i, y in zip(examples.ids.tolist(), examples.y.tolist(), strict=True)
+    ]
+    asked = [row for row in rows if row.status != "unfinished"]
+    if not asked:
+        raise InputError("no time for a single example", "some seconds", "raise max_seconds")
+    right = sum(row.status != "wrong" for row in asked)
+    sure = sum(row.status == "certified" for row in rows)
+    header = ledger.header
+    return Certificates(
+        date=header.about["date"], model=header.about["model"],
+        model_sha256=header.settings["model_sha256"], data=examples.name,
+        data_sha256=examples.sha256, n=len(rows), threat=header.about["threat"],
+        method=method, timeout=limit, seed=0,
+        clean_accuracy=right / len(asked), clean_accuracy_ci95=clopper_pearson(right, len(asked)),
+        certified_accuracy=sure / len(rows),
+        certified_accuracy_ci95=clopper_pearson(sure, len(rows)), examples=rows,
+        backward=sum(ledger.of(row.id).get(CERTIFICATE, {}).get("backward", 0) for row in rows),
+        seconds=sum(row.seconds for row in rows), versions=versions(),
+        command=header.about["command"] or
+        f"torchproof.evaluate.certify({header.about['model']}, {examples.name}, method={method!r})",
+    )  # fmt: skip
+
+
+def _row(example: int, label: int, record: dict[str, Any] | None) -> Row:
+    if record is None:
+        return Row(id=example, label=label, status="unfinished", margin=None, error_bound=None,
+                   seconds=0.0)  # fmt: skip
+    proved = record["correct"] and record["margin"] > 0
+    status: Status = "certified" if proved else "undecided" if record["correct"] else "wrong"
+    return Row(id=example, label=label, status=status, margin=record["margin"], error_bound=None,
+               seconds=record["seconds"])  # fmt: skip

@@ -1,0 +1,77 @@
+"""alpha-CROWN (Xu et al. 2021): lower lines of hinges with optimised slopes, every row its own.
+
+Any slope between the lower piece's and 1 holds, so every step of the search gives bounds that hold;
+the best of all steps counts, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from torchproof.verify.linear import Walk
+
+RATE, DECAY = 0.25, 0.98  # of Adam, per step
+_BETAS = (0.9, 0.999)
+
+
+def optimised(
+    walk: Walk,
+    start: Mapping[str, Tensor],
+    example: Tensor,
+    steps: int,
+    enough: float = torch.inf,
+) -> Tensor:
+    """`walk.lower(start, example)` with optimised slopes, (R,); rows that reach `enough` are left
+    alone from then on.
+    """
+    best = walk.lower(start, example)
+    if steps < 1:
+        return best
+    best = best.detach()
+    names = [n for n, held in walk.lines.items() if held.free is not None]
+    live = (best < enough).nonzero()[:, 0]
+    if not names or not len(live):
+        return best
+    slopes = {name: _initial(walk, name, example[live]) for name in names}
+    moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in slopes.items()}
+    for step in range(1, steps + 1):
+        rows = {name: row[live] for name, row in start.items()}
+        asked = {name: slope.requires_grad_() for name, slope in slopes.items()}
+        with torch.enable_grad():
+            found = walk.lower(rows, example[live], slopes=asked)
+            slants = torch.autograd.grad(found.sum(), list(asked.values()), allow_unused=True)
+        best[live] = torch.maximum(best[live], found.detach())
+        if step == steps:
+            break
+        for name, slant in zip(names, slants, strict=True):
+            if slant is not None:  # a node behind the start has no part in it
+                slopes[name] = _moved(slopes[name].detach(), slant, moments[name], step)
+        keep = best[live] < enough
+        if not bool(keep.all()):
+            live = live[keep]
+            slopes = {name: slope.detach()[keep] for name, slope in slopes.items()}
+            moments = {name: (m[keep], v[keep]) for name, (m, v) in moments.items()}
+            if not len(live):
+                break
+    return best
+
+
+def _initial(walk: Walk, name: str, example: Tensor) -> Tensor:
+    """The slopes that are held, as places between the free slope and 1."""
+    held = walk.lines[name]
+    assert held.free is not None
+    place = (held.low[0] - held.free) / (1 - held.free).clamp_min(1e-6)
+    return place.nan_to_num(0.0).clamp(0, 1)[example].contiguous()
+
+
+def _moved(slope: Tensor, slant: Tensor, moments: tuple[Tensor, Tensor], step: int) -> Tensor:
+    """One step of Adam uphill, within [0, 1]; writes over the moments."""
+    first, second = moments
+    first.lerp_(slant, 1 - _BETAS[0])
+    second.lerp_(slant.square(), 1 - _BETAS[1])
+    rate = RATE * DECAY ** (step - 1) / (1 - _BETAS[0] ** step)
+    spread = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(1e-8)
+    return (slope + rate * first / spread).clamp_(0, 1)

@@ -1,0 +1,238 @@
+"""The family of bounds by propagation: which lines, where the bounds in the middle come from.
+
+No order holds among IBP, CROWN-IBP and CROWN: the default asks them all, and intersects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import ModelError, unknown
+from torchproof.core.norms import Linf
+from torchproof.core.threats import AnyThreat
+from torchproof.verify.alpha import optimised
+from torchproof.verify.graph import Graph, Node, Values, bind, traced
+from torchproof.verify.inputs import InputSet, rows_of
+from torchproof.verify.interval import Interval
+from torchproof.verify.linear import Walk
+from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation
+from torchproof.verify.relax import Hinge, Relaxation
+from torchproof.verify.rewrite import rewritten
+
+BUDGET = 2**24  # entries of the largest tensor of rows
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A member of the family. middle: where bounds before nonlinear operations come from;
+    parallel: lower lines of hinges parallel to the upper ones; meet: intersect with intervals, in
+    the middle and at the end; last: what bounds the margins; steps, middle_steps: of the search for
+    slopes, at the end and in the middle.
+    """
+
+    middle: Literal["interval", "linear"]
+    last: Literal["interval", "linear"]
+    parallel: bool = False
+    meet: bool = True
+    steps: int = 0
+    middle_steps: int = 0
+
+
+IBP = Bound("interval", "interval")
+CROWN_IBP = Bound("interval", "linear", meet=False)
+CROWN = Bound("linear", "linear", meet=False)
+FAST_LIN = Bound("linear", "linear", parallel=True, meet=False)
+
+BOUNDS: dict[str, tuple[Bound, ...]] = {
+    "ibp": (IBP,),
+    "crown-ibp": (CROWN_IBP,),
+    "fast-lin": (FAST_LIN,),
+    "crown": (CROWN,),
+    "alpha-crown": (Bound("linear", "linear", steps=20),),
+    "alpha-crown-full": (Bound("linear", "linear", steps=20, middle_steps=5),),
+    "best": (IBP, CROWN_IBP, FAST_LIN, CROWN, Bound("linear", "linear")),
+}
+"""ibp: Gowal et al. 2019, with margins merged into the last layers; crown-ibp: Zhang et al. 2020;
+fast-lin: Weng et al. 2018, the same as the dual of Wong and Kolter 2018; crown: Zhang et al. 2018,
+the same as DeepPoly (Singh et al. 2019) on ReLU; alpha-crown: Xu et al. 2021, intersected with
+intervals, slopes optimised for the margins, or (full) for every bound in the middle too; best: the
+largest of those without optimised slopes, and of CROWN with intervals intersected everywhere, which
+alone is not always the best (its slopes differ).
+"""
+
+
+def graph_of(model: nn.Module, x: Tensor) -> Graph:
+    """The model's graph, in operations that all have rules; raises ModelError, InputError."""
+    graph = rewritten(traced(model, x))
+    check(graph)
+    return graph
+
+
+class Margins(NamedTuple):
+    """lower: (B, K - 1) bounds of z_y - z_t, t != y in order; rows: walks back through the graph, a
+    backward pass of one example each.
+    """
+
+    lower: Tensor
+    rows: int
+
+
+def margins(
+    model: nn.Module | Graph,
+    x: Tensor,
+    y: Tensor,
+    threat: AnyThreat,
+    method: str = "best",
+) -> Tensor:
+    """(B, K - 1) lower bounds of z_y - z_t over the threat around x (B, C, H, W), t != y in order.
+
+    An example whose bounds are all positive is classified as y everywhere in the set. Computed in
+    the dtype of the model; float rounding is not accounted for. Raises UnknownName for a method,
+    ModelError for operations without a rule.
+    """
+    return bounded(model, x, y, threat, method).lower
+
+
+def bounded(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, method: str = "best"
+) -> Margins:
+    """`margins`, with what they cost."""
+    if method not in BOUNDS:
+        raise unknown("bound", method, BOUNDS)
+    graph = model if isinstance(model, Graph) else graph_of(model, x)
+    with torch.no_grad():
+        inside = InputSet.of(x, threat)
+        found, rows = [], 0
+        for bound in BOUNDS[method]:
+            passed = Pass.of(graph, inside, bound)
+            classes = passed.walk.reference[graph.output].shape[-1]
+            found.append(passed.lower(rows_of(y, classes).to(x.dtype)))
+            rows += passed.walk.walked
+        return Margins(torch.stack(found).amax(0), rows)
+
+
+@dataclass
+class Pass:
+    """A graph walked once forward over a set: intervals of every live node, lines of the nonlinear
+    ones.
+    """
+
+    bound: Bound
+    walk: Walk
+    intervals: dict[str, Interval]
+
+    @classmethod
+    def of(cls, graph: Graph, inside: InputSet, bound: Bound) -> Pass:
+        made = cls(bound, Walk.of(graph, inside), {graph.input: inside.box()})
+        for node in graph.nodes:
+            if node.name in graph.live:
+                made._visit(node)
+        return made
+
+    def lower(self, rows: Tensor) -> Tensor:
+        """(B, S) lower bounds of the rows (B, S, K) of the answer."""
+        shape, graph = rows.shape[:2], self.walk.graph
+        example = torch.arange(shape[0], device=rows.device).repeat_interleave(shape[1])
+        start = rows.flatten(0, 1).reshape(-1, *self.walk.reference[graph.output].shape[1:])
+        chunk, parts = self.chunk, []
+        for first in range(0, len(start), chunk):
+            part = slice(first, first + chunk)
+            parts.append(self._last(start[part], example[part]))
+        return torch.cat(parts).view(shape)
+
+    def _last(self, rows: Tensor, example: Tensor) -> Tensor:
+        start = {self.walk.graph.output: rows}
+        stops = {n: v for n, v in self.intervals.items() if n in self.walk.lines}
+        if self.bound.last == "interval":
+            return self.walk.lower(start, example, stops)
+        found = optimised(self.walk, start, example, self.bound.steps)
+        if self.bound.meet:
+            found = torch.maximum(found, self.walk.lower(start, example, stops))
+        return found
+
+    @property
+    def chunk(self) -> int:
+        """Rows that are walked at once."""
+        values = self.walk.reference
+        largest: int = max(values[name][0].numel() for name in self.walk.graph.live)
+        return max(1, BUDGET // largest)
+
+    def _visit(self, node: Node) -> None:
+        graph, arguments = self.walk.graph, self._arguments(node)
+        if not nonlinear(node, graph):
+            self.intervals[node.name] = AFFINE[node.kind](node, arguments)
+            return
+        known = relaxation(node, arguments)
+        if self.bound.parallel and isinstance(known, Hinge):
+            known = replace(known, parallel=True)
+        names = graph.inputs(node)
+        try:
+            self._tighten(names, known)
+            inputs = [self.intervals[name] for name in names]
+            self.walk.hold(node, known.lines(inputs), known.free(inputs))
+            self.intervals[node.name] = known.range(inputs)
+        except ModelError as error:
+            given = f"{error.given}, at {node.where!r}"
+            raise ModelError(given, error.expected, error.remedy) from error
+
+    def _arguments(self, node: Node) -> Sequence[Any]:
+        values: Values = {**self.walk.reference, **self.intervals}
+        found: Sequence[Any] = bind(node.args, values)
+        return found
+
+    def _tighten(self, names: Sequence[str], known: Relaxation) -> None:
+        """Walks back from the entries of the inputs for which it may make a difference."""
+        for name in names:
+            curved, mixing = self._behind(name)
+            sharp = mixing <= 1 and isinstance(self.walk.inside.ball.norm, Linf)
+            before, meet = self.intervals[name], self.bound.meet or known.bounded
+            if not curved and not sharp:  # affine in the input: a walk is exact
+                self.intervals[name] = self._walked(
+                    name, before, torch.ones_like(before.lower), meet
+                )
+            elif curved and self.bound.middle == "linear":
+                self.intervals[name] = self._walked(name, before, known.open([before]), meet)
+
+    def _behind(self, name: str) -> tuple[bool, int]:
+        """Whether nonlinear operations lead to the node, and how many affine ones that mix entries:
+        with none or one of these, intervals from a box are exact.
+        """
+        graph, seen, todo = self.walk.graph, set(), [name]
+        while todo:
+            current = todo.pop()
+            if current not in seen and current in graph.by_name:
+                seen.add(current)
+                todo += graph.inputs(graph.by_name[current])
+        nodes = [graph.by_name[n] for n in seen]
+        mixing = sum(n.kind not in APART and len(graph.inputs(n)) == 1 for n in nodes)
+        joining = sum(len(graph.inputs(n)) > 1 for n in nodes)
+        return any(nonlinear(n, graph) for n in nodes), mixing + 2 * joining
+
+    def _walked(self, name: str, before: Interval, open_: Tensor, meet: bool) -> Interval:
+        places = open_.expand(before.lower.shape).nonzero()
+        if not len(places):
+            return before
+        lower, upper = before.lower.clone(), before.upper.clone()
+        shape = before.lower.shape[1:]
+        chunk = max(1, self.chunk // 2)
+        for first in range(0, len(places), chunk):
+            part = places[first : first + chunk]
+            rows = torch.zeros(len(part), *shape, dtype=lower.dtype, device=lower.device)
+            rows[(torch.arange(len(part)), *part[:, 1:].unbind(1))] = 1.0
+            both = torch.cat([rows, -rows])
+            found = optimised(
+                self.walk, {name: both}, part[:, 0].repeat(2), self.bound.middle_steps
+            )
+            index = tuple(part.unbind(1))
+            lower[index], upper[index] = found[: len(part)], -found[len(part) :]
+        after = Interval(lower, upper)
+        after = after.meet(before) if meet else after
+        # bounds that have met may cross by float noise
+        return Interval(
+            torch.minimum(after.lower, after.upper), torch.maximum(after.lower, after.upper)
+        )

@@ -1,0 +1,194 @@
+"""A network as a list of operations: what `torch.export` sees, in a form that every bound reads.
+
+Export has one canonical operation for every idiom; the parameters are the model's own, so that
+bounds are differentiable in them and a graph is traced once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError, ModelError
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The answer of another node, among the arguments of one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation. kind: the name in the operator tables, such as "conv2d"; call: its function;
+    args: positional arguments, with Refs for answers of other nodes; where: its source line.
+    """
+
+    name: str
+    kind: str
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    where: str
+
+    @cached_property
+    def refs(self) -> tuple[str, ...]:
+        """The nodes it reads, in the order of the arguments."""
+        return tuple(_refs(self.args))
+
+    def answer(self, values: Mapping[str, Any]) -> Any:
+        return self.call(*bind(self.args, values))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which they can run; constants: parameters, buffers and literals by
+    name; `live` nodes depend on the input's values.
+    """
+
+    nodes: tuple[Node, ...]
+    input: str
+    output: str
+    constants: Mapping[str, Tensor]
+
+    @cached_property
+    def live(self) -> frozenset[str]:
+        found = {self.input}
+        for node in self.nodes:
+            if node.kind not in SHAPES and found & set(node.refs):
+                found.add(node.name)
+        return frozenset(found)
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def inputs(self, node: Node) -> tuple[str, ...]:
+        """The live nodes that it reads."""
+        return tuple(dict.fromkeys(name for name in node.refs if name in self.live))
+
+    def run(self, x: Tensor) -> Values:
+        """The answer of every node to x (B, ...)."""
+        values: Values = {**self.constants, self.input: x}
+        for node in self.nodes:
+            values[node.name] = node.answer(values)
+        return values
+
+
+SHAPES = frozenset({"sym_size", "size", "numel", "scale", "shift"})
+"""Operations whose answers do not depend on the values of what they read, only on its shape."""
+
+
+def bind(argument: Any, values: Mapping[str, Any]) -> Any:
+    """The argument with values in the place of Refs."""
+    if isinstance(argument, Ref):
+        return values[argument.name]
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(bind(part, values) for part in argument)
+    return argument
+
+
+def _refs(argument: Any) -> Iterator[str]:
+    if isinstance(argument, Ref):
+        yield argument.name
+    elif isinstance(argument, (list, tuple)):
+        for part in argument:
+            yield from _refs(part)
+
+
+def traced(model: nn.Module, x: Tensor) -> Graph:
+    """The graph of a model in eval mode for inputs like x (B, ...), of any batch size.
+
+    Raises InputError for a model in train mode, ModelError for one that export cannot follow, such
+    as a Python `if` on values, with export's own words.
+    """
+    if any(module.training for module in model.modules()):
+        raise InputError("a model in train mode", "a model in eval mode", "call model.eval()")
+    two = torch.cat([x[:1], x[:1]]).detach()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batch = ({0: torch.export.Dim.AUTO},)
+            program = torch.export.export(model, (two,), dynamic_shapes=batch)
+            program = program.run_decompositions({})
+    except Exception as error:  # whatever export may raise about a model
+        words = " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"a model that torch.export cannot follow ({type(error).__name__}: {words})",
+            "one tensor in, logits out, no Python branch on values",
+            "rewrite the branch with torch.where, or bound the part before it",
+        ) from error
+    return _read(program, model)
+
+
+def _read(program: Any, model: nn.Module) -> Graph:
+    own = {**dict(model.named_parameters(remove_duplicate=False)),
+           **dict(model.named_buffers(remove_duplicate=False))}  # fmt: skip
+    constants: dict[str, Tensor] = {}
+    start = ""
+    for spec in program.graph_signature.input_specs:
+        if spec.target is None:
+            start = spec.arg.name
+        else:
+            constants[spec.arg.name] = own.get(spec.target, program.constants.get(spec.target))
+    nodes: list[Node] = []
+    output = ""
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            nodes.append(_node(node))
+        elif node.op == "output":
+            (answers,) = node.args
+            if len(answers) != 1:
+                given = f"a model with {len(answers)} answers"
+                raise ModelError(given, "one tensor of logits", "wrap it in a module of one answer")
+            output = answers[0].name
+    return Graph(_needed(nodes, output), start, output, constants)
+
+
+def _node(node: Any) -> Node:
+    """One call of export's graph; keyword arguments take their places where they have one."""
+    target = node.target
+    kind = str(getattr(target, "_opname", getattr(target, "__name__", target)))
+    args, rest = _placed(target, node.args, node.kwargs)
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    where = lines[-1].strip() if lines else ""
+    call = torch.reshape if kind in ("view", "_unsafe_view") else target  # whatever the strides
+    return Node(node.name, kind, partial(call, **rest) if rest else call, args, where)
+
+
+def _placed(target: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Values]:
+    """Positional arguments, and those that only have a name."""
+    taken = [_argument(value) for value in args]
+    schema = target._schema.arguments if kwargs else []
+    named = {a.name: kwargs[a.name] for a in schema if a.kwarg_only and a.name in kwargs}
+    places = [a for a in schema if not a.kwarg_only]
+    last = max((i for i, a in enumerate(places) if a.name in kwargs), default=-1)
+    for a in places[len(taken) : last + 1]:
+        taken.append(_argument(kwargs.get(a.name, a.default_value)))
+    return tuple(taken), named
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return Ref(value.name)
+    if isinstance(value, (list, tuple)):
+        return [_argument(part) for part in value]
+    return value
+
+
+def _needed(nodes: list[Node], output: str) -> tuple[Node, ...]:
+    """Without assertions and whatever else the output does not read."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if node.name in wanted:
+            wanted |= set(node.refs)
+            kept.append(node)
+    return tuple(reversed(kept))

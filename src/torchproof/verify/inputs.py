@@ -1,0 +1,63 @@
+"""What a network is asked about: every image within a threat, around given ones.
+
+One set for every method, so that methods can be compared: a norm ball cut with the pixel box, both
+exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import InputError
+from torchproof.core.sets import Ball
+from torchproof.core.sites import Input
+from torchproof.core.threats import AnyThreat, Threat
+from torchproof.verify.interval import Interval
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """x (B, ...), and the perturbations d that are allowed around each."""
+
+    x: Tensor
+    ball: Ball
+
+    @classmethod
+    def of(cls, x: Tensor, threat: AnyThreat) -> InputSet:
+        """The threat around images x (B, C, H, W).
+
+        Raises InputError for a threat on anything but the input.
+        """
+        if not isinstance(threat, Threat) or not isinstance(threat.site, Input):
+            given = f"{threat} for a bound"
+            raise InputError(given, "a threat on the input with one norm", "write linf:8/255")
+        ball = threat.set(lambda images: images, x)
+        assert isinstance(ball, Ball)
+        return cls(x, ball)
+
+    def box(self) -> Interval:
+        """The smallest box that holds the set."""
+        return Interval(self.x + self.ball.floor, self.x + self.ball.ceiling)
+
+    def lowest(self, rows: Tensor, example: Tensor) -> Tensor:
+        """(R,) the least <row, d> over the perturbations of example[r]; rows (R, ...)."""
+        one, ball = self.ball.norm, self.ball
+        part = (ball.radius[example], ball.floor[example], ball.ceiling[example])
+        return -one.support(-rows, *part)
+
+    def take(self, rows: Tensor) -> InputSet:
+        """The set of some of the examples."""
+        b = self.ball
+        parts = (b.radius, b.scale, b.low, b.high, b.floor, b.ceiling)
+        return InputSet(self.x[rows], Ball(b.norm, *(part[rows] for part in parts)))
+
+
+def rows_of(labels: Tensor, classes: int) -> Tensor:
+    """(B, K - 1, K) rows that take logits to margins: of the label over every other class."""
+    unit = torch.eye(classes, device=labels.device)
+    others = torch.arange(classes, device=labels.device).expand(len(labels), -1)
+    wrong = others[others != labels[:, None]].view(len(labels), classes - 1)
+    return unit[labels][:, None] - unit[wrong]

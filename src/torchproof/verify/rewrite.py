@@ -1,0 +1,183 @@
+"""Operations that are others in disguise: batch norm is a product and a sum, max pooling a choice
+of entries and a maximum, softmax exponentials of differences.
+
+What remains is what the operator tables know.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import ModelError
+from torchproof.verify.graph import Graph, Node, Ref
+from torchproof.verify.rewrite_norms import batch_norm, group_norm, layer_norm, per_channel
+from torchproof.verify.rewrite_pools import max_pool
+from torchproof.verify.steps import Steps
+
+
+def rewritten(graph: Graph) -> Graph:
+    """The graph in the operations of the tables."""
+    nodes: list[Node] = []
+    many: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.kind in SEVERAL:
+            many[node.name] = node
+            continue
+        if node.kind == "getitem" and node.refs and node.refs[0] in many:
+            node = _one_of(node, many[node.refs[0]])
+        rule = REWRITES.get(node.kind) if graph.live & {node.name} else None
+        if rule is None:
+            nodes.append(node)
+            continue
+        steps = Steps(node, graph.live)
+        nodes += steps.done() if rule(steps, *node.args) else [node]
+    return replace(graph, nodes=tuple(nodes))
+
+
+SEVERAL = frozenset({"split", "split_with_sizes", "chunk", "unbind", "tensor_split",
+                     "_native_batch_norm_legit_no_training"})  # fmt: skip
+"""Operations with several answers, of which a `getitem` takes one."""
+
+
+def _one_of(item: Node, source: Node) -> Node:
+    index = item.args[1]
+
+    def call(*args: Any) -> Any:
+        return source.call(*args)[index]
+
+    return replace(source, name=item.name, call=call)
+
+
+def _softmax(steps: Steps, x: Any, dim: int, *_: Any) -> bool:
+    """1 / sum_j exp(x_j - x_i): no maximum is subtracted, so that bounds stay tight."""
+    own, others, total = (dim + 1, dim, dim + 1) if dim >= 0 else (dim, dim - 1, dim)
+    mine = steps.add("unsqueeze", torch.unsqueeze, x, own)
+    each = steps.add("unsqueeze", torch.unsqueeze, x, others)
+    powers = steps.add("exp", torch.exp, steps.add("sub", torch.sub, each, mine))
+    summed = steps.add("sum", torch.sum, powers, total)
+    steps.add("reciprocal", torch.reciprocal, summed)
+    return True
+
+
+def _log_softmax(steps: Steps, x: Any, dim: int, *rest: Any) -> bool:
+    _softmax(steps, x, dim)
+    steps.add("log", torch.log, steps.last)
+    return True
+
+
+def _attention(
+    steps: Steps, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
+    causal: bool = False, *_: Any,
+) -> bool:  # fmt: skip
+    if mask is not None or causal:
+        raise ModelError(
+            f"attention with a mask at {steps.node.where!r}", "attention without", "leave it out"
+        )
+    turned = steps.add("transpose", torch.transpose, k, -2, -1)
+    scores = _pairs(steps, steps.add("mul", torch.mul, q, steps.add("scale", _root, q)), turned)
+    _softmax(steps, scores, -1)
+    _pairs(steps, steps.last, v)
+    return True
+
+
+def _root(q: Tensor) -> float:
+    return 1.0 / math.sqrt(q.shape[-1])
+
+
+def _matmul(steps: Steps, a: Any, b: Any) -> bool:
+    if steps.is_live(a) and steps.is_live(b):
+        _pairs(steps, a, b)
+        return True
+    return False
+
+
+def _pairs(steps: Steps, a: Any, b: Any) -> Ref:
+    """A product of two live matrices as products of entries and a sum."""
+    left = steps.add("unsqueeze", torch.unsqueeze, a, -1)
+    right = steps.add("unsqueeze", torch.unsqueeze, b, -3)
+    return steps.add("sum", torch.sum, steps.add("mul", torch.mul, left, right), -2)
+
+
+def _div(steps: Steps, a: Any, b: Any, *_: Any) -> bool:
+    if not steps.is_live(b):
+        return False
+    steps.add("mul", torch.mul, a, steps.add("reciprocal", torch.reciprocal, b))
+    return True
+
+
+def _addmm(steps: Steps, bias: Any, a: Any, b: Any) -> bool:
+    steps.add("add", torch.add, steps.add("matmul", torch.matmul, a, b), bias)
+    return True
+
+
+def _rsub(steps: Steps, a: Any, b: Any, alpha: float = 1) -> bool:
+    steps.add("sub", torch.sub, b, a if alpha == 1 else steps.add("mul", torch.mul, a, alpha))
+    return True
+
+
+def _power(steps: Steps, x: Any, exponent: Any) -> bool:
+    if exponent == 2:
+        steps.add("square", torch.square, x)
+        return True
+    if exponent == 0.5:
+        steps.add("sqrt", torch.sqrt, x)
+        return True
+    return False
+
+
+def _extreme(sign: int, steps: Steps, a: Any, b: Any) -> bool:
+    """max(a, b) = a + relu(b - a), min(a, b) = a - relu(a - b)."""
+    over = (b, a) if sign > 0 else (a, b)
+    above = steps.add("relu", torch.relu, steps.add("sub", torch.sub, *over))
+    if sign > 0:
+        steps.add("add", torch.add, a, above)
+    else:
+        steps.add("sub", torch.sub, a, above)
+    return True
+
+
+def _prelu(steps: Steps, x: Any, weight: Any) -> bool:
+    steps.add("prelu", _hinged, x, steps.add("scale", per_channel, weight, x))
+    return True
+
+
+def _hinged(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x > 0, x, slope * x)
+
+
+def _aliased(steps: Steps, x: Any, *_: Any) -> bool:
+    steps.add("alias", operator.pos, x)
+    return True
+
+
+REWRITES: dict[str, Callable[..., bool]] = {
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "layer_norm": layer_norm,
+    "group_norm": group_norm,
+    "softmax": _softmax,
+    "_softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "_log_softmax": _log_softmax,
+    "scaled_dot_product_attention": _attention,
+    "matmul": _matmul,
+    "bmm": _matmul,
+    "mm": _matmul,
+    "addmm": _addmm,
+    "div": _div,
+    "rsub": _rsub,
+    "pow": _power,
+    "maximum": partial(_extreme, 1),
+    "minimum": partial(_extreme, -1),
+    "max_pool2d": max_pool,
+    "prelu": _prelu,
+    "dropout": _aliased,
+}
+"""Kind -> what to do; it answers False where the node stays as it is."""

@@ -1,0 +1,109 @@
+"""Certified accuracy, and the sandwich of certificates and attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import FileError, InputError, ModelError, ResumeError, UnknownName
+from torchproof.core.norms import L2, Linf
+from torchproof.core.threats import Threat
+from torchproof.evaluate import Certificates, Propagation, certify, evaluate
+
+
+class Distance(nn.Module):
+    """Two classes parted by the plane sum(x) = n / 2: the margin is 2 sum(x) - n."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1).sum(1)
+        return torch.stack([s, x[0].numel() - s], 1)
+
+
+def images(*levels: float) -> tuple[Tensor, Tensor]:
+    x = torch.stack([torch.full((1, 2, 2), level) for level in levels])
+    return x, (x.flatten(1).mean(1) < 0.5).long()
+
+
+def test_certified_is_what_lies_far_from_the_boundary() -> None:
+    x, y = images(0.9, 0.62, 0.58, 0.1, 0.45)
+    y[4] = 1 - y[4]
+    found = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1))
+    assert [row.status for row in found.examples] == [
+        "certified", "certified", "undecided", "certified", "wrong"
+    ]  # fmt: skip
+    margins = [row.margin for row in found.examples]
+    assert margins[0] == pytest.approx(8 * (0.4 - 0.1)) and margins[2] == pytest.approx(-0.16)
+    assert found.certified_accuracy == 3 / 5 and found.clean_accuracy == 4 / 5
+    assert found.certified_accuracy_ci95[0] < 0.6 < found.certified_accuracy_ci95[1]
+
+
+def test_margins_are_those_of_float64() -> None:
+    """Half a float32 rounding from the boundary, on either side."""
+    x, y = images(0.6)
+    for eps, sure in ((0.1 - 1e-6, True), (0.1 + 1e-6, False)):
+        found = certify(Distance().eval(), (x, y), Threat(Linf(), eps))
+        assert (found.examples[0].status == "certified") is sure
+
+
+def test_kept_read_and_resumed(tmp_path: Path) -> None:
+    x, y = images(*torch.linspace(0, 1, 12).tolist())
+    about = Threat(L2(), 0.2)
+    whole = certify(Distance().eval(), (x, y), about, out=tmp_path / "a", slots=3)
+    assert Certificates.read(tmp_path / "a") == whole
+    with pytest.raises(FileError, match="resume=True"):
+        certify(Distance().eval(), (x, y), about, out=tmp_path / "a")
+    records = tmp_path / "a" / "records.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    again = certify(Distance().eval(), (x, y), about, out=tmp_path / "a", resume=True, slots=4)
+    for one, two in zip(whole.examples, again.examples, strict=True):
+        assert (one.id, one.status) == (two.id, two.status)
+        assert one.margin == pytest.approx(two.margin, abs=1e-12)
+    with pytest.raises(ResumeError, match="method"):
+        certify(Distance().eval(), (x, y), about, "ibp", out=tmp_path / "a", resume=True)
+
+
+def test_the_sandwich() -> None:
+    x, y = images(*torch.linspace(0.02, 0.98, 25).tolist())
+    about = Threat(Linf(), 0.1)
+    report = evaluate(Distance().eval(), (x, y), about, "quick", verifier=Propagation())
+    proved = certify(Distance().eval(), (x, y), about)
+    assert report.certified_accuracy == proved.certified_accuracy
+    assert report.certified_accuracy <= report.robust_accuracy <= report.clean_accuracy
+    # a linear network leaves nothing undecided
+    assert report.certified_accuracy == report.robust_accuracy
+    assert not any(flag.name == "certified-but-broken" for flag in report.flags)
+
+
+def test_what_cannot_be_certified_is_refused() -> None:
+    x, y = images(0.1, 0.9)
+    with pytest.raises(UnknownName, match="did you mean crown"):
+        certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "crwn")
+    with pytest.raises(InputError, match=r"nn\.Module"):
+        certify(lambda x: Distance()(x), (x, y), Threat(Linf(), 0.1))
+
+    class Sorted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1).sort(1).values
+
+    with pytest.raises(ModelError, match=r"sort at .*sort\(1\)"):
+        certify(Sorted().eval(), (x, y), Threat(Linf(), 0.1))
+
+
+def test_a_certified_network_is_certified(
+    networks: Callable[[str], nn.Module], data_dir: Path
+) -> None:
+    """The network of Wong and Kolter 2018 on MNIST at 0.1: CROWN proves what was measured."""
+    import numpy as np
+
+    with np.load(data_dir / "mnist.npz") as file:
+        x = torch.from_numpy(file["x_test"][:4]).permute(0, 3, 1, 2).float() / 255
+        y = torch.from_numpy(file["y_test"][:4])
+    found = certify(networks("mnist_kw_small"), (x, y), Threat(Linf(), 0.1), "crown")
+    assert found.certified_accuracy == 1
+    none = certify(networks("mnist_kw_small"), (x, y), Threat(Linf(), 0.1), "ibp")
+    assert none.certified_accuracy == 0  # intervals alone prove nothing about it

@@ -1,0 +1,253 @@
+"""Bounds that hold, and are as tight as they are said to be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError, ModelError, UnknownName
+from torchproof.core.norms import L0, L1, L2, Linf, Norm
+from torchproof.core.sets import Ball
+from torchproof.core.threats import Threat
+from torchproof.verify import BOUNDS, graph_of, margins
+from torchproof.verify.bounds import Pass
+from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import InputSet
+
+Load = Callable[[str], tuple[nn.Module, Tensor, dict[str, np.ndarray], Graph]]
+NORMS: dict[str, tuple[Norm, float]] = {
+    "inf": (Linf(), 0.05), "2": (L2(), 0.2), "1": (L1(), 0.5), "0": (L0(), 2.0)
+}  # fmt: skip
+NETS = (
+    "adaptive_avg", "attention", "conv_avgpool", "conv_bn", "conv_groups_dil", "conv_maxpool",
+    "conv_maxpool_overlap", "conv_relu", "convtranspose", "dropout", "layernorm", "mlp_elu",
+    "mlp_gelu", "mlp_hardtanh", "mlp_leaky", "mlp_relu", "mlp_relu6", "mlp_sigmoid", "mlp_silu",
+    "mlp_softplus", "mlp_tanh", "prelu", "residual", "upsample",
+)  # fmt: skip
+RELU = ("mlp_relu", "conv_relu", "conv_avgpool", "convtranspose", "adaptive_avg", "residual")
+NOISE = 2e-5  # of float32 sums
+
+
+def threat(norm: str, box: bool) -> Threat:
+    kind, eps = NORMS[norm]
+    return Threat(kind, eps) if box else Threat(kind, eps, low=-np.inf, high=np.inf)
+
+
+def answers(graph: Graph, x: Tensor, about: Threat, method: str) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (3, 5) of the logits."""
+    rows = torch.cat([torch.eye(5), -torch.eye(5)]).expand(len(x), -1, -1)
+    found = [Pass.of(graph, InputSet.of(x, about), b).lower(rows.to(x)) for b in BOUNDS[method]]
+    both = torch.stack(found).amax(0)
+    return both[:, :5], -both[:, 5:]
+
+
+@pytest.mark.parametrize("name", RELU)
+def test_equal_to_auto_lirpa_on_relu_networks(golden: Load, name: str) -> None:
+    _, x, stored, graph = golden(name)
+    for method in ("ibp", "crown-ibp", "crown"):
+        lower, upper = answers(graph, x, threat("inf", False), method)
+        key = method.upper()
+        assert np.allclose(lower, stored[f"{key}_linf_lb"], atol=1e-4)
+        assert np.allclose(upper, stored[f"{key}_linf_ub"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nothing_escapes_and_nothing_is_looser_than_auto_lirpa(golden: Load, name: str) -> None:
+    """The clean point, random points and the corners that gradients point to lie within, with and
+    without the pixel box; by mean width nothing is looser than any stored bound (linf and l1; of
+    conv_bn the statistics are not stored), and the box makes nothing looser.
+    """
+    net, x, stored, graph = golden(name)
+    for norm in NORMS:
+        widths: list[float] = []
+        for box in (False, True) if norm != "0" else (True,):
+            about, inner = threat(norm, box), x.clamp(0, 1) if box else x
+            lower, upper = answers(graph, inner, about, "best" if not box else "crown")
+            for delta in tried(net, inner, InputSet.of(inner, about).ball):
+                z = net(inner + delta)
+                assert bool((z >= lower - NOISE).all() and (z <= upper + NOISE).all()), (norm, box)
+            widths.append(float((upper - lower).mean()))
+        for method in ("IBP", "CROWN-IBP", "CROWN"):
+            if (key := f"{method}_l{norm}_lb") in stored and name != "conv_bn" and norm in "inf1":
+                theirs = float((stored[key.replace("_lb", "_ub")] - stored[key]).mean())
+                assert widths[0] <= theirs + 1e-4, (norm, method, widths[0], theirs)
+
+
+@pytest.mark.parametrize("name", ["mlp_relu", "mlp_gelu", "conv_maxpool", "residual"])
+def test_the_pixel_box_makes_bounds_tighter(golden: Load, name: str) -> None:
+    _, x, _, graph = golden(name)
+    inner = x.clamp(0, 1)
+    for norm in ("1", "2"):
+        widths = [
+            float((upper - lower).mean())
+            for lower, upper in (answers(graph, inner, threat(norm, b), "crown") for b in (0, 1))
+        ]
+        assert widths[1] < widths[0] - 1e-3
+
+
+def tried(net: nn.Module, x: Tensor, ball: Ball) -> list[Tensor]:
+    points = [torch.zeros_like(x)]
+    for seed in range(60):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+        points.append(ball.project(noise * (3.0 if seed % 2 else 0.1)))
+        points.append(ball.maximiser(noise))
+    with torch.enable_grad():
+        for k in range(5):
+            for sign in (1, -1):
+                at = x.clone().requires_grad_()
+                (slope,) = torch.autograd.grad(sign * net(at)[:, k].sum(), at)
+                points.append(ball.maximiser(slope))
+    return points
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_exact_on_affine_networks_with_a_normalising_layer(norm: str) -> None:
+    """(x - mean) / std, a convolution and two linear layers, against the closed form."""
+    torch.manual_seed(0)
+
+    class Affine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.one = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 16, 7)
+            self.two = nn.Linear(7, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.1, 0.2, 0.5])
+            x = (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+            logits: Tensor = self.two(self.one(self.c(x).flatten(1)))
+            return logits
+
+    net = Affine().double().eval().requires_grad_(False)
+    x, y = torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.tensor([1, 4])
+    zero = net(torch.zeros(1, 3, 4, 4, dtype=torch.float64))
+    basis = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
+    weights = (net(basis) - zero).T  # (5, 48)
+    about = threat(norm, True)
+    for method in BOUNDS:
+        found = margins(net, x, y, about, method)
+        for row, label in enumerate(y.tolist()):
+            others = [t for t in range(5) if t != label]
+            for column, t in enumerate(others):
+                a = (weights[label] - weights[t]).view(1, 3, 4, 4)
+                ball = InputSet.of(x[row : row + 1], about).ball
+                worst = net(x[row : row + 1]) @ (torch.eye(5)[label] - torch.eye(5)[t]).double()
+                expected = float(worst) - float(ball.support(-a))
+                assert found[row, column] == pytest.approx(expected, abs=1e-9), method
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_support_is_never_less_than_a_point_gives(norm: str) -> None:
+    kind, eps = NORMS[norm]
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(30, 12, generator=generator, dtype=torch.float64)
+    a[::5] = a[::5].round()
+    x = torch.rand(30, 12, generator=generator, dtype=torch.float64).round(decimals=1)
+    radius = torch.full((30,), eps if norm == "0" else 3 * eps, dtype=torch.float64)
+    value = kind.support(a, radius, -x, 1 - x)
+    best = (a * kind.maximiser(a, radius, -x, 1 - x)).sum(1)
+    assert bool((value >= best - 1e-12).all()) and torch.allclose(value, best, atol=1e-9)
+
+
+def test_the_default_is_the_best_of_all(golden: Load) -> None:
+    for name in ("conv_maxpool", "mlp_relu", "attention"):
+        net, x, _, graph = golden(name)
+        y = net(x).argmax(1)
+        best = margins(graph, x, y, threat("inf", True))
+        for method in BOUNDS:
+            assert bool((best >= margins(graph, x, y, threat("inf", True), method) - NOISE).all())
+
+
+def test_fast_lin_is_the_dual_of_wong_and_kolter(golden: Load) -> None:
+    """nu_L = -c, nu_hat = W^T nu, nu = D nu_hat; bounds of the hidden layers by the same dual."""
+    kept, x, _, _ = golden("mlp_relu")
+    net, x = copy.deepcopy(kept).double(), x.double()
+    y, eps = net(x).argmax(1), 0.05
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    found = margins(net, x, y, threat("inf", False), "fast-lin")
+    for row in range(len(x)):
+        others = [t for t in range(5) if t != int(y[row])]
+        c = torch.eye(5, dtype=torch.float64)[y[row]] - torch.eye(5, dtype=torch.float64)[others]
+        bounds: list[tuple[Tensor, Tensor]] = []
+        for depth in (1, 2):
+            eye = torch.eye(20, dtype=torch.float64)
+            low = dual(layers[:depth], bounds, eye, x[row].flatten(), eps)
+            bounds.append((low, -dual(layers[:depth], bounds, -eye, x[row].flatten(), eps)))
+        expected = dual(layers, bounds, c, x[row].flatten(), eps)
+        assert torch.allclose(found[row], expected, atol=1e-10)
+
+
+def dual(
+    layers: list[nn.Linear], bounds: list[tuple[Tensor, Tensor]], c: Tensor, x: Tensor, eps: float
+) -> Tensor:
+    """min c^T z over the last of the layers, by the formulas of Wong and Kolter 2018 (sec. 3)."""
+    nu, value = -c, torch.zeros(len(c), dtype=x.dtype)
+    for layer, ends in zip(reversed(layers), [*reversed(bounds), None], strict=True):
+        value = value - nu @ layer.bias
+        hat = nu @ layer.weight
+        if ends is None:
+            return value - hat @ x - eps * hat.abs().sum(1)
+        low, high = ends
+        crossing = (low < 0) & (high > 0)
+        scale = torch.where(crossing, high / (high - low), (low >= 0).to(x.dtype))
+        nu = hat * scale
+        value = value + (torch.where(crossing, low, 0.0 * low) * nu.clamp_min(0)).sum(1)
+    raise AssertionError
+
+
+def test_margins_merge_into_the_last_layer() -> None:
+    """Two equal logits have the margin 0 whatever the input, which differences of bounds miss."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        net[3].weight[1], net[3].bias[1] = net[3].weight[0], net[3].bias[0]
+    x = torch.rand(2, 1, 2, 2)
+    for method in BOUNDS:
+        found = margins(net, x, torch.tensor([0, 0]), Threat(Linf(), 0.3), method)
+        assert torch.allclose(found[:, 0], torch.zeros(2), atol=1e-6), method
+
+
+def test_bounds_follow_the_weights_and_have_gradients() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 2])
+    graph, about = graph_of(net, x), Threat(Linf(), 0.1)
+    before = margins(graph, x, y, about, "crown")
+    with torch.no_grad():
+        net[1].weight.mul_(2)
+    after = margins(graph, x, y, about, "crown")
+    assert torch.allclose(after, margins(net, x, y, about, "crown")) and not torch.allclose(
+        after, before
+    )
+    for method in ("ibp", "crown-ibp"):
+        net.zero_grad()
+        passed = Pass.of(graph, InputSet.of(x, about), BOUNDS[method][0])
+        rows = torch.eye(3).expand(2, -1, -1)
+        passed.lower(rows).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+class Strange(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        z = x.flatten(1).cumsum(1)
+        return torch.sin(z) + z.sort(1).values
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+def test_what_cannot_be_bounded_is_named() -> None:
+    x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
+    about = Threat(Linf(), 0.1)
+    with pytest.raises(ModelError, match=r"cumsum at .*cumsum\(1\).*sin at.*sort at"):
+        margins(Strange().eval(), x, y, about)
+    with pytest.raises(ModelError, match="cannot follow"):
+        margins(Branching().eval(), x, y, about)
+    with pytest.raises(InputError, match=r"model\.eval"):
+        margins(nn.Linear(4, 2).train(), x, y, about)
+    with pytest.raises(UnknownName, match="did you mean crown"):
+        margins(nn.Flatten().eval(), x, y, about, "crwn")
