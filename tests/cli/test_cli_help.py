@@ -16,7 +16,7 @@ from torchproof.core.errors import InputError
 
 COMMANDS = (
     "quickstart", "train", "evaluate", "attack", "transfer", "reproduce", "merge", "hypocrisy",
-    "compare", "corrupt", "curve", "list", "train-many", "certify", "smooth",
+    "compare", "corrupt", "curve", "list", "train-many", "certify", "verify", "smooth",
 )  # fmt: skip
 GROUP: Any = typer.main.get_command(app)
 

@@ -88,7 +88,7 @@ def test_answers_and_gradients_are_the_model_s(
 
 def test_weights_keep_their_names_and_follow_the_model(archive: Path, trained: nn.Module) -> None:
     model = load_model(str(archive)).model
-    found = {k.removeprefix("graph.weights."): v for k, v in model.named_parameters()}
+    found = {k.removeprefix("steps.weights."): v for k, v in model.named_parameters()}
     assert found.keys() == dict(trained.named_parameters()).keys()
     assert all(torch.equal(found[k], v) for k, v in trained.named_parameters())
     assert all(v.requires_grad for v in found.values())

@@ -27,6 +27,7 @@ from torchproof.cli.smooth import smooth
 from torchproof.cli.train import train
 from torchproof.cli.train_many import train_many
 from torchproof.cli.transfer import transfer
+from torchproof.cli.verify import verify
 from torchproof.core.errors import TorchproofError
 
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 for command in (
     quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt, certify, smooth,
+    corrupt, certify, verify, smooth,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("train-many")(train_many)

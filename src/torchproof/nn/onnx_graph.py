@@ -57,6 +57,13 @@ def read_onnx(path: Path) -> Traced:
     return model
 
 
+# which inputs are lists of integers
+LISTS = {
+    "Reshape": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "Expand": (1,), "Slice": (1, 2, 3, 4),
+    "Pad": (1, 3), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,),
+}  # fmt: skip
+
+
 def _package() -> ModuleType:
     try:
         import onnx
@@ -85,11 +92,14 @@ def _graph(onnx: ModuleType, proto: Any, source: str) -> tuple[Graph, Shape]:
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant(onnx, node, source)
             continue
-        steps.append(_step(onnx, node, version, source))
+        steps.append(_step(onnx, node, version, source, constants))
         places = LEARNT.get(node.op_type, ())
         learnt |= {name for i, name in enumerate(node.input) if i in places}
     weights, bound = nn.Module(), {}
+    read = {name for step in steps for name in step.reads()}
     for name, tensor in constants.items():
+        if name not in read:
+            continue
         is_weight = name in learnt and tensor.is_floating_point()
         bound[name] = attach(weights, name, nn.Parameter(tensor) if is_weight else tensor)
     dims = inputs[0].type.tensor_type.shape.dim
@@ -99,7 +109,19 @@ def _graph(onnx: ModuleType, proto: Any, source: str) -> tuple[Graph, Shape]:
     return Graph(weights, bound, tuple(steps), inputs[0].name, proto.graph.output[0].name), shape
 
 
-def _step(onnx: ModuleType, node: Any, version: int, source: str) -> Step:
+def _list(name: str, constants: Mapping[str, Tensor]) -> Any:
+    """A constant shape or list of axes itself, so that whoever follows the steps meets no shape
+    that depends on data; else where it stands.
+    """
+    found = constants.get(name)
+    if found is not None and found.ndim == 1 and not found.is_floating_point():
+        return tuple(found.tolist())
+    return Ref(name) if name else None
+
+
+def _step(
+    onnx: ModuleType, node: Any, version: int, source: str, constants: Mapping[str, Tensor]
+) -> Step:
     """One node as a step; raises FileError where OPS has not the operator, or not the attribute."""
     label = f"{node.op_type} (node {node.name or node.output[0]!r})"
     remedy = (
@@ -111,7 +133,11 @@ def _step(onnx: ModuleType, node: Any, version: int, source: str) -> Step:
     if any(node.output[1:]):
         raise FileError(f"{source}: {label} with {len(node.output)} outputs", "one output", remedy)
     call = (BEFORE_13 if version < 13 else OPS)[node.op_type]
-    args = tuple(Ref(name) if name else None for name in node.input)
+    lists = LISTS.get(node.op_type, ())
+    args = tuple(
+        _list(name, constants) if i in lists else Ref(name) if name else None
+        for i, name in enumerate(node.input)
+    )
     try:
         inspect.signature(call).bind(*args, **attributes)
     except TypeError as error:

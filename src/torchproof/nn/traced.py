@@ -169,16 +169,16 @@ class Traced(nn.Module):
 
     def __init__(self, graph: nn.Module, shape: Shape) -> None:
         super().__init__()
-        self.graph, self.shape = graph, shape
+        self.steps, self.shape = graph, shape  # not `graph`: torch.export has one of its own
 
     def forward(self, x: Tensor) -> Tensor:
         x, batch = self._fitted(x), self.shape[0]
         if batch is None or batch == len(x):
-            return _logits(self.graph(x))
+            return _logits(self.steps(x))
         missing = -len(x) % batch
         padded = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
         blocks = padded.reshape(-1, batch, *x.shape[1:])
-        answers = torch.func.vmap(lambda block: _logits(self.graph(block)))(blocks)
+        answers = torch.func.vmap(lambda block: _logits(self.steps(block)))(blocks)
         return answers.flatten(0, 1)[: len(x)]
 
     def _fitted(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ No order holds among IBP, CROWN-IBP and CROWN: the default asks them all, and in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -125,10 +125,13 @@ class Pass:
     bound: Bound
     walk: Walk
     intervals: dict[str, Interval]
+    curved: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, graph: Graph, inside: InputSet, bound: Bound) -> Pass:
-        made = cls(bound, Walk.of(graph, inside), {graph.input: inside.box()})
+        # the single reference again, where gradients are wanted in what is worked out of weights
+        walk = replace(Walk.of(graph, inside), _single=graph.run(inside.x[:1]))
+        made = cls(bound, walk, {graph.input: inside.box()})
         for node in graph.nodes:
             if node.name in graph.live:
                 made._visit(node)
@@ -147,7 +150,7 @@ class Pass:
 
     def _last(self, rows: Tensor, example: Tensor) -> Tensor:
         start = {self.walk.graph.output: rows}
-        stops = {n: v for n, v in self.intervals.items() if n in self.walk.lines}
+        stops = {n: v for n, v in self.intervals.items() if n in self.curved}
         if self.bound.last == "interval":
             return self.walk.lower(start, example, stops)
         found = optimised(self.walk, start, example, self.bound.steps)
@@ -174,7 +177,9 @@ class Pass:
         try:
             self._tighten(names, known)
             inputs = [self.intervals[name] for name in names]
-            self.walk.hold(node, known.lines(inputs), known.free(inputs))
+            if "linear" in (self.bound.middle, self.bound.last):
+                self.walk.hold(node, known.lines(inputs), known.free(inputs))
+            self.curved.add(node.name)
             self.intervals[node.name] = known.range(inputs)
         except ModelError as error:
             given = f"{error.given}, at {node.where!r}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -107,18 +107,31 @@ def _refs(argument: Any) -> Iterator[str]:
 def traced(model: nn.Module, x: Tensor) -> Graph:
     """The graph of a model in eval mode for inputs like x (B, ...), of any batch size.
 
+    A model that runs with one input at a time only, as many files made elsewhere do, is traced so,
+    and its reshapes are taken for those of a batch; whether that is what it means is tried.
+
     Raises InputError for a model in train mode, ModelError for one that export cannot follow, such
     as a Python `if` on values, with export's own words.
     """
     if any(module.training for module in model.modules()):
         raise InputError("a model in train mode", "a model in eval mode", "call model.eval()")
-    two = torch.cat([x[:1], x[:1]]).detach()
+    one = x[:1].detach()
+    inner = getattr(model, "steps", None) if getattr(model, "shape", (None,))[0] == 1 else None
+    if isinstance(inner, nn.Module):  # read from a file with a batch of one written into it
+        graph = _read(_exported(inner, one, None), inner)
+        graph = replace(graph, nodes=tuple(map(_of_batches, graph.nodes)))
+        _try(graph, model, one)
+        return graph
+    batch = ({0: torch.export.Dim.AUTO},)
+    return _read(_exported(model, torch.cat([one, one]), batch), model)
+
+
+def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            batch = ({0: torch.export.Dim.AUTO},)
-            program = torch.export.export(model, (two,), dynamic_shapes=batch)
-            program = program.run_decompositions({})
+            program = torch.export.export(model, (x,), dynamic_shapes=dynamic)
+            return program.run_decompositions({})
     except Exception as error:  # whatever export may raise about a model
         words = " ".join(str(error).split())[:400]
         raise ModelError(
@@ -126,7 +139,33 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
             "one tensor in, logits out, no Python branch on values",
             "rewrite the branch with torch.where, or bound the part before it",
         ) from error
-    return _read(program, model)
+
+
+def _of_batches(node: Node) -> Node:
+    """A reshape to (1, ...) keeps as many rows as there are."""
+    if node.kind in ("view", "reshape", "_unsafe_view") and list(node.args[1])[:1] == [1]:
+        return replace(node, call=_keeping_rows)
+    return node
+
+
+def _keeping_rows(x: Tensor, shape: Any) -> Tensor:
+    return x.reshape(len(x), *shape[1:])
+
+
+def _try(graph: Graph, model: nn.Module, one: Tensor) -> None:
+    """Raises ModelError where rows of a batch are not answered as they are alone."""
+    rows = torch.cat([one, one * 0.5, one * 0.25])
+    with torch.no_grad():
+        together = graph.run(rows)[graph.output]
+        alone = torch.cat([model(row[None]) for row in rows])
+    if together.shape[0] == 3:
+        together, alone = together.flatten(1), alone.flatten(1)
+    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+        raise ModelError(
+            "a model with a batch of one written into it, in a way that is not understood",
+            "reshapes that keep the batch in front",
+            "export it again with a dynamic batch dimension",
+        )
 
 
 def _read(program: Any, model: nn.Module) -> Graph:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
+from torchproof.core.norms import Linf
 from torchproof.core.sets import Ball
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat, Threat
@@ -37,6 +38,14 @@ class InputSet:
         ball = threat.set(lambda images: images, x)
         assert isinstance(ball, Ball)
         return cls(x, ball)
+
+    @classmethod
+    def between(cls, low: Tensor, high: Tensor) -> InputSet:
+        """Every input between low and high (B, ...)."""
+        middle = low + (high - low) / 2
+        infinite = torch.full_like(low.flatten(1)[:, 0], torch.inf)
+        one = torch.ones_like(infinite)
+        return cls(middle, Ball.of(Linf(), infinite, low - middle, high - middle, one))
 
     def box(self) -> Interval:
         """The smallest box that holds the set."""

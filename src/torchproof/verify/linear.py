@@ -77,7 +77,21 @@ class Walk:
         stop: Mapping[str, Interval] | None = None,
         slopes: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """(R,) lower bounds of sum_n <start[n][r], n> over the inputs allowed around example[r].
+        """(R,) lower bounds of sum_n <start[n][r], n> over the inputs allowed around example[r]; as
+        in `plane`.
+        """
+        total, at_input = self.plane(start, example, stop, slopes)
+        return total if at_input is None else total + self.inside.lowest(at_input, example)
+
+    def plane(
+        self,
+        start: Mapping[str, Tensor],
+        example: Tensor,
+        stop: Mapping[str, Interval] | None = None,
+        slopes: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(R,) values c and rows a (R, ...) with sum_n <start[n][r], n> >= c + <a, d> for every
+        perturbation d of the input of example[r]; None for rows that the input has no part in.
 
         start: node -> rows (R, *shape of its answer); stop: nodes that are taken to be anywhere in
         an interval (B, ...), instead of being followed to the input; slopes: node -> (R, ...) in
@@ -102,9 +116,7 @@ class Walk:
                     self.graph.inputs(node), self._transpose(node)(row), strict=True
                 ):
                     _add(rows, name, part)
-        if self.graph.input in rows:
-            total = total + self.inside.lowest(rows[self.graph.input], example)
-        return total
+        return total, rows.get(self.graph.input)
 
     def _anywhere(self, row: Tensor, name: str, where: Interval, example: Tensor) -> Tensor:
         reference = self.reference[name][example]

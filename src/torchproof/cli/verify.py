@@ -1,0 +1,96 @@
+"""`torchproof verify`."""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from torchproof.cli.options import console, tell
+from torchproof.core.errors import FileError, InputError
+from torchproof.nn import load_model
+from torchproof.nn.traced import Traced
+from torchproof.verify import graph_of
+from torchproof.verify.decide import Decision, decide
+from torchproof.verify.vnnlib import Property, Witness, read_property, recheck, write_result
+
+
+def verify(
+    onnx: Annotated[Path, typer.Option(help="The network, .onnx or .onnx.gz.")],
+    vnnlib: Annotated[Path, typer.Option(help="The property, .vnnlib or .vnnlib.gz.")],
+    timeout: Annotated[float, typer.Option(help="Seconds, all included.", min=0.1)] = 60.0,
+    results: Annotated[
+        Path | None, typer.Option(help="A result file in the form of VNN-COMP.")
+    ] = None,
+) -> None:
+    """Decide a VNN-LIB property of an ONNX network: unsat (it holds), sat (with a counterexample
+    that is run again), unknown or timeout.
+
+    Complete for networks of few inputs (branch and bound over the input). Exit code 1 for unknown
+    and timeout.
+    """
+    started = time.monotonic()
+    network = _network(onnx)
+    property_ = read_property(vnnlib)
+    shape = _shape(network, property_)
+    graph = graph_of(network, torch.zeros(1, *shape, dtype=torch.float64))
+    found = decide(graph, shape, property_, timeout - (time.monotonic() - started))
+    witness = None if found.x is None else _witness(network, property_, found)
+    verdict = found.verdict
+    if witness is not None:
+        checked = recheck(onnx, property_, witness, lambda x: _asked(network, shape, x))
+        tell(f"counterexample run again by {checked.by}: {'stands' if checked.near else 'FALLS'}")
+        verdict = "sat" if checked.near else "unknown"
+    if results is not None:
+        write_result(results, property_, verdict, witness if verdict == "sat" else None)
+        tell(f"result: {results}")
+    console.print(f"[bold]{verdict}[/bold]")
+    tell(f"{property_}; {found.by}, {found.parts} boxes bounded, {found.seconds:.1f} s")
+    raise typer.Exit(0 if verdict in ("sat", "unsat") else 1)
+
+
+def _network(path: Path) -> Traced:
+    """The network of a file in float64."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = path
+        if path.suffix == ".gz":
+            plain = Path(folder) / path.stem
+            try:
+                plain.write_bytes(gzip.decompress(path.read_bytes()))
+            except (OSError, EOFError) as error:
+                remedy = "restore the file"
+                raise FileError(f"{path} ({error})", "a gzipped .onnx file", remedy) from error
+        model = load_model(str(plain)).model
+    if not isinstance(model, Traced):
+        raise InputError(f"{path}", "an .onnx file", "name the network's .onnx file")
+    return model.double().eval()
+
+
+def _shape(network: Traced, property_: Property) -> tuple[int, ...]:
+    """The shape of one input, as the network declares it."""
+    rest = network.shape[1:]
+    known = int(np.prod([n for n in rest if n is not None]))
+    shape = tuple(n if n is not None else property_.inputs // known for n in rest)
+    if int(np.prod(shape)) != property_.inputs:
+        given = f"a property of {property_.inputs} inputs for a network of inputs {shape}"
+        raise InputError(given, "as many as the network has", "take the property made for it")
+    return shape
+
+
+def _asked(network: Traced, shape: tuple[int, ...], x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        answer = network(torch.from_numpy(np.asarray(x)).double().view(1, *shape))
+    flat: np.ndarray = answer.flatten().numpy()
+    return flat
+
+
+def _witness(network: Traced, property_: Property, found: Decision) -> Witness:
+    assert found.x is not None
+    x = found.x.flatten().double().numpy()
+    return Witness.of(property_, x, _asked(network, tuple(found.x.shape), x))

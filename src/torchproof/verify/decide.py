@@ -1,0 +1,117 @@
+"""A verdict on a whole property: a search first, then bounds, then branch and bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import ModelError
+from torchproof.verify.bounds import Bound, Pass
+from torchproof.verify.falsify import falsify
+from torchproof.verify.graph import Graph
+from torchproof.verify.input_split import split_inputs
+from torchproof.verify.inputs import InputSet
+from torchproof.verify.question import Answer, Question, Verdict, certainly_not
+from torchproof.verify.vnnlib import Case, Property
+
+FEW_INPUTS = 64  # up to so many, halving the input is worth trying
+ROOT = (Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """verdict: "sat" where any case can be fulfilled, with x; "unsat" where none can; by: how."""
+
+    verdict: Verdict
+    x: Tensor | None
+    by: str
+    parts: int
+    seconds: float
+
+
+def decide(
+    graph: Graph, shape: Sequence[int], property: Property, seconds: float | None = None
+) -> Decision:
+    """Is there an input, of `shape` without the batch, that fulfils a case of the property?
+
+    In the dtype of the graph's parameters; float64 is meant, and its rounding is not accounted for.
+    Says "unknown" where no method here decides, "timeout" after so many seconds.
+    """
+    started = time.monotonic()
+    dtype = next(
+        (c.dtype for c in graph.constants.values() if c.is_floating_point()), torch.float64
+    )
+    verdicts: list[Answer] = []
+    by = "no case" if property.trivial else "bounds"
+    for group in property.boxes():
+        questions = [_question(case, shape, dtype) for case in group]
+        left = None if seconds is None else max(seconds - (time.monotonic() - started), 0.0)
+        answer, how = _group(graph, questions, left)
+        verdicts.append(answer)
+        by = how if how != "bounds" else by
+        if answer.verdict == "sat":
+            break
+    last = verdicts[-1] if verdicts else Answer("unsat", None, 0)
+    worst: Verdict = last.verdict if last.verdict == "sat" else "unsat"
+    for answer in verdicts:
+        if worst != "sat" and answer.verdict in ("timeout", "unknown"):
+            worst = answer.verdict
+    parts = sum(answer.parts for answer in verdicts)
+    return Decision(worst, last.x, by, parts, time.monotonic() - started)
+
+
+def _question(case: Case, shape: Sequence[int], dtype: torch.dtype) -> Question:
+    if case.mixed is not None:
+        raise ModelError(
+            "a property that compares outputs with inputs",
+            "limits on outputs alone",
+            "add the inputs to the network's answer",
+        )
+    low, high = (torch.tensor(v, dtype=dtype).view(*shape) for v in (case.low, case.high))
+    rows, limits = (torch.tensor(v, dtype=dtype) for v in (case.rows, case.limits))
+    return Question(low, high, rows, limits)
+
+
+def _group(graph: Graph, questions: list[Question], seconds: float | None) -> tuple[Answer, str]:
+    """Questions about one box: whether any is answered with yes."""
+    started = time.monotonic()
+    for question in questions:
+        found = falsify(graph, question)
+        if found is not None:
+            return Answer("sat", found, 0), "search"
+        if seconds is not None and time.monotonic() - started > seconds:
+            return Answer("timeout", None, 0), "time"
+    open_ = questions
+    for bound in ROOT:
+        open_ = _open(graph, open_, bound)
+        if not open_:
+            return Answer("unsat", None, 1), "bounds"
+    if questions[0].low.numel() > FEW_INPUTS:
+        return Answer("unknown", None, 1), "bounds"
+    parts, worst = 1, "unsat"
+    for question in open_:
+        left = None if seconds is None else max(seconds - (time.monotonic() - started), 0.0)
+        answer = split_inputs(graph, question, left)
+        parts += answer.parts
+        if answer.verdict == "sat":
+            return Answer("sat", answer.x, parts), "input split"
+        worst = answer.verdict if answer.verdict != "unsat" else worst
+    verdict: Verdict = "unsat" if worst == "unsat" else "timeout"
+    return Answer(verdict, None, parts), "input split"
+
+
+def _open(graph: Graph, questions: list[Question], bound: Bound) -> list[Question]:
+    """Those that a bound of all their rows together does not decide."""
+    with torch.no_grad():
+        first = questions[0]
+        passed = Pass.of(graph, InputSet.between(first.low[None], first.high[None]), bound)
+        lower = passed.lower(torch.cat([q.rows for q in questions])[None])[0]
+    parts = torch.split(lower, [len(q.rows) for q in questions])
+    return [
+        q for q, own in zip(questions, parts, strict=True)
+        if not bool(certainly_not(own[None], q.limits))
+    ]  # fmt: skip

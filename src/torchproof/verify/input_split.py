@@ -1,0 +1,141 @@
+"""Branch and bound over the input: boxes that bounds cannot decide are halved.
+
+Complete for few inputs (up to about twenty). Each box is bounded by CROWN, intersected with
+intervals; the same planes cut off what cannot be in question any more (Clip-and-Verify, Zhou et al.
+2025), say which side to halve, and where a counterexample would lie.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchproof.verify.bounds import Bound, Pass
+from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import InputSet
+from torchproof.verify.question import Answer, Question, as_deadline, certainly_not, nearest
+
+BATCH, MOST = 512, 2_000_000  # boxes bounded at once, and kept at most
+CROWN = Bound("linear", "linear")
+
+
+@dataclass
+class Boxes:
+    """low, high: (N, ...)."""
+
+    low: Tensor
+    high: Tensor
+
+    def pop(self, count: int) -> Boxes:
+        """The last of them, which are left out here."""
+        taken = Boxes(self.low[-count:], self.high[-count:])
+        self.low, self.high = self.low[:-count], self.high[:-count]
+        return taken
+
+    def push(self, more: Boxes) -> None:
+        self.low = torch.cat([self.low, more.low])
+        self.high = torch.cat([self.high, more.high])
+
+
+@torch.no_grad()
+def split_inputs(
+    graph: Graph, question: Question, seconds: float | None = None, batch: int = BATCH
+) -> Answer:
+    """Decides the question, or says "timeout" after so many seconds."""
+    deadline = as_deadline(seconds, time.monotonic())
+    todo, parts = Boxes(question.low[None], question.high[None]), 0
+    while len(todo.low):
+        if time.monotonic() > deadline:
+            return Answer("timeout", None, parts)
+        if len(todo.low) > MOST:
+            return Answer("unknown", None, parts)
+        boxes = todo.pop(batch)
+        parts += len(boxes.low)
+        planes = _planes(graph, boxes, question)
+        found = _counterexample(graph, boxes, planes, question)
+        if found is not None:
+            return Answer("sat", found, parts)
+        open_ = ~certainly_not(planes.lower, question.limits)
+        left = Boxes(boxes.low[open_], boxes.high[open_])
+        if not len(left.low):
+            continue
+        planes = planes.take(open_)
+        clipped = _clipped(left, planes, question)
+        alive = (clipped.low <= clipped.high).flatten(1).all(1)
+        todo.push(_halved(Boxes(clipped.low[alive], clipped.high[alive]), planes.slopes[alive]))
+    return Answer("unsat", None, parts)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """rows @ y >= at + <slopes, x - middle> in each box; lower: (N, M) the least of that."""
+
+    at: Tensor
+    slopes: Tensor
+    lower: Tensor
+
+    def take(self, which: Tensor) -> Planes:
+        return Planes(self.at[which], self.slopes[which], self.lower[which])
+
+
+def _planes(graph: Graph, boxes: Boxes, question: Question) -> Planes:
+    inside = InputSet.between(boxes.low, boxes.high)
+    walk = Pass.of(graph, inside, CROWN).walk
+    n, m = len(boxes.low), len(question.rows)
+    example = torch.arange(n).repeat_interleave(m)
+    answer = walk.reference[graph.output].shape[1:]
+    rows = question.rows.repeat(n, 1).reshape(n * m, *answer)
+    at, slopes = walk.plane({graph.output: rows}, example)
+    if slopes is None:  # the answer does not depend on the input
+        slopes = rows.new_zeros(n * m, *boxes.low.shape[1:])
+    lower = at + inside.lowest(slopes, example)
+    shape = boxes.low.shape[1:]
+    return Planes(at.view(n, m), slopes.view(n, m, *shape), lower.view(n, m))
+
+
+def _counterexample(
+    graph: Graph, boxes: Boxes, planes: Planes, question: Question
+) -> Tensor | None:
+    """Tries the middle of each box, and the corner at which its planes are lowest together."""
+    total = planes.slopes.sum(1)
+    corner = torch.where(total > 0, boxes.low, boxes.high)
+    middle = boxes.low + (boxes.high - boxes.low) / 2
+    for x in (middle, corner):
+        found = nearest(question, x, graph.run(x)[graph.output].flatten(1))
+        if found is not None:
+            return found
+    return None
+
+
+def _clipped(boxes: Boxes, planes: Planes, question: Question) -> Boxes:
+    """The boxes without what every row's plane puts beyond its limit: a_i d_i <= limit - at - (the
+    least of the other terms).
+    """
+    low, high = boxes.low.flatten(1), boxes.high.flatten(1)
+    middle = low + (high - low) / 2
+    for row in range(planes.slopes.shape[1]):
+        a = planes.slopes[:, row].flatten(1)
+        terms = torch.minimum(a * (low - middle), a * (high - middle))
+        rest = terms.sum(1, keepdim=True) - terms
+        room = (question.limits[row] - planes.at[:, row])[:, None] - rest
+        edge = middle + room / torch.where(a == 0, torch.ones_like(a), a)
+        high = torch.where(a > 0, torch.minimum(high, edge), high)
+        low = torch.where(a < 0, torch.maximum(low, edge), low)
+    shape = boxes.low.shape
+    return Boxes(low.view(shape), high.view(shape))
+
+
+def _halved(boxes: Boxes, slopes: Tensor) -> Boxes:
+    """Both halves of each box, cut where width times slope is largest."""
+    low, high = boxes.low.flatten(1), boxes.high.flatten(1)
+    width = high - low
+    reach = slopes.flatten(2).abs().amax(1) * width
+    reach = torch.where(reach.sum(1, keepdim=True) > 0, reach, width)
+    side = reach.argmax(1, keepdim=True)
+    middle = (low + width / 2).gather(1, side)
+    left, right = high.scatter(1, side, middle), low.scatter(1, side, middle)
+    shape = (-1, *boxes.low.shape[1:])
+    return Boxes(torch.cat([low, right]).view(shape), torch.cat([left, high]).view(shape))

@@ -1,0 +1,136 @@
+"""Questions decided by search, bounds, and halving the input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError, ModelError
+from torchproof.verify import graph_of
+from torchproof.verify.decide import decide
+from torchproof.verify.falsify import falsify
+from torchproof.verify.graph import Graph
+from torchproof.verify.input_split import split_inputs
+from torchproof.verify.question import Question
+from torchproof.verify.vnnlib import parse_property
+
+D = torch.float64
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[nn.Module, Graph]:
+    """Two inputs, two answers, 20 hidden units, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 2)
+        )
+    net = net.double().eval().requires_grad_(False)
+    return net, graph_of(net, torch.zeros(1, 2, dtype=D))
+
+
+def grid(net: nn.Module, low: float, high: float) -> Tensor:
+    axis = torch.linspace(low, high, 301, dtype=D)
+    return net(torch.cartesian_prod(axis, axis))
+
+
+def box(low: float, high: float, rows: list[list[float]], limits: list[float]) -> Question:
+    ends = (torch.full((2,), v, dtype=D) for v in (low, high))
+    return Question(*ends, torch.tensor(rows, dtype=D), torch.tensor(limits, dtype=D))
+
+
+@pytest.mark.parametrize("share", [-0.02, 0.01, 0.3])
+def test_as_a_fine_grid_has_it(small: tuple[nn.Module, Graph], share: float) -> None:
+    """Is y_0 - y_1 <= its least value on a grid, and a little less or more?"""
+    net, graph = small
+    y = grid(net, -1, 1)
+    gap = y[:, 0] - y[:, 1]
+    limit = float(gap.min() + share * (gap.max() - gap.min()))
+    found = split_inputs(graph, box(-1, 1, [[1, -1]], [limit]), 60)
+    assert found.verdict == ("sat" if share > 0 else "unsat")
+    if found.x is not None:
+        z = net(found.x[None])[0]
+        assert float(z[0] - z[1]) <= limit and bool((found.x.abs() <= 1).all())
+
+
+def test_every_row_has_to_be_met(small: tuple[nn.Module, Graph]) -> None:
+    """y_0 <= a and y_1 <= b together, where each alone can be."""
+    net, graph = small
+    y = grid(net, -1, 1)
+    a = float(y[:, 0].quantile(0.1))
+    alone = y[y[:, 0] <= a][:, 1].min()
+    apart = float(y[:, 1].max() - y[:, 1].min())
+    for b, verdict in (
+        (float(alone) - 0.03 * apart, "unsat"),
+        (float(alone) + 0.03 * apart, "sat"),
+    ):
+        found = split_inputs(graph, box(-1, 1, [[1, 0], [0, 1]], [a, b]), 60)
+        assert found.verdict == verdict
+
+
+def test_without_time_nothing_is_said(small: tuple[nn.Module, Graph]) -> None:
+    net, graph = small
+    y = grid(net, -1, 1)
+    limit = float((y[:, 0] - y[:, 1]).min()) - 0.01
+    found = split_inputs(graph, box(-1, 1, [[1, -1]], [limit]), 0.0)
+    assert (found.verdict, found.x, found.parts) == ("timeout", None, 0)
+
+
+def test_a_search_finds_what_is_easy_and_nothing_else(small: tuple[nn.Module, Graph]) -> None:
+    net, graph = small
+    y = grid(net, -1, 1)
+    gap = y[:, 0] - y[:, 1]
+    easy = float(gap.quantile(0.2))
+    x = falsify(graph, box(-1, 1, [[1, -1]], [easy]))
+    assert x is not None
+    z = net(x[None])[0]
+    assert float(z[0] - z[1]) <= easy
+    assert falsify(graph, box(-1, 1, [[1, -1]], [float(gap.min()) - 0.1])) is None
+
+
+PROPERTY = """
+(declare-const X_0 Real) (declare-const X_1 Real)
+(declare-const Y_0 Real) (declare-const Y_1 Real)
+(assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1))
+(assert (or (and (<= Y_0 {a})) (and (>= Y_1 {b}))))
+"""
+
+
+def test_properties_of_several_cases(small: tuple[nn.Module, Graph]) -> None:
+    net, graph = small
+    y = grid(net, -1, 1)
+    least, most = float(y[:, 0].min()), float(y[:, 1].max())
+    for a, b, verdict in (
+        (least - 0.02, most + 0.02, "unsat"), (least - 0.02, most - 0.02, "sat"),
+        (least + 0.02, most + 0.02, "sat"),
+    ):  # fmt: skip
+        found = decide(graph, (2,), parse_property(PROPERTY.format(a=a, b=b)), 60)
+        assert found.verdict == verdict
+        if found.x is not None:
+            z = net(found.x[None])[0]
+            assert float(z[0]) <= a or float(z[1]) >= b
+
+
+def test_many_inputs_are_decided_by_bounds_or_a_search() -> None:
+    net = nn.Sequential(nn.Linear(70, 5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
+    net.requires_grad_(False)
+    graph = graph_of(net, torch.zeros(1, 70, dtype=D))
+    y = net(torch.zeros(1, 70, dtype=D))[0]
+    text = "".join(f"(declare-const X_{i} Real)" for i in range(70)) + "(declare-const Y_0 Real)"
+    text += "(declare-const Y_1 Real)"
+    text += "".join(f"(assert (>= X_{i} -0.01))(assert (<= X_{i} 0.01))" for i in range(70))
+    sure = parse_property(text + f"(assert (<= Y_0 {float(y[0]) - 5}))")
+    assert decide(graph, (70,), sure, 30).verdict == "unsat"
+    near = parse_property(text + f"(assert (<= Y_0 {float(y[0])}))")
+    assert decide(graph, (70,), near, 30).verdict == "sat"
+
+
+def test_questions_that_cannot_be_meant(small: tuple[nn.Module, Graph]) -> None:
+    with pytest.raises(InputError, match="empty box"):
+        box(1, -1, [[1, 0]], [0])
+    with pytest.raises(InputError, match="M >= 1"):
+        box(-1, 1, [], [])
+    mixed = PROPERTY.replace("(<= Y_0 {a})", "(<= Y_0 X_0)").format(b=0)
+    with pytest.raises(ModelError, match="compares outputs with inputs"):
+        decide(small[1], (2,), parse_property(mixed), 5)
