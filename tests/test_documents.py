@@ -49,6 +49,19 @@ def test_the_page_on_bounds() -> None:
     assert space["lower"].shape == (3, 3) and len(space["found"].examples) == 3
 
 
+@pytest.mark.parametrize("page", ["lipschitz", "zonotopes"])
+def test_the_pages_on_other_certificates(page: str) -> None:
+    (code,) = blocks(f"docs/certification/{page}.md", "python")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+    x = torch.rand(3, 1, 4, 4)
+    space: dict[str, Any] = {"model": model, "x": x, "y": model(x).argmax(1)}
+    exec(compile(code, f"{page}.md", "exec"), space)
+    if page == "zonotopes":
+        assert space["lower"].shape == (3, 3)
+    else:
+        assert bool((space["far"] > 0).all()) and space["sure"].dtype == torch.bool
+
+
 def test_the_page_on_architectures() -> None:
     first, second = blocks("docs/architectures.md", "python")
     space: dict[str, Any] = {}

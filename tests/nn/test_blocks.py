@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.asides import listening
+from torchproof.core.errors import ModelError
 from torchproof.core.keys import uniform
+from torchproof.core.norms import Linf
+from torchproof.core.threats import Threat
 from torchproof.nn import Network, build
 from torchproof.nn.activations import ACTIVATIONS
 from torchproof.nn.blocks import BLOCKS
+from torchproof.verify import margins
 
 # text -> is it the identity before it is trained? What it is instead stands in its docstring.
 ROWS: dict[str, bool] = {
@@ -45,6 +49,7 @@ GATES: tuple[str, ...] = (
 )
 
 NAMES = [*ROWS, *GATES]
+REFUSED = {"CIFS", "MedianFilter"}  # by the verifier: they choose, by rank
 
 
 def network(text: str, seed: int = 0) -> Network:
@@ -134,3 +139,22 @@ def test_weights_depend_on_the_seed_alone(text: str) -> None:
     assert any(
         not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("text", {t.partition("(")[0]: t for t in NAMES}.values())
+def test_the_verifier_bounds_it_or_refuses_it_by_name(text: str) -> None:
+    model, x = moved(network(text)).requires_grad_(False), images(2)
+    y, eps = model(x).argmax(1), 0.02
+    try:
+        lower = margins(model, x, y, Threat(Linf(), eps), "ibp")
+    except ModelError as error:
+        assert "without a rule" in str(error) and " at '" in str(error)
+        assert text.partition("(")[0] in REFUSED, f"{text} was bounded before: {error}"
+        return
+    assert text.partition("(")[0] not in REFUSED
+    for seed in range(20):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign()
+        z = model((x + eps * noise).clamp(0, 1))
+        for row, label in enumerate(y.tolist()):
+            gaps = [z[row, label] - z[row, t] for t in range(4) if t != label]
+            assert bool((torch.stack(gaps) >= lower[row] - 1e-4).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,8 +23,10 @@ from torchproof.train import (
     ALP,
     AT,
     AWP,
+    CCIBP,
     CGD,
     CIFSAT,
+    CROWNIBP,
     EMA,
     FAT,
     FGD,
@@ -31,31 +34,42 @@ from torchproof.train import (
     HAT,
     HE,
     IAT,
+    IBP,
     JSIGR,
+    L1,
     LGD,
     MART,
     METHODS,
     MMA,
+    MTLIBP,
     NFGSM,
+    SABR,
     SCORE,
     SPAT,
     SWA,
     THRM,
     TRADES,
     Batch,
+    ConvexAdversarial,
     EnsembleAT,
+    ExpIBP,
     FastAT,
+    FastWarmUp,
     FirstLayer,
     FreeAT,
+    GloRo,
     GradAlign,
     LabelSmoothing,
     Method,
     PixelGuided,
+    Ramp,
     RandomMask,
+    ReLUStability,
     Standard,
     Sum,
     TisODE,
 )  # fmt: skip
+from torchproof.train.certified.bounding import Bounding
 from torchproof.train.denoiser import Guided
 from torchproof.train.method import drawn, joined, layers, read
 from torchproof.train.shift import shifted
@@ -64,6 +78,7 @@ from torchproof.train.wrapper import Wrapper
 THREAT = Threat(Linf(), 0.1)
 STANDARD = nn.Sequential(nn.Flatten(), nn.Linear(25, 3)).eval()
 EPS = (0.05, 0.1)
+RAMP = Ramp(0.1, 0.4)
 ROWS: list[Method] = [
     Standard(),
     AT(THREAT, steps=3),
@@ -110,6 +125,14 @@ ROWS: list[Method] = [
     SWA(TRADES(THREAT, steps=3)),
     TisODE(Standard()),
     AWP(TisODE(TRADES(THREAT, steps=3), lam=2.0)),
+    Sum(IBP(THREAT, RAMP), FastWarmUp(THREAT, RAMP), ReLUStability(THREAT, RAMP), L1(1e-3)),
+    AWP(CROWNIBP(THREAT, RAMP, kappa=(0, 0))),
+    SABR(THREAT, RAMP, steps=3),
+    CCIBP(THREAT, RAMP, steps=3),
+    EMA(MTLIBP(THREAT, RAMP, steps=3)),
+    ExpIBP(THREAT, RAMP, steps=3),
+    ConvexAdversarial(THREAT, RAMP, kappa=(1, 0.5)),
+    GloRo(THREAT, RAMP),
 ]
 every_method = pytest.mark.parametrize("method", ROWS, ids=lambda m: repr(m)[:24])
 
@@ -129,18 +152,41 @@ class Restless(nn.Module):
 def network(method: Method) -> nn.Module:
     if any(isinstance(part, Guided) for _, part in layers(method)):
         return purifier()
+    if any(isinstance(part, Bounding) for _, part in layers(method)):
+        return renewed()
+    return usual(lambda: CosineHead(16, 3, 4))
+
+
+def usual(head: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
             nn.Flatten(), nn.Linear(100, 16), nn.BatchNorm1d(16), nn.ReLU(), Restless(),
-            CosineHead(16, 3, 4),
+            head(),
         )  # fmt: skip
         net.train()
         net[1].eval()  # modes need not be uniform
         net[0].bias.requires_grad_(False)
         net(torch.rand(8, 1, 5, 5)).sum().backward()  # gradients that have to stay
         return net
+
+
+@functools.cache
+def ever() -> nn.Module:
+    """The network of methods that train on bounds, for which it is traced: once for all tests."""
+    return usual(lambda: nn.Linear(16, 3))
+
+
+def renewed() -> nn.Module:
+    """That network, as it was at first."""
+    net, new = ever(), usual(lambda: nn.Linear(16, 3))
+    for module, fresh in zip(net.modules(), new.modules(), strict=True):
+        module.training = fresh.training
+        module._buffers = fresh._buffers
+    for parameter, first in zip(net.parameters(), new.parameters(), strict=True):
+        parameter.data, parameter.grad = first.data, first.grad
+    return net
 
 
 def purifier() -> nn.Module:

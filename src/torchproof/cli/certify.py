@@ -21,7 +21,11 @@ def certify(
     threat: options.Threats,
     data: options.Data = "digits",
     method: Annotated[
-        str, typer.Option(help="ibp, crown-ibp, fast-lin, crown, or best: all of them.")
+        str,
+        typer.Option(
+            help="ibp, crown-ibp, fast-lin, crown, best: all of these; alpha-crown, "
+            "alpha-crown-full; lp, milp."
+        ),
     ] = "best",
     n: options.First = None,
     batch_size: options.Slots = 16,

@@ -23,6 +23,7 @@ from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.versions import versions
+from torchproof.verify.methods import ASSUMED
 
 SCHEMA = "torchproof.certificate/1"
 ASSUMPTIONS = (
@@ -78,7 +79,7 @@ def certify(
 ) -> Certificates:  # fmt: skip
     """Bounds the margins of the first n examples over a threat; the model stays as it was.
 
-    data: (x, y) or an object with .x and .y; method: a name of `torchproof.verify.BOUNDS`; slots:
+    data: (x, y) or an object with .x and .y; method: a name of `verify.methods.METHODS`; slots:
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
     after which the rest stays "unfinished". Raises UnknownName, InputError, ModelError (operations
     without a rule, all of them), FileError, ResumeError.
@@ -153,7 +154,8 @@ def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None)
         method=method, timeout=limit, seed=0,
         clean_accuracy=right / len(asked), clean_accuracy_ci95=clopper_pearson(right, len(asked)),
         certified_accuracy=sure / len(rows),
-        certified_accuracy_ci95=clopper_pearson(sure, len(rows)), examples=rows,
+        certified_accuracy_ci95=clopper_pearson(sure, len(rows)),
+        assumptions="; ".join([ASSUMPTIONS, *ASSUMED.get(method, ())]), examples=rows,
         backward=sum(ledger.of(row.id).get(CERTIFICATE, {}).get("backward", 0) for row in rows),
         seconds=sum(row.seconds for row in rows), versions=versions(),
         command=header.about["command"] or

@@ -12,13 +12,14 @@ from torchproof.core.errors import InputError, unknown
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.certificate import Proof
-from torchproof.verify import BOUNDS, Margins, bounded, graph_of
+from torchproof.verify import Margins, graph_of
 from torchproof.verify.graph import Graph
+from torchproof.verify.methods import METHODS
 
 
 @dataclass
 class Propagation:
-    """Certifies by bounds on margins, `method` a name of BOUNDS.
+    """Certifies by bounds on margins, `method` a name of METHODS.
 
     Bounds are computed in float64 on a copy of the model; they are about the network in real
     arithmetic, and rounding of float64 is not accounted for. Raises UnknownName for a method,
@@ -29,8 +30,8 @@ class Propagation:
     _graphs: dict[int, tuple[Model, Graph]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.method not in BOUNDS:
-            raise unknown("bound", self.method, BOUNDS)
+        if self.method not in METHODS:
+            raise unknown("bound", self.method, METHODS)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Proof:
         margins = self.margins(model, x, y, threat)
@@ -38,7 +39,7 @@ class Propagation:
 
     def margins(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Margins:
         """Lower bounds (B, K - 1) of the margins, and the rows that they cost."""
-        return bounded(self._graph(model, x), x.double(), y, threat, self.method)
+        return METHODS[self.method](self._graph(model, x), x.double(), y, threat)
 
     def _graph(self, model: Model, x: Tensor) -> Graph:
         """The graph of a copy in float64, made once for each model."""

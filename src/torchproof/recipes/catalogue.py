@@ -12,6 +12,15 @@ from pathlib import Path
 from types import ModuleType
 
 from torchproof.core.errors import FileError, InputError, TorchproofError, unknown
+from torchproof.recipes.certified import (
+    cifar10_crown_ibp,
+    cifar10_ibp,
+    cifar10_sabr,
+    mnist_crown_ibp,
+    mnist_fast_ibp,
+    mnist_ibp,
+    mnist_sabr,
+)
 from torchproof.recipes.cifar10 import cifar10 as _cifar
 from torchproof.recipes.cifar10 import (
     cifar10_alp,
@@ -153,6 +162,13 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-hgd": cifar10_hgd,
     "cifar10-cifs": cifar10_cifs,
     "cifar10-feature-denoising": cifar10_feature_denoising,
+    "mnist-ibp": mnist_ibp,
+    "mnist-crown-ibp": mnist_crown_ibp,
+    "mnist-fast-ibp": mnist_fast_ibp,
+    "mnist-sabr": mnist_sabr,
+    "cifar10-ibp": cifar10_ibp,
+    "cifar10-crown-ibp": cifar10_crown_ibp,
+    "cifar10-sabr": cifar10_sabr,
 }
 
 

@@ -13,6 +13,8 @@ SETTINGS = {
 }  # fmt: skip
 # eps grows at first: small networks otherwise stay at a constant answer.
 _PGD = "steps=7, length=0.25, ramp=0.2"
+_RAMP = "Ramp(0.1, 0.6)"
+_IBP = f"IBP(ramp={_RAMP})"
 _SMOOTH = "small-cnn(activation='softplus')"
 
 # What stands for the method of each recipe, and the network where it is not the plain one.
@@ -42,6 +44,13 @@ METHODS: dict[str, str] = {
     "cifar10-hgd": "LGD(eps=(0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2))",
     "cifar10-cifs": f"CIFSAT({_PGD}, beta=2)",
     "cifar10-feature-denoising": f"AT({_PGD})",
+    "mnist-ibp": _IBP,
+    "mnist-crown-ibp": f"CROWN{_IBP}",
+    "mnist-fast-ibp": f"Sum({_IBP}, FastWarmUp(ramp={_RAMP}))",
+    "mnist-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.4), L1(1e-5))",
+    "cifar10-ibp": _IBP,
+    "cifar10-crown-ibp": f"CROWN{_IBP}",
+    "cifar10-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.7), L1(1e-5))",
     "mnist-odenet": "Standard",
     "mnist-tisode": "TisODE(Standard(), lam=0.1, start=0.05)",
 }

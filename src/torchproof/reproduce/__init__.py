@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torchproof.reproduce.alternating import alternating
 from torchproof.reproduce.awp import awp_study
 from torchproof.reproduce.baselines import baselines_study
+from torchproof.reproduce.certified_training import certified_training
 from torchproof.reproduce.cifs import cifs_study
 from torchproof.reproduce.experiment import Outcome, Request, Row
 from torchproof.reproduce.feature_denoising import feature_denoising_study
@@ -43,6 +44,7 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "tisode": tisode_study,
     "robust-overfitting": overfitting_study,
     "hgd": hgd_experiment,
+    "certified-training": certified_training,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -19,6 +19,20 @@ from torchproof.core.threats import AnyThreat
 from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
+from torchproof.train.certified import (
+    CCIBP,
+    CROWNIBP,
+    IBP,
+    L1,
+    MTLIBP,
+    SABR,
+    ConvexAdversarial,
+    ExpIBP,
+    FastWarmUp,
+    GloRo,
+    Ramp,
+    ReLUStability,
+)
 from torchproof.train.cifs import CIFSAT
 from torchproof.train.denoiser import CGD, FGD, LGD, PixelGuided
 from torchproof.train.ema import EMA
@@ -76,6 +90,17 @@ METHODS: dict[str, type[Method]] = {
     "FirstLayer": FirstLayer,
     "JSIGR": JSIGR,
     "TisODE": TisODE,
+    "IBP": IBP,
+    "CROWNIBP": CROWNIBP,
+    "SABR": SABR,
+    "CCIBP": CCIBP,
+    "MTLIBP": MTLIBP,
+    "ExpIBP": ExpIBP,
+    "ConvexAdversarial": ConvexAdversarial,
+    "GloRo": GloRo,
+    "FastWarmUp": FastWarmUp,
+    "ReLUStability": ReLUStability,
+    "L1": L1,
     "Sum": Sum,
     "LabelSmoothing": LabelSmoothing,
     "EMA": EMA,
@@ -90,6 +115,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "Zero": Zero,
     "RandomMask": RandomMask,
     "FixedMask": FixedMask,
+    "Ramp": Ramp,
 }
 
 
@@ -140,6 +166,12 @@ def _fifths(optimiser: Optimizer, steps: int) -> LRScheduler:
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.2)
 
 
+def _proved(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten at epochs 130 and 190 of 200 (Zhang et al. 2020, CROWN-IBP on MNIST)."""
+    milestones = [max(1, steps * 13 // 20), max(1, steps * 19 // 20)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
 def _tail(optimiser: Optimizer, steps: int) -> LRScheduler:
     """Divided by ten at epochs 100 and 105 of 110 (Pang et al. 2021)."""
     milestones = [max(1, steps * 10 // 11), max(1, steps * 21 // 22)]
@@ -172,6 +204,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
     "constant": _constant,
     "piecewise": _piecewise,
     "late": _late,
+    "proved": _proved,
     "tail": _tail,
     "fifths": _fifths,
     "cosine": _cosine,

@@ -83,7 +83,8 @@ class Graph:
         return values
 
 
-SHAPES = frozenset({"sym_size", "size", "numel", "scale", "shift"})
+SHAPES = frozenset({"sym_size", "size", "numel", "scale", "shift", "zeros_like", "ones_like",
+                    "full_like", "new_zeros", "new_ones", "new_full"})  # fmt: skip
 """Operations whose answers do not depend on the values of what they read, only on its shape."""
 
 

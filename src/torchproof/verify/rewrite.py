@@ -113,6 +113,13 @@ def _div(steps: Steps, a: Any, b: Any, *_: Any) -> bool:
     return True
 
 
+def _mul(steps: Steps, a: Any, b: Any) -> bool:
+    if a != b or not steps.is_live(a):
+        return False
+    steps.add("square", torch.square, a)
+    return True
+
+
 def _addmm(steps: Steps, bias: Any, a: Any, b: Any) -> bool:
     steps.add("add", torch.add, steps.add("matmul", torch.matmul, a, b), bias)
     return True
@@ -171,6 +178,7 @@ REWRITES: dict[str, Callable[..., bool]] = {
     "bmm": _matmul,
     "mm": _matmul,
     "addmm": _addmm,
+    "mul": _mul,
     "div": _div,
     "rsub": _rsub,
     "pow": _power,

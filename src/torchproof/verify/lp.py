@@ -1,0 +1,52 @@
+"""LP-full: every neuron in its convex hull, all of them at once (Weng et al. 2018, Salman et al.
+2019), solved as a linear programme.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.threats import AnyThreat
+from torchproof.verify.bounds import Margins
+from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import InputSet
+from torchproof.verify.programme.example import START, Example, prepared
+from torchproof.verify.programme.solve import Clock, least
+
+
+def lp_margins(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, *,
+    middle: str = START, time_limit: float | None = None,
+) -> Margins:  # fmt: skip
+    """(B, K - 1) lower bounds of z_y - z_t over the threat around x (B, C, H, W), t != y in order:
+    a linear programme each, never below the propagated bounds that it begins with.
+
+    middle: where bounds before nonlinear operations come from, a name of BOUNDS (all of its members
+    intersected), or "lp" for two linear programmes for each neuron that is not settled. time_limit:
+    seconds for each example; programmes that have none left leave the propagated bounds. ReLU-like
+    hinges by their triangle, maxima by rows x_i <= y and a plane above, other activations by their
+    two lines. A bound is the dual value of the solver's multipliers in float64, not its word.
+
+    Raises UnknownName for a middle, and for a ball that has no flat sides (L2, L0); ModelError for
+    operations without a rule; InputError for a graph that is not in float64.
+    """
+    x = x.detach().cpu().double().clone()
+    maps, found, walked = prepared(model, x), [], 0
+    with torch.inference_mode(False), torch.no_grad():
+        inside, y = InputSet.of(x, threat), y.cpu()
+        for row in range(len(x)):
+            one = torch.tensor([row])
+            example = Example.of(maps, inside.take(one), y[one], middle, Clock(time_limit))
+            found.append(torch.from_numpy(lp_bounds(example)))
+            walked += example.walked
+    return Margins(torch.stack(found), walked)
+
+
+def lp_bounds(example: Example) -> np.ndarray:
+    """(K - 1,) bounds of one example."""
+    written, clock = example.relaxed, example.clock
+    bounds = [written.least(t, least, clock.left).bound for t in range(len(example.propagated))]
+    found: np.ndarray = np.maximum(example.propagated, bounds)
+    return found

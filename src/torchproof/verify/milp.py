@@ -1,0 +1,160 @@
+"""Complete verification of piecewise linear networks by integers: one for each neuron whose sign is
+open (Tjeng et al. 2019), after bounds and linear programmes have settled what they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.threats import AnyThreat
+from torchproof.verify.bounds import Margins
+from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import InputSet
+from torchproof.verify.lp import lp_bounds
+from torchproof.verify.programme.example import START, Example, Written, prepared
+from torchproof.verify.programme.integer import Enough, least_integer, tolerance
+from torchproof.verify.programme.solve import Answer, Clock, least
+
+CLEAR = 1e-5  # a margin below this many under zero is worth a look at its input
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """certified: every margin is above `margin` > 0 (weak bounds of some of them may be what is
+    reported); broken: `found` (C, H, W), of the set, is given another class by the network itself;
+    undecided: `why`. seconds: all that it took.
+    """
+
+    status: Literal["certified", "broken", "undecided"]
+    margin: float
+    found: Tensor | None = None
+    why: str = ""
+    seconds: float = 0.0
+
+
+def milp_margins(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, *,
+    middle: str = START, time_limit: float | None = None,
+) -> Margins:  # fmt: skip
+    """(B, K - 1) lower bounds of z_y - z_t like `lp_margins`, each solved with integers as well:
+    up to the solver's tolerances the least margin itself for hinges and maxima.
+
+    time_limit: seconds for each example, in equal shares of what is left for each of its margins.
+    """
+    x = x.detach().cpu().double().clone()
+    maps, found, walked = prepared(model, x), [], 0
+    with torch.inference_mode(False), torch.no_grad():
+        inside, y = InputSet.of(x, threat), y.cpu()
+        for row in range(len(x)):
+            one = torch.tensor([row])
+            example = Example.of(maps, inside.take(one), y[one], middle, Clock(time_limit))
+            found.append(torch.from_numpy(_bounds(example)))
+            walked += example.walked
+    return Margins(torch.stack(found), walked)
+
+
+def _bounds(example: Example) -> np.ndarray:
+    bounds = lp_bounds(example)
+    for t in range(len(bounds) if example.clock.left > 0 else 0):
+        share = example.clock.spare / (len(bounds) - t)
+        bounds[t] = max(bounds[t], example.exact.least(t, least_integer, share).bound)
+    return bounds
+
+
+def milp_verify(
+    model: nn.Module, x: Tensor, y: Tensor, threat: AnyThreat, time_limit: float | None = None, *,
+    middle: str = START,
+) -> list[Verdict]:  # fmt: skip
+    """A verdict for each example: propagated bounds, then linear programmes, then integers, each
+    for the margins that are still open, the worst first.
+
+    time_limit: seconds for each example, which the solver keeps; the propagation that comes first
+    cannot be interrupted. middle: as for `lp_margins`. A counterexample is run through the model
+    itself, in its own dtype. Certified rests on bounds in float64 without an account of rounding,
+    and for integers on HiGHS: its dual bound less its tolerances. Raises like `lp_margins`.
+    """
+    x, y = x.detach().clone(), y.detach()
+    maps = prepared(model, x.cpu().double())
+    verdicts = []
+    with torch.inference_mode(False), torch.no_grad():
+        for row in range(len(x)):
+            one, clock = slice(row, row + 1), Clock(time_limit)
+            trial = Trial(model, InputSet.of(x[one], threat), int(y[row]))
+            inside = InputSet.of(x[one].cpu().double(), threat)
+            verdict = trial.broken(x[one] - x[one])
+            if verdict is None:
+                example = Example.of(maps, inside, y[one].cpu(), middle, clock)
+                verdict = _verdict(example, trial)
+            verdicts.append(replace(verdict, seconds=clock.spent))
+    return verdicts
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Runs inputs through the network that is judged."""
+
+    model: nn.Module
+    inside: InputSet
+    label: int
+
+    def broken(self, delta: Tensor) -> Verdict | None:
+        """The verdict, if x + delta, brought into the set, is given another class."""
+        origin = self.inside.x
+        delta = self.inside.ball.project(delta.to(origin))
+        moved = origin + delta
+        if not bool(self.inside.ball.inside(moved - origin).all()):
+            return None
+        logits = self.model(moved)[0]
+        if int(logits.argmax()) == self.label:
+            return None
+        rest = torch.cat([logits[: self.label], logits[self.label + 1 :]])
+        return Verdict("broken", float(logits[self.label] - rest.max()), moved[0])
+
+
+def _verdict(example: Example, trial: Trial) -> Verdict:
+    bounds, ended = example.propagated.copy(), {}
+    for t, found, written in _answers(example, bounds):
+        bounds[t], ended[t] = max(bounds[t], found.bound), found.status
+        if found.point is not None:
+            broken = trial.broken(written.input(found.point) - example.inside.x)
+            if broken is not None:
+                return broken
+    margin = float(bounds.min())
+    if margin > 0:
+        return Verdict("certified", margin)
+    if any(ended.get(t, "limit") == "limit" for t in _open(bounds)):
+        return Verdict("undecided", margin, why="no time left")
+    kinds = sorted(example.exact.encoding.relaxed)
+    why = f"not complete for {', '.join(kinds)}" if kinds else "the sign is within tolerances"
+    return Verdict("undecided", margin, why=why)
+
+
+def _answers(example: Example, bounds: np.ndarray) -> Iterator[tuple[int, Answer, Written]]:
+    """About each margin that is open: by linear programmes, then with integers. bounds: those so
+    far, which the caller keeps up to date.
+    """
+    clock = example.clock
+    for t in _open(bounds):
+        yield t, example.relaxed.least(t, least, clock.left), example.relaxed
+    left = _open(bounds) if clock.left > 0 else []
+    for turn, t in enumerate(left):
+        written = example.exact
+        share = clock.spare / (len(left) - turn)
+        yield t, written.least(t, least_integer, share, _enough(written, t)), written
+
+
+def _open(bounds: np.ndarray) -> list[int]:
+    order: list[int] = np.argsort(bounds, kind="stable").tolist()
+    return [t for t in order if not bounds[t] > 0]
+
+
+def _enough(written: Written, margin: int) -> Enough:
+    """The margin is certainly positive, or clearly negative somewhere."""
+    offset, slack = float(written.constants[margin]), tolerance(written.programme)
+    return lambda bound, best: bound + offset > 2 * slack or best + offset < -CLEAR

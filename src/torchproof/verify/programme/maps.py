@@ -1,0 +1,119 @@
+"""The affine maps between the nonlinear operations of a graph, as sparse matrices.
+
+They do not depend on the input, so one set of them serves every example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from torchproof.core.errors import InputError
+from torchproof.verify.graph import Graph, Node, Values
+from torchproof.verify.operators import nonlinear
+
+BUDGET = 2**22  # entries of the largest dense block of a matrix while it is made
+
+
+class Affine(NamedTuple):
+    """value = sum_s parts[s] @ s + offset over sources s, everything flattened; sparse (n, m)."""
+
+    parts: dict[str, Any]
+    offset: np.ndarray
+
+
+@dataclass
+class Maps:
+    """The maps from sources, which are the input and the nonlinear nodes, to any node; single: the
+    answer of every node to one input.
+    """
+
+    graph: Graph
+    single: Values
+    _known: dict[str, Affine] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: Graph, x: Tensor) -> Maps:
+        """For inputs like x (B, ...). Raises InputError for a graph that is not in float64."""
+        dtypes = {c.dtype for c in graph.constants.values() if c.is_floating_point()}
+        if others := dtypes - {torch.float64}:
+            given = f"a graph in {', '.join(map(str, others))} for a programme"
+            remedy = "trace copy.deepcopy(model).double() with x.double()"
+            raise InputError(given, "one in float64", remedy)
+        return cls(graph, graph.run(x[:1]))
+
+    @cached_property
+    def bends(self) -> tuple[Node, ...]:
+        """The nonlinear nodes, in the order in which they run."""
+        nodes = (n for n in self.graph.nodes if n.name in self.graph.live)
+        return tuple(n for n in nodes if nonlinear(n, self.graph))
+
+    @cached_property
+    def sources(self) -> frozenset[str]:
+        return frozenset({self.graph.input, *(n.name for n in self.bends)})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a node's answer to one input, without the batch."""
+        return tuple(self.single[name].shape[1:])
+
+    def to(self, name: str) -> Affine:
+        """The map to a node; of a source it is the identity."""
+        if name not in self._known:
+            size = int(np.prod(self.shape(name)))
+            itself = Affine({name: sparse.eye_array(size, format="csr")}, np.zeros(size))
+            self._known[name] = itself if name in self.sources else self._made(name, size)
+        return self._known[name]
+
+    def _made(self, name: str, size: int) -> Affine:
+        """Row by row: the vjp of everything between the sources and the node."""
+        nodes, sources = self._between(name)
+
+        def run(*values: Tensor) -> Tensor:
+            known = {**self.single, **dict(zip(sources, values, strict=True))}
+            for node in nodes:
+                known[node.name] = node.answer(known)
+            answer: Tensor = known[name]
+            return answer
+
+        points = tuple(torch.zeros_like(self.single[s]) for s in sources)
+        answer, back = run(*points), torch.func.vjp(run, *points)[1]
+        parts = _rows(torch.func.vmap(back), answer, points)
+        offset = answer.detach().reshape(size).numpy()
+        return Affine(dict(zip(sources, parts, strict=True)), offset)
+
+    def _between(self, name: str) -> tuple[list[Node], list[str]]:
+        """The affine nodes that lead to a node, and the sources before them."""
+        wanted, kept, found = {name}, [], []
+        for node in reversed(self.graph.nodes):
+            if node.name not in wanted:
+                continue
+            if node.name in self.sources:
+                found.append(node.name)
+            else:
+                kept.append(node)
+                wanted |= set(self.graph.inputs(node))
+        if self.graph.input in wanted:
+            found.append(self.graph.input)
+        return kept[::-1], found
+
+
+def _rows(
+    back: Callable[[Tensor], tuple[Tensor, ...]], answer: Tensor, points: tuple[Tensor, ...]
+) -> list[Any]:
+    size = answer.numel()
+    chunk = max(1, BUDGET // max(size, *(p.numel() for p in points)))
+    blocks: list[list[Any]] = [[] for _ in points]
+    for first in range(0, size, chunk):
+        places = torch.arange(first, min(first + chunk, size))
+        unit = torch.zeros(len(places), size, dtype=answer.dtype)
+        unit[torch.arange(len(places)), places] = 1.0
+        for block, part in zip(blocks, back(unit.view(len(places), *answer.shape)), strict=True):
+            block.append(sparse.csr_array(part.detach().reshape(len(places), -1).numpy()))
+    return [sparse.vstack(block, format="csr") for block in blocks]
