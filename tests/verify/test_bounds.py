@@ -128,8 +128,9 @@ def test_exact_on_affine_networks_with_a_normalising_layer(norm: str) -> None:
     basis = torch.eye(48, dtype=torch.float64).view(48, 3, 4, 4)
     weights = (net(basis) - zero).T  # (5, 48)
     about = threat(norm, True)
+    graph = graph_of(net, x)
     for method in BOUNDS:
-        found = margins(net, x, y, about, method)
+        found = margins(graph, x, y, about, method)
         for row, label in enumerate(y.tolist()):
             others = [t for t in range(5) if t != label]
             for column, t in enumerate(others):
@@ -205,8 +206,9 @@ def test_margins_merge_into_the_last_layer() -> None:
     with torch.no_grad():
         net[3].weight[1], net[3].bias[1] = net[3].weight[0], net[3].bias[0]
     x = torch.rand(2, 1, 2, 2)
+    graph = graph_of(net, x)
     for method in BOUNDS:
-        found = margins(net, x, torch.tensor([0, 0]), Threat(Linf(), 0.3), method)
+        found = margins(graph, x, torch.tensor([0, 0]), Threat(Linf(), 0.3), method)
         assert torch.allclose(found[:, 0], torch.zeros(2), atol=1e-6), method
 
 

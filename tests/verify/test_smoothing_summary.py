@@ -112,7 +112,9 @@ def test_times_of_both_kinds_and_none(tmp_path: Path) -> None:
     path.write_text(HEAD + "0\t3\t3\t0.5\t1\t0:01:03.5\n20\t7\t-1\t0.0\t0\t15.4\n")
     log = read_log(path)
     assert log.seconds.tolist() == [63.5, 15.4] and log.ids.tolist() == [0, 20]
-    path.write_bytes(gzip.compress(b"idx\tlabel\tpredict\tradius\tcorrect\n5\t1\t2\t0.1\t0\n", mtime=0))
+    path.write_bytes(
+        gzip.compress(b"idx\tlabel\tpredict\tradius\tcorrect\n5\t1\t2\t0.1\t0\n", mtime=0)
+    )
     assert np.isnan(read_log(str(path)).seconds).all()
 
 
