@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -273,3 +274,60 @@ def test_a_feature_times_itself_is_its_square() -> None:
         for row, label in enumerate(y.tolist()):
             gaps = torch.stack([z[row, label] - z[row, t] for t in range(3) if t != label])
             assert bool((gaps >= lower[row] - 1e-5).all())
+
+
+class Idiom(nn.Module):
+    """`first(x)`, and what is done with it."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.then = nn.Linear(4, 3), then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self.first(x.flatten(1)))
+
+
+BOUNDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu by tanh": lambda z: nn.functional.gelu(3 * z, approximate="tanh"),
+    "alpha of add": lambda z: torch.add(z.relu(), z, alpha=-2),
+    "alpha of sub": lambda z: torch.sub(z.relu(), z.sigmoid(), alpha=-2),
+    "a quotient": lambda z: z / (1.5 + z.square()),
+    "addmm of features": lambda z: torch.addmm(torch.ones(3), z.relu(), torch.eye(3) * 2),
+    "largest of windows": lambda z: (
+        nn.functional.max_pool2d(z.view(-1, 1, 1, 3), (1, 2), 1).flatten(1).repeat(1, 2)
+    ),
+}
+REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "div(rounding_mode='floor')": lambda z: torch.div(z, 0.1, rounding_mode="floor"),
+    "amax": lambda z: z - z.amax(1, keepdim=True),
+    "linear": lambda z: nn.functional.linear(z, z[:1].expand(3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_arguments_that_change_an_operation_are_seen(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = Idiom(BOUNDED[name]).eval().requires_grad_(False), torch.rand(2, 1, 2, 2)
+    y = net(x).argmax(1)
+    noise = torch.randn(300, 1, 2, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    for method in ("ibp", "crown", "best"):
+        lower = margins(net, x, y, Threat(Linf(), 0.3), method)
+        for row, label in enumerate(y.tolist()):
+            z = net((x[row] + 0.3 * noise).clamp(0, 1))
+            gaps = torch.stack([z[:, label] - z[:, t] for t in range(z.shape[1]) if t != label], 1)
+            assert bool((gaps.amin(0) >= lower[row] - 1e-5).all()), method
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arguments_without_a_rule_are_refused(name: str) -> None:
+    net, x = Idiom(REFUSED[name]).eval(), torch.rand(2, 1, 2, 2)
+    words = re.escape(name) if name != "linear" else "linear at|depend on the others"
+    with pytest.raises(ModelError, match=words):
+        margins(net, x, torch.tensor([0, 1]), Threat(Linf(), 0.1))
+
+
+def test_rows_that_mix_are_refused() -> None:
+    net = Idiom(lambda z: z - z.mean(0, keepdim=True)).eval()
+    with pytest.raises(ModelError, match="depend on the others of the batch"):
+        margins(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), Threat(Linf(), 0.1))

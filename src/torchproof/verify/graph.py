@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -30,7 +30,8 @@ class Ref:
 @dataclass(frozen=True)
 class Node:
     """An operation. kind: the name in the operator tables, such as "conv2d"; call: its function;
-    args: positional arguments, with Refs for answers of other nodes; where: its source line.
+    args: positional arguments, with Refs for answers of other nodes; where: its source line; named:
+    the arguments that only have a name, which are in `call` already.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Node:
     call: Callable[..., Any]
     args: tuple[Any, ...]
     where: str
+    named: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def refs(self) -> tuple[str, ...]:
@@ -121,10 +123,11 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
     if isinstance(inner, nn.Module):  # read from a file with a batch of one written into it
         graph = _read(_exported(inner, one, None), inner)
         graph = replace(graph, nodes=tuple(map(_of_batches, graph.nodes)))
-        _try(graph, model, one)
-        return graph
-    batch = ({0: torch.export.Dim.AUTO},)
-    return _read(_exported(model, torch.cat([one, one]), batch), model)
+    else:
+        batch = ({0: torch.export.Dim.AUTO},)
+        graph = _read(_exported(model, torch.cat([one, one]), batch), model)
+    _try(graph, model, one)
+    return graph
 
 
 def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
@@ -163,9 +166,10 @@ def _try(graph: Graph, model: nn.Module, one: Tensor) -> None:
         together, alone = together.flatten(1), alone.flatten(1)
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(
-            "a model with a batch of one written into it, in a way that is not understood",
-            "reshapes that keep the batch in front",
-            "export it again with a dynamic batch dimension",
+            "a model whose answers about one input depend on the others of the batch, or that has "
+            "a batch of one written into it in a way that is not understood",
+            "rows that do not mix",
+            "take out what is shared by a batch, or export it with a dynamic batch dimension",
         )
 
 
@@ -201,7 +205,7 @@ def _node(node: Any) -> Node:
     lines = (node.meta.get("stack_trace") or "").strip().splitlines()
     where = lines[-1].strip() if lines else ""
     call = torch.reshape if kind in ("view", "_unsafe_view") else target  # whatever the strides
-    return Node(node.name, kind, partial(call, **rest) if rest else call, args, where)
+    return Node(node.name, kind, partial(call, **rest) if rest else call, args, where, rest)
 
 
 def _placed(target: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Values]:

@@ -68,7 +68,7 @@ class Walk:
 
     def spread(self, node: Node) -> bool:
         """Has the answer one axis less than the input?"""
-        return node.kind == "amax"
+        return node.kind == "row_max"
 
     def lower(
         self,

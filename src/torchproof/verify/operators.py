@@ -87,11 +87,6 @@ def _clamp(low: float | None = None, high: float | None = None, *_: Any) -> Rela
     return Curve(partial(torch.clamp, min=low, max=high), ends)
 
 
-def _gelu(approximate: str = "none", *_: Any) -> Relaxation:
-    turns = GELU if approximate == "none" else GELU_TANH
-    return Curve(partial(F.gelu, approximate=approximate), (-turns, turns))
-
-
 def _softplus(beta: float = 1.0, threshold: float = 20.0, *_: Any) -> Relaxation:
     # torch goes over to z itself beyond the threshold, a jump of less than exp(-threshold) / beta
     return Curve(partial(F.softplus, beta=beta, threshold=threshold), (threshold / beta,))
@@ -105,12 +100,13 @@ RELAXED: dict[str, Maker] = {
     "relu": lambda *_: Hinge(),
     "leaky_relu": _leaky,
     "prelu": _prelu,
-    "amax": lambda *_: Largest(),
+    "row_max": lambda *_: Largest(),
     "sigmoid": lambda *_: Curve(torch.sigmoid, (0.0,)),
     "tanh": lambda *_: Curve(torch.tanh, (0.0,)),
     "atan": lambda *_: Curve(torch.atan, (0.0,)),
     "erf": lambda *_: Curve(torch.erf, (0.0,)),
-    "gelu": _gelu,
+    "gelu": lambda *_: Curve(F.gelu, (-GELU, GELU)),
+    "gelu_tanh": lambda *_: Curve(partial(F.gelu, approximate="tanh"), (-GELU_TANH, GELU_TANH)),
     "silu": lambda *_: Curve(F.silu, (-SILU, SILU)),
     "mish": lambda *_: Curve(F.mish, MISH),
     "elu": _elu,
@@ -148,13 +144,37 @@ def relaxation(node: Node, arguments: Sequence[Any]) -> Relaxation:
 
 
 def check(graph: Graph) -> None:
-    """Raises ModelError that names every operation of the graph that no table has."""
+    """Raises ModelError that names every operation of the graph that no table has, or not for such
+    arguments: what a rule does not expect may make it wrong.
+    """
     known = {*AFFINE, *RELAXED}
-    strange = [n for n in graph.nodes if n.name in graph.live and n.kind not in known]
+    strange = [n for n in graph.nodes if n.name in graph.live and not _expected(n, graph)]
     if strange:
-        told = "; ".join(f"{n.kind} at {n.where!r}" for n in strange)
+        told = "; ".join(f"{_said(n)} at {n.where!r}" for n in strange)
         raise ModelError(
             f"operations without a rule: {told}",
             f"those of {', '.join(sorted(known))}",
             "write the network with those, or add a row to torchproof.verify.operators",
         )
+
+
+# named arguments that change no value
+HARMLESS = frozenset({"memory_format", "device", "layout", "pin_memory", "non_blocking", "copy"})
+
+
+def _expected(node: Node, graph: Graph) -> bool:
+    if node.kind not in AFFINE and node.kind not in RELAXED:
+        return False
+    for name, value in node.named.items():
+        kept = name == "dtype" and (value is None or value.is_floating_point)
+        if name not in HARMLESS and not kept:
+            return False
+    live = [i for i, a in enumerate(node.args) if getattr(a, "name", None) in graph.live]
+    if AFFINE.get(node.kind) is weighted or node.kind == "div":
+        return len(live) == 1 and live[0] < 2
+    return node.kind not in RELAXED or live == [0]
+
+
+def _said(node: Node) -> str:
+    named = ", ".join(f"{k}={v!r}" for k, v in node.named.items() if k not in HARMLESS)
+    return f"{node.kind}({named})" if named else node.kind

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchproof.core.errors import ModelError
 from torchproof.verify.graph import Graph, Node, Ref
+from torchproof.verify.operators import HARMLESS
 from torchproof.verify.rewrite_norms import batch_norm, group_norm, layer_norm, per_channel
 from torchproof.verify.rewrite_pools import max_pool
 from torchproof.verify.steps import Steps
@@ -33,14 +34,17 @@ def rewritten(graph: Graph) -> Graph:
             continue
         if node.kind == "getitem" and node.refs and node.refs[0] in many:
             node = _one_of(node, many[node.refs[0]])
-        rule = REWRITES.get(node.kind) if graph.live & {node.name} else None
-        if rule is None:
+        rule = REWRITES.get(node.kind) if node.name in graph.live else None
+        if rule is None or set(node.named) - NAMED.get(node.kind, HARMLESS):
             nodes.append(node)
             continue
         steps = Steps(node, graph.live)
         nodes += steps.done() if rule(steps, *node.args) else [node]
     return replace(graph, nodes=tuple(nodes))
 
+
+NAMED = {"add": {"alpha"}, "sub": {"alpha"}, "gelu": {"approximate"}}
+"""Named arguments that rules look at; nodes with others are left for `check` to refuse."""
 
 SEVERAL = frozenset({"split", "split_with_sizes", "chunk", "unbind", "tensor_split",
                      "_native_batch_norm_legit_no_training"})  # fmt: skip
@@ -121,7 +125,23 @@ def _mul(steps: Steps, a: Any, b: Any) -> bool:
 
 
 def _addmm(steps: Steps, bias: Any, a: Any, b: Any) -> bool:
-    steps.add("add", torch.add, steps.add("matmul", torch.matmul, a, b), bias)
+    both = steps.is_live(a) and steps.is_live(b)
+    found = _pairs(steps, a, b) if both else steps.add("matmul", torch.matmul, a, b)
+    steps.add("add", torch.add, found, bias)
+    return True
+
+
+def _scaled(call: Callable[..., Any], steps: Steps, a: Any, b: Any) -> bool:
+    """a + alpha b, or a - alpha b."""
+    if "alpha" not in steps.node.named:
+        return False
+    steps.add(steps.node.kind, call, a, steps.add("mul", torch.mul, b, steps.node.named["alpha"]))
+    return True
+
+
+def _gelu(steps: Steps, x: Any) -> bool:
+    exact = steps.node.named.get("approximate", "none") == "none"
+    steps.add("gelu" if exact else "gelu_tanh", steps.node.call, x)
     return True
 
 
@@ -177,6 +197,9 @@ REWRITES: dict[str, Callable[..., bool]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "mm": _matmul,
+    "add": partial(_scaled, torch.add),
+    "sub": partial(_scaled, torch.sub),
+    "gelu": _gelu,
     "addmm": _addmm,
     "mul": _mul,
     "div": _div,

@@ -24,7 +24,7 @@ def max_pool(
     step = step if len(step) == 2 else step * 2
     chosen = partial(_windows, kernel=two[0], stride=step, padding=two[1], dilation=two[2],
                      ceil=ceil)  # fmt: skip
-    steps.add("amax", partial(torch.amax, dim=-1), steps.add("index", chosen, x))
+    steps.add("row_max", partial(torch.amax, dim=-1), steps.add("index", chosen, x))
     return True
 
 

@@ -167,7 +167,7 @@ class Sweep:
             )
         inputs = [self.intervals[name] for name in names]
         slopes, centre, radius = strip(known, inputs)
-        spread = node.kind == "amax"
+        spread = node.kind == "row_max"
         noise: dict[str, Tensor] = {}
         for z, k in zip(given, slopes, strict=True):
             centre = centre + _sloped(z.centre, k, spread)

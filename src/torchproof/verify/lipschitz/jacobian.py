@@ -84,7 +84,7 @@ class Steepness:
         parts = []
         for name, k in zip(self.graph.inputs(node), self.slopes[node.name], strict=True):
             ends = [given.lower, given.upper]
-            if node.kind == "amax":
+            if node.kind == "row_max":
                 ends = [end.unsqueeze(-1) for end in ends]
             low, high = k.lower[example], k.upper[example]
             corners = torch.stack([end * side for end in ends for side in (low, high)])

@@ -88,7 +88,7 @@ def _walked(ahead: _Ahead, start: Tensor) -> Tensor:
 
 def _bent(ahead: _Ahead, node: Node, given: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The coefficients of g, and what the intercepts add: <t, s' g> from below for tangents t."""
-    back, spread = ahead.back[node.name], node.kind == "amax"
+    back, spread = ahead.back[node.name], node.kind == "row_max"
     g = Interval(back.lower[ahead.row], back.upper[ahead.row])
     wide = Interval(g.lower.unsqueeze(-1), g.upper.unsqueeze(-1)) if spread else g
     passed, total = torch.zeros_like(g.lower), g.lower.new_zeros(len(g.lower))
