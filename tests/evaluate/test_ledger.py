@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from torchproof.core.errors import FileError, ResumeError
+from torchproof.core.journal import decode, encode, read_records
 from torchproof.core.threats import Threat
 from torchproof.evaluate import Member, Report, evaluate
-from torchproof.evaluate.ledger import decode, encode, read_records
 
 Go = Callable[..., Report]
 

@@ -18,8 +18,9 @@ import pytest
 import torch
 from torch import nn
 
+from torchproof.core import journal
 from torchproof.core.errors import FileError, ResumeError
-from torchproof.evaluate import Report, ledger
+from torchproof.evaluate import Report
 from torchproof.evaluate.ledger import read_records
 
 Go = Callable[..., Report]
@@ -71,7 +72,7 @@ def test_killed_while_the_ledger_is_written(
             raise killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "write_all", partly)
+        patch.setattr(journal, "write_all", partly)
         with pytest.raises(killed):
             go(out=tmp_path / "run")
     same(go(out=tmp_path / "run", resume=True), undisturbed)
@@ -104,7 +105,7 @@ def test_a_process_that_is_killed(go: Go, undisturbed: Report, same: Any, tmp_pa
         evaluate(Dies(net), blobs, made.THREAT, made.short_suite(), slots=16,
                  model_sha256={model_sha256_of(go)!r}, name="net", out={str(run)!r})
     """)
-    source = str(Path(ledger.__file__).parents[2])
+    source = str(Path(journal.__file__).parents[2])
     ended = subprocess.run(
         [sys.executable, "-c", script],
         env={"PYTHONPATH": source, "PATH": ""},
@@ -175,14 +176,15 @@ def test_full_disk_that_leaves_half_a_line(
         def truncate(self, size: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-    attach = ledger.Ledger._attach
+    opened = journal.Journal.open.__func__  # type: ignore[attr-defined]
 
-    def attached(self: ledger.Ledger, path: Path) -> None:
-        attach(self, path)
-        self.stream = Full(self.stream)  # type: ignore[assignment]
+    def full(cls: type[journal.Journal], path: Path, remedy: str) -> Any:
+        made, records = opened(cls, path, remedy)
+        made.stream = Full(made.stream)
+        return made, records
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.Ledger, "_attach", attached)
+        patch.setattr(journal.Journal, "open", classmethod(full))
         with pytest.raises(FileError, match=r"Input/output error|No space left"):
             go(out=tmp_path / "run")
     content = (tmp_path / "run" / "records.jsonl").read_bytes()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import FileError, InputError, ModelError, ResumeError, UnknownName
+from torchproof.core.journal import read_records
 from torchproof.verify.smoothing import ABSTAIN, Ablation, Gaussian, Smoothing, certify
-from torchproof.verify.smoothing.ledger import Ledger, read_records
+from torchproof.verify.smoothing.ledger import Ledger
 
 X = torch.rand(6, 1, 3, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0, 1, 2])

@@ -15,14 +15,7 @@ from torch import Tensor
 
 from torchproof.core.errors import FileError
 from torchproof.core.files import writing
-
-
-def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Writes every byte: an unbuffered file may take fewer than it is given."""
-    view = memoryview(data)
-    while len(view):
-        view = view[stream.write(view) :]
-
+from torchproof.core.journal import write_all
 
 RESUME = "make room and evaluate again with resume=True: what is recorded is kept"
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchproof.core.checks import check, check_labels, check_weights
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.journal import Record
 from torchproof.core.room import Room
 from torchproof.verify.smoothing.certify import ABSTAIN, certify, largest_radius, predict
 from torchproof.verify.smoothing.confidence import check_alpha, class_bounds
@@ -27,7 +28,7 @@ from torchproof.verify.smoothing.counting import (
     count,
     example_ids,
 )
-from torchproof.verify.smoothing.ledger import Ledger, Record, fingerprint
+from torchproof.verify.smoothing.ledger import Ledger, fingerprint
 from torchproof.verify.smoothing.noise import ADDITIVE, Noise
 from torchproof.verify.smoothing.probabilities import whole
 from torchproof.verify.smoothing.summary import Log
