@@ -28,7 +28,7 @@ results: $(STAMP)
 	    "Training methods at small scale" awp friendly interpolated fgsm-tricks selfpaced jsigr \
 	    region ladder robust-overfitting baselines
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/architectures.md \
-	    "Robust architectures at small scale" cifs tisode feature-denoising hgd
+	    "Robust architectures at small scale" cifs tisode sparta feature-denoising hgd
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info

@@ -106,6 +106,11 @@ def test_what_an_experiment_ends_in(tmp_path: Path) -> None:
     assert (found.scale, found.seeds, found.verdict) == ("small", (0, 1), "shows")
     assert found.versions.keys() == {"torchproof", "torch", "python"} and 0 < found.seconds < 60
     assert (tmp_path / "picture.png").read_bytes() == b"png"
+    again = conclude(
+        request, name="one", paper="Someone", claim="it works", settings={}, rows=[row],
+        judged=("shows", "of this"), picture=b"png",
+    )  # fmt: skip
+    assert again.seconds > 2 * found.seconds, "what the sessions before took counts"
     assert row.ci95 is not None and row.ci95[1] == 1.0, "no share is larger"
     signed = Row.per_seed("gain", [-0.9, 0.9], 20, least=-1.0)
     assert signed.ci95 == (-1.0, 1.0)

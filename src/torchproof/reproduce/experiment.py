@@ -30,7 +30,7 @@ Scale = Literal["small", "paper"]
 class Row(BaseModel):
     """One figure: ours per seed (fractions, or numbers where `unit` is empty), and what was
     published, with its setting. ci95: of all seeds together; n: examples per seed, or in all where
-    there is an interval.
+    there is an interval. digits: the significant ones that a number is shown with.
     """
 
     what: str
@@ -40,6 +40,7 @@ class Row(BaseModel):
     setting: str = ""
     unit: Literal["%", ""] = "%"
     ci95: tuple[float, float] | None = None
+    digits: int = 3
 
     @classmethod
     def share(cls, what: str, hits: Sequence[int], of: Sequence[int], **more: Any) -> Row:
@@ -61,7 +62,7 @@ class Row(BaseModel):
 
     def text(self, value: float) -> str:
         """A value in the row's unit."""
-        return f"{100 * value:.1f}" if self.unit else f"{value:.3g}"
+        return f"{100 * value:.1f}" if self.unit else f"{value:.{self.digits}g}"
 
     @property
     def mean(self) -> float:
@@ -215,9 +216,10 @@ def conclude(
 ) -> Outcome:
     """Writes outcome.json, table.md and picture.png into the folder of the request.
 
-    judged: the verdict and why; seconds: what it took, by default since the request was made.
+    judged: the verdict and why; seconds: what it took, by default since the request was made, and
+    what the outcome says that is there already, of a run that is resumed.
     """
-    spent = time.monotonic() - request.started
+    spent = time.monotonic() - request.started + _spent_before(request)
     outcome = Outcome(
         name=name, paper=paper, claim=claim, scale=request.scale, settings=settings,
         seeds=request.all_seeds, rows=tuple(rows), verdict=judged[0], because=judged[1],
@@ -226,6 +228,13 @@ def conclude(
     outcome.write(request.out)
     write(request.out / "picture.png", picture)
     return outcome
+
+
+def _spent_before(request: Request) -> float:
+    try:
+        return float(json.loads((request.out / "outcome.json").read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one that is made again
+        return 0.0
 
 
 class Figures(BaseModel):
