@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import ModelError
+from torchproof.verify.bab import ROOT
 from torchproof.verify.bounds import Bound, Pass
+from torchproof.verify.clock import OutOfTime, left, limit, look
 from torchproof.verify.falsify import falsify
 from torchproof.verify.graph import Graph
 from torchproof.verify.input_split import split_inputs
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.question import Answer, Question, Verdict, certainly_not
+from torchproof.verify.relu_split import split_hinges
 from torchproof.verify.vnnlib import Case, Property
 
-FEW_INPUTS = 64  # up to so many, halving the input is worth trying
-ROOT = (Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
+FEW_INPUTS = 64  # up to so many, the input is halved; beyond, signs of neurons are split
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ def decide(
     by = "no case" if property.trivial else "bounds"
     for group in property.boxes():
         questions = [_question(case, shape, dtype) for case in group]
-        left = None if seconds is None else max(seconds - (time.monotonic() - started), 0.0)
-        answer, how = _group(graph, questions, left)
+        try:
+            with limit(None if seconds is None else seconds - (time.monotonic() - started)):
+                answer, how = _group(graph, questions)
+        except OutOfTime:
+            answer, how = Answer("timeout", None, 0), "time"
         verdicts.append(answer)
         by = how if how != "bounds" else by
         if answer.verdict == "sat":
@@ -76,42 +81,44 @@ def _question(case: Case, shape: Sequence[int], dtype: torch.dtype) -> Question:
     return Question(low, high, rows, limits)
 
 
-def _group(graph: Graph, questions: list[Question], seconds: float | None) -> tuple[Answer, str]:
+def _group(graph: Graph, questions: list[Question]) -> tuple[Answer, str]:
     """Questions about one box: whether any is answered with yes."""
-    started = time.monotonic()
     for question in questions:
         found = falsify(graph, question)
         if found is not None:
             return Answer("sat", found, 0), "search"
-        if seconds is not None and time.monotonic() - started > seconds:
-            return Answer("timeout", None, 0), "time"
+        look()
     open_ = questions
     for bound in ROOT:
-        open_ = _open(graph, open_, bound)
+        passed, lower = _bounded(graph, open_, bound)
+        pairs = zip(open_, lower, strict=True)
+        open_ = [q for q, own in pairs if not bool(certainly_not(own[None], q.limits))]
         if not open_:
             return Answer("unsat", None, 1), "bounds"
-    if questions[0].low.numel() > FEW_INPUTS:
-        return Answer("unknown", None, 1), "bounds"
+    if questions[0].low.numel() <= FEW_INPUTS:
+        return _by_inputs(graph, open_), "input split"
+    split = split_hinges(passed, [q.rows for q in open_], [q.limits for q in open_])
+    return Answer(split.verdict, split.x, 1 + split.parts), "branch and bound"
+
+
+def _by_inputs(graph: Graph, questions: list[Question]) -> Answer:
     parts, worst = 1, "unsat"
-    for question in open_:
-        left = None if seconds is None else max(seconds - (time.monotonic() - started), 0.0)
-        answer = split_inputs(graph, question, left)
+    for question in questions:
+        answer = split_inputs(graph, question, left())
         parts += answer.parts
         if answer.verdict == "sat":
-            return Answer("sat", answer.x, parts), "input split"
+            return Answer("sat", answer.x, parts)
         worst = answer.verdict if answer.verdict != "unsat" else worst
     verdict: Verdict = "unsat" if worst == "unsat" else "timeout"
-    return Answer(verdict, None, parts), "input split"
+    return Answer(verdict, None, parts)
 
 
-def _open(graph: Graph, questions: list[Question], bound: Bound) -> list[Question]:
-    """Those that a bound of all their rows together does not decide."""
-    with torch.no_grad():
-        first = questions[0]
-        passed = Pass.of(graph, InputSet.between(first.low[None], first.high[None]), bound)
-        lower = passed.lower(torch.cat([q.rows for q in questions])[None])[0]
-    parts = torch.split(lower, [len(q.rows) for q in questions])
-    return [
-        q for q, own in zip(questions, parts, strict=True)
-        if not bool(certainly_not(own[None], q.limits))
-    ]  # fmt: skip
+@torch.no_grad()
+def _bounded(
+    graph: Graph, questions: list[Question], bound: Bound
+) -> tuple[Pass, tuple[Tensor, ...]]:
+    """A pass over the box, and bounds of every question's rows, all of them bounded together."""
+    first = questions[0]
+    passed = Pass.of(graph, InputSet.between(first.low[None], first.high[None]), bound)
+    lower = passed.lower(torch.cat([q.rows for q in questions])[None])[0]
+    return passed, torch.split(lower, [len(q.rows) for q in questions])

@@ -1,0 +1,74 @@
+"""A part without open neurons: the network is affine there, and a linear programme decides it.
+
+The solver only proposes multipliers; the bound is that of `Bounder`, worked out from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from torchproof.verify.clock import left
+from torchproof.verify.hinge_bounds import Bounder, Parts
+from torchproof.verify.linear import Walk
+
+PENALTY = 1e4  # of leaving the part, in units of the rows' size
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """lower: what shares of the rows are above, less their limits; x: (1, ...) where the programme
+    has the worst row lowest.
+    """
+
+    lower: float
+    x: Tensor
+
+
+def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
+    """The least of the question's worst row over one part; None where the solver has no answer."""
+    neurons, inside = bounder.neurons, bounder.inside
+    signs, size = part.signs[0], inside.x.numel()
+    lines = neurons.lines(part.signs, part.slopes.to(bounder.rows.dtype))
+    walk = replace(neurons.passed.walk, lines=lines)
+    split = signs.nonzero()[:, 0]
+    one_hot = torch.zeros(len(split), len(signs), dtype=bounder.rows.dtype)
+    one_hot[torch.arange(len(split)), split] = signs[split].to(one_hot)
+    goal = bounder.rows[part.question[0]]
+    answer = walk.reference[walk.graph.output].shape[1:]
+    at, slopes = _planes(walk, {walk.graph.output: goal.view(-1, *answer)}, size)
+    limits = bounder.limits[part.question[0]]
+    rows, ends = [np.c_[slopes, -np.ones(len(at)), np.zeros(len(at))]], [limits.numpy() - at]
+    if len(split):
+        at_z, slopes_z = _planes(walk, neurons.rows(one_hot, one_hot != 0), size)
+        rows.append(np.c_[-slopes_z, np.zeros(len(at_z)), -np.ones(len(at_z))])
+        ends.append(at_z)
+    box = inside.box()
+    low, high = ((t - inside.x).flatten().numpy() for t in (box.lower, box.upper))
+    penalty = PENALTY * max(float(np.abs(slopes).sum(1).max()), 1e-6)
+    found = linprog(
+        np.r_[np.zeros(size), 1.0, penalty], A_ub=np.concatenate(rows), b_ub=np.concatenate(ends),
+        bounds=[*zip(low, high, strict=True), (None, None), (0, None)],
+        options={"time_limit": max(left(), 0.1)} if left() < np.inf else {},
+    )  # fmt: skip
+    if found.x is None or found.ineqlin.marginals is None:
+        return None
+    x = inside.x + torch.from_numpy(found.x[:size]).view_as(inside.x)
+    multipliers = torch.from_numpy(-found.ineqlin.marginals).clamp_min(0)
+    whole = multipliers[: len(at)].sum()
+    weights = torch.zeros(1, len(signs), dtype=whole.dtype)
+    weights[0, split] = multipliers[len(at) :] / whole
+    proposed = replace(part, shares=multipliers[None, : len(at)] / whole, weights=weights)
+    return Leaf(float(bounder.quick(proposed).lower), x)
+
+
+def _planes(walk: Walk, start: dict[str, Tensor], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and slopes (R, inputs) of rows at some nodes, about the one example."""
+    count = len(next(iter(start.values())))
+    at, slopes = walk.plane(start, torch.zeros(count, dtype=torch.long))
+    flat = at.new_zeros(count, size) if slopes is None else slopes.flatten(1)
+    return at.detach().numpy(), flat.detach().numpy()
