@@ -179,6 +179,19 @@ def test_a_trained_network_teaches(cli: Callable[..., Any], trained: Path, tmp_p
     assert 0 <= records(out)[0]["figures"]["standard_fooled"] <= 1
 
 
+def test_training_starts_from_trained_weights(
+    cli: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    plan = json.loads((trained / "config.json").read_text())["info"]["plan"]
+    given = ("train", "--method", "Standard", "--n", 100, "--epochs", 1, "--out", out)
+    cli(*given, "--start", tmp_path / "none").refused("the start", "--start")
+    cli(*given, "--model", "mlp", "--start", trained).refused("the start", "weights of mlp")
+    assert cli(*given, "--model", plan["model"], "--start", trained).code == 0
+    info = json.loads((out / "config.json").read_text())["info"]
+    assert info["plan"]["start"] == str(trained) and len(info["start_sha256"]) == 64
+
+
 def test_activations_are_taken_over(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
     net = build("resnet", channels=1, size=8, classes=10, width=2, activation="psilu(alpha=3)")
     save_activations(activations_of(net), tmp_path / "gates.safetensors")

@@ -18,6 +18,7 @@ from torchproof.train import AT, AWP, LGD, TRADES, Settings, Standard
 
 CPU = torch.device("cpu")
 TAUGHT = ("cifar10-hat", "cifar10-hgd")  # recipes with a teacher
+CONTINUED = ("cifar10-smoothadv-pretrained",)  # recipes that start from trained weights
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
 
 
@@ -32,8 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _taught(plan: Plan, path: Path) -> Plan:
-    """A plan that names a teacher, with one that is there."""
+def _taught(plan: Plan, path: Path, data: Path) -> Plan:
+    """A plan that names a teacher, or weights to start from, with those that are there."""
+    if plan.start is not None:
+        first = prepare(plan.model_copy(update={"start": None}), data, CPU).model
+        cards.save(first, path / "start")
+        return plan.model_copy(update={"start": str(path / "start")})
     if plan.teacher is None:
         return plan
     cards.save(build("mlp", channels=3, size=32, classes=10, hidden=(4,)), path / "teacher")
@@ -42,7 +47,7 @@ def _taught(plan: Plan, path: Path) -> Plan:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_prepares(folder: Path, name: str, tmp_path: Path) -> None:
-    plan = _taught(recipe(name), tmp_path)
+    plan = _taught(recipe(name), tmp_path, folder)
     before = torch.get_rng_state()
     ready = prepare(plan, folder, CPU)
     assert torch.equal(torch.get_rng_state(), before)
@@ -235,7 +240,7 @@ def test_files_that_are_none(write: Callable[[str], str], tmp_path: Path) -> Non
         recipe("digits_at")
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if n not in TAUGHT])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in (*TAUGHT, *CONTINUED)])
 def test_every_recipe_has_a_small_variant(folder: Path, name: str) -> None:
     """All but those that need a stored standard network, and are told apart below."""
     plan = small(name)
@@ -260,8 +265,30 @@ def test_the_small_denoiser(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_plan_that_starts_from_trained_weights(tmp_path: Path) -> None:
+    settings = Settings.of(epochs=1, batch_size=20, lr=1e-12, optimiser="sgd", weight_decay=0.0)
+    plan = Plan(model="mlp(hidden=(8,))", method="Standard", settings=settings, n=40)
+    list(run(prepare(plan.model_copy(update={"settings": Settings.of(epochs=2)}), None, CPU),
+             tmp_path / "first"))  # fmt: skip
+    first, _ = cards.load(tmp_path / "first")
+    ready = prepare(plan.model_copy(update={"start": str(tmp_path / "first")}), None, CPU)
+    for name, value in first.state_dict().items():
+        assert torch.equal(ready.model.state_dict()[name], value)
+    list(run(ready, tmp_path / "second"))
+    for name, value in first.state_dict().items():
+        assert torch.allclose(ready.model.state_dict()[name], value, atol=1e-6)
+    assert "start_sha256" in (tmp_path / "second" / "config.json").read_text()
+    other = plan.model_copy(update={"start": str(tmp_path / "first"), "model": "mlp(hidden=(9,))"})
+    with pytest.raises(TorchproofError, match="size mismatch"):
+        prepare(other, None, CPU)
+    with pytest.raises(TorchproofError, match="--start RUN"):
+        prepare(plan.model_copy(update={"start": str(tmp_path / "none")}), None, CPU)
+
+
 def test_small_variants_of_what_has_none_are_refused() -> None:
     for name in TAUGHT:
         assert small(name).teacher == f"{recipe(name).teacher}-small"
+    for name in CONTINUED:
+        assert small(name).start == f"{recipe(name).start}-small"
     with pytest.raises(UnknownName):
         small("none")

@@ -162,6 +162,8 @@ def test_schedules_start_and_end_where_they_should(
         "piecewise": (0.1, 0.01, 0.001),
         "late": (0.1, 0.1, 0.001),
         "tail": (0.1, 0.1, 0.001),
+        "thirds": (0.1, 0.01, 0.001),
+        "elevenths": (0.1, 0.01, 0.001),
         "proved": (0.1, 0.1, 0.001),
         "fifths": (0.1, 0.02, 0.0008),
         "cosine": (0.1, 0.05, 0.0),

@@ -43,6 +43,9 @@ def train(
     activations: Annotated[
         str | None, typer.Option(help="A stored network whose activations are taken over, frozen.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="A stored network whose weights the training starts from.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training rows.")
     ] = None,
@@ -78,7 +81,7 @@ def train(
         raise InputError(f"scale {scale!r}", "paper or small", "choose one of the two")
     plan = (small if scale == "small" else recipe)(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
-    texts |= {"teacher": teacher, "activations": activations}
+    texts |= {"teacher": teacher, "activations": activations, "start": start}
     given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}
     if n is not None:
         given["n"] = n

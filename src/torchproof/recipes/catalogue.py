@@ -12,14 +12,18 @@ from pathlib import Path
 from types import ModuleType
 
 from torchproof.core.errors import FileError, InputError, TorchproofError, unknown
+from torchproof.recipes import smoothed
 from torchproof.recipes.certified import (
+    cifar10_colt,
     cifar10_crown_ibp,
+    cifar10_diffai,
     cifar10_ibp,
     cifar10_sabr,
     mnist_crown_ibp,
     mnist_fast_ibp,
     mnist_ibp,
     mnist_sabr,
+    mnist_taps,
 )
 from torchproof.recipes.cifar10 import cifar10 as _cifar
 from torchproof.recipes.cifar10 import (
@@ -166,9 +170,13 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "mnist-crown-ibp": mnist_crown_ibp,
     "mnist-fast-ibp": mnist_fast_ibp,
     "mnist-sabr": mnist_sabr,
+    "mnist-taps": mnist_taps,
     "cifar10-ibp": cifar10_ibp,
     "cifar10-crown-ibp": cifar10_crown_ibp,
     "cifar10-sabr": cifar10_sabr,
+    "cifar10-diffai": cifar10_diffai,
+    "cifar10-colt": cifar10_colt,
+    **smoothed.RECIPES,
 }
 
 

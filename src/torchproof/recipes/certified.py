@@ -62,6 +62,15 @@ def mnist_sabr() -> Plan:
     return _mnist(method, 70, "linf:0.1")
 
 
+def mnist_taps() -> Plan:
+    """TAPS on MNIST at 0.1, trained at 0.2, with the ramp, regularisers and epochs of fast warm-up
+    (Mao et al. 2023, settings of CTBench, Mao et al. 2024; smaller network without batch norm).
+    """
+    taps = f"TAPS(ramp={_SHORT}, widen=2, kappa=(0.3, 0.3), steps=10, length=0.2)"
+    method = f"Sum({taps}, FastWarmUp(ramp={_SHORT}, widen=2), L1(2e-6))"
+    return _mnist(method, 70, "linf:0.1")
+
+
 def cifar10_ibp() -> Plan:
     """IBP on CIFAR-10: eps up to 8.8/255 for 8/255, 3,200 epochs (Gowal et al. 2019; ramp of Zhang
     et al. 2020; smaller network).
@@ -83,3 +92,26 @@ def cifar10_sabr() -> Plan:
     ramp = "Ramp(0, 0.5)"
     method = f"Sum(SABR(ramp={ramp}, lam=0.7), FastWarmUp(ramp={ramp}), L1(1e-5))"
     return _cifar10(method, 160)
+
+
+def cifar10_diffai() -> Plan:
+    """DiffAI's box domain on CIFAR-10: radius and weight of the bounded loss grow from epoch 10 to
+    160, the weight to a half (Mirman et al. 2018, scripts of the authors' third version; smaller
+    network, 200 epochs in all).
+    """
+    plan = _cifar10("DiffAI(ramp=Ramp(0.05, 0.8))", 200)
+    more = {"batch_size": 50, "lr": 1e-3}
+    return plan.model_copy(update={"settings": plan.settings.model_copy(update=more)})
+
+
+def cifar10_colt() -> Plan:
+    """COLT on CIFAR-10 at 2/255: a stage of 200 epochs each for the input and two layers, mixed
+    over the first 60 (Balunovic and Vechev 2020, authors' scripts; smaller network, one schedule of
+    the rate for all stages, no ReLU stability).
+    """
+    settings = Settings.of(epochs=600, batch_size=100, lr=0.03, optimiser="sgd", schedule="cosine",
+                           weight_decay=0.0)  # fmt: skip
+    return Plan(
+        data="cifar10", model=MODEL, threat="linf:2/255", augment=CROP_FLIP, settings=settings,
+        method="COLT(widen=1.05, growth=1.1, mix=0.3, decay=1e-5)",
+    )  # fmt: skip

@@ -59,6 +59,9 @@ class Plan(BaseModel):
         description="a stored network, or a file of activations, whose activations are taken over "
         "and frozen",
     )
+    start: str | None = Field(
+        default=None, description="a stored network whose weights the training starts from"
+    )
     extra: str | None = Field(
         default=None, description="data that fill the share settings.extra_share of every batch"
     )
@@ -131,6 +134,23 @@ def _teacher(plan: Plan, device: torch.device) -> nn.Module | None:
         raise type(error)(f"the teacher: {error.given}", error.expected, remedy) from error
 
 
+def _started(plan: Plan, model: nn.Module, device: torch.device) -> None:
+    """Gives the model the weights its plan starts from; raises FileError for those of another
+    network.
+    """
+    if plan.start is None:
+        return
+    try:
+        model.load_state_dict(load_model(plan.start, device).model.state_dict())
+    except (FileError, InputError) as error:
+        remedy = f"{error.remedy}; or train it first, and pass --start RUN"
+        raise type(error)(f"the start: {error.given}", error.expected, remedy) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        given = f"the start {plan.start} ({reason[:200]})"
+        raise FileError(given, f"weights of {plan.model}", "name a network like it") from error
+
+
 def _method(plan: Plan, threat: Threat | None, teacher: nn.Module | None) -> Method:
     """The method of a plan, with its teacher, where it has one."""
     known = {} if teacher is None else {"standard": teacher, "sources": {"teacher": teacher}}
@@ -165,6 +185,7 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
     extra = None if plan.extra is None else sets.load(plan.extra, data_dir=data_dir, split="train")
     model = network(plan.model, train, plan.settings.seed, teacher)
     _require_use(plan, teacher, method, model)
+    _started(plan, model, device)
     if plan.activations is not None:
         model = with_activations(model, load_activations(plan.activations))
     return Prepared(plan, train, model.to(device), method, threat, augment, extra)
@@ -186,6 +207,8 @@ def run(
     }
     if plan.activations is not None:
         about["activations_sha256"] = digest(activations_of(ready.model))
+    if plan.start is not None:
+        about["start_sha256"] = digest(ready.model.state_dict())
     return fit(
         ready.model,
         (ready.train.x, ready.train.y),

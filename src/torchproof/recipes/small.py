@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchproof.core.errors import InputError
+from torchproof.recipes import smoothed
 from torchproof.recipes.catalogue import RECIPES, recipe
 from torchproof.recipes.plan import Plan
 from torchproof.train import Settings
@@ -13,7 +14,8 @@ SETTINGS = {
 }  # fmt: skip
 # eps grows at first: small networks otherwise stay at a constant answer.
 _PGD = "steps=7, length=0.25, ramp=0.2"
-_RAMP = "Ramp(0.1, 0.6)"
+_RAMP = "Ramp(0.1, 0.7)"
+_FEW = "steps=3, length=0.5"
 _IBP = f"IBP(ramp={_RAMP})"
 _SMOOTH = "small-cnn(activation='softplus')"
 
@@ -47,12 +49,16 @@ METHODS: dict[str, str] = {
     "mnist-ibp": _IBP,
     "mnist-crown-ibp": f"CROWN{_IBP}",
     "mnist-fast-ibp": f"Sum({_IBP}, FastWarmUp(ramp={_RAMP}))",
-    "mnist-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.4), L1(1e-5))",
+    "mnist-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.4, {_FEW}), L1(1e-5))",
     "cifar10-ibp": _IBP,
     "cifar10-crown-ibp": f"CROWN{_IBP}",
-    "cifar10-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.7), L1(1e-5))",
+    "cifar10-sabr": f"Sum(SABR(ramp={_RAMP}, lam=0.7, {_FEW}), L1(1e-5))",
+    "mnist-taps": f"Sum(TAPS(ramp={_RAMP}, {_FEW}), L1(2e-6))",
+    "cifar10-diffai": f"DiffAI(ramp={_RAMP}, symbols=8)",
+    "cifar10-colt": f"COLT(ramp=Ramp(0.0, 0.2), depth=1, {_FEW})",
     "mnist-odenet": "Standard",
     "mnist-tisode": "TisODE(Standard(), lam=0.1, start=0.05)",
+    **smoothed.SMALL,
 }
 MODELS: dict[str, str] = {
     "cifar10-fgsm-at": _SMOOTH,
@@ -66,9 +72,14 @@ MODELS: dict[str, str] = {
     "\"CIFS(probe='mlp', rescale=True)\", 'layer2.1': 'CIFS(rescale=True)'})",
     "cifar10-feature-denoising": "small-cnn(insert={'act2': \"NonLocal(form='softmax')\"})",
 }
-MORE: dict[str, dict[str, int]] = {
+# Losses without a clean term need many steps at a high rate, or they stay at a constant answer.
+_PROVED = {"batch_size": 25, "lr": 5e-3, "clip": 10.0}
+_BOUNDED = ("IBP(", "SABR(", "TAPS(", "DiffAI(", "COLT(")
+MORE: dict[str, dict[str, float]] = {
+    **{name: _PROVED for name, text in METHODS.items() if any(b in text for b in _BOUNDED)},
     "cifar10-free-at": {"epochs": 2},  # its epochs have four steps a batch
     "cifar10-hgd": {"held_out": 0},  # clean accuracy does not say which denoiser is best
+    **{name: {"held_out": 0} for name in smoothed.SMALL},
 }
 
 
@@ -86,9 +97,11 @@ def small(name: str) -> Plan:
         raise InputError(f"recipe {name} at scale small", "a recipe of torchproof's own", remedy)
     settings = Settings.of({**SETTINGS, **MORE.get(name, {}), "ema": full.settings.ema})
     teacher = None if full.teacher is None else f"{full.teacher}-small"
+    start = None if full.start is None else f"{full.start}-small"
+    threat = smoothed.SMALL_THREAT if name in smoothed.SMALL else "linf:0.2"
     augment = full.augment if full.data == "mnist" else None  # crops and flips are for photographs
     return Plan(
         data="mnist", model=MODELS.get(name, "small-cnn"), method=METHODS[name],
-        threat="linf:0.2", n=5000, settings=settings, teacher=teacher,
+        threat=threat, n=5000, settings=settings, teacher=teacher, start=start,
         augment=augment,
     )  # fmt: skip

@@ -21,6 +21,8 @@ from torchproof.reproduce.region import region_experiment
 from torchproof.reproduce.regional import regional_experiment
 from torchproof.reproduce.selfpaced import selfpaced_study
 from torchproof.reproduce.single_step import single_step_study
+from torchproof.reproduce.smoothed_training import smoothed_training
+from torchproof.reproduce.smoothing import smoothing_experiment
 from torchproof.reproduce.sparta import sparta_study
 from torchproof.reproduce.tisode import tisode_study
 
@@ -45,6 +47,8 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "robust-overfitting": overfitting_study,
     "hgd": hgd_experiment,
     "certified-training": certified_training,
+    "smoothing": smoothing_experiment,
+    "smoothed-training": smoothed_training,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -6,12 +6,15 @@ from torchproof.train.awp import AWP
 from torchproof.train.catalogue import METHODS, OPTIMISERS, SCHEDULES, method
 from torchproof.train.certified import (
     CCIBP,
+    COLT,
     CROWNIBP,
     IBP,
     L1,
     MTLIBP,
     SABR,
+    TAPS,
     ConvexAdversarial,
+    DiffAI,
     ExpIBP,
     FastWarmUp,
     GloRo,
@@ -40,6 +43,14 @@ from torchproof.train.record import Record
 from torchproof.train.score import SCORE
 from torchproof.train.selfpaced import SPAT
 from torchproof.train.settings import Settings
+from torchproof.train.smoothed import (
+    ADRE,
+    MACER,
+    Consistency,
+    NoiseAugmentation,
+    SmoothAdv,
+    Stability,
+)
 from torchproof.train.smoothing import LabelSmoothing
 from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
@@ -49,12 +60,14 @@ from torchproof.train.tisode import TisODE
 from torchproof.train.trades import TRADES
 
 __all__ = [
+    "ADRE",
     "ALP",
     "AT",
     "AWP",
     "CCIBP",
     "CGD",
     "CIFSAT",
+    "COLT",
     "CROWNIBP",
     "EMA",
     "FAT",
@@ -67,6 +80,7 @@ __all__ = [
     "JSIGR",
     "L1",
     "LGD",
+    "MACER",
     "MART",
     "METHODS",
     "MMA",
@@ -78,10 +92,13 @@ __all__ = [
     "SCORE",
     "SPAT",
     "SWA",
+    "TAPS",
     "THRM",
     "TRADES",
     "Batch",
+    "Consistency",
     "ConvexAdversarial",
+    "DiffAI",
     "EnsembleAT",
     "ExpIBP",
     "FastAT",
@@ -93,12 +110,15 @@ __all__ = [
     "GradAlign",
     "LabelSmoothing",
     "Method",
+    "NoiseAugmentation",
     "PixelGuided",
     "Ramp",
     "RandomMask",
     "ReLUStability",
     "Record",
     "Settings",
+    "SmoothAdv",
+    "Stability",
     "Standard",
     "Sum",
     "TisODE",

@@ -21,12 +21,15 @@ from torchproof.train.at import AT
 from torchproof.train.awp import AWP
 from torchproof.train.certified import (
     CCIBP,
+    COLT,
     CROWNIBP,
     IBP,
     L1,
     MTLIBP,
     SABR,
+    TAPS,
     ConvexAdversarial,
+    DiffAI,
     ExpIBP,
     FastWarmUp,
     GloRo,
@@ -53,6 +56,14 @@ from torchproof.train.n_fgsm import NFGSM
 from torchproof.train.score import SCORE
 from torchproof.train.selfpaced import SPAT
 from torchproof.train.settings import Settings
+from torchproof.train.smoothed import (
+    ADRE,
+    MACER,
+    Consistency,
+    NoiseAugmentation,
+    SmoothAdv,
+    Stability,
+)
 from torchproof.train.smoothing import LabelSmoothing
 from torchproof.train.standard import Standard
 from torchproof.train.sum import Sum
@@ -97,10 +108,19 @@ METHODS: dict[str, type[Method]] = {
     "MTLIBP": MTLIBP,
     "ExpIBP": ExpIBP,
     "ConvexAdversarial": ConvexAdversarial,
+    "DiffAI": DiffAI,
+    "COLT": COLT,
+    "TAPS": TAPS,
     "GloRo": GloRo,
     "FastWarmUp": FastWarmUp,
     "ReLUStability": ReLUStability,
     "L1": L1,
+    "NoiseAugmentation": NoiseAugmentation,
+    "Stability": Stability,
+    "SmoothAdv": SmoothAdv,
+    "MACER": MACER,
+    "Consistency": Consistency,
+    "ADRE": ADRE,
     "Sum": Sum,
     "LabelSmoothing": LabelSmoothing,
     "EMA": EMA,
@@ -160,6 +180,18 @@ def _late(optimiser: Optimizer, steps: int) -> LRScheduler:
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
 
 
+def _thirds(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten after each third (Cohen, Rosenfeld and Kolter 2019)."""
+    milestones = [max(1, steps // 3), max(1, steps * 2 // 3)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
+def _elevenths(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten at epochs 200 and 400 of 440 (Zhai et al. 2020)."""
+    milestones = [max(1, steps * 5 // 11), max(1, steps * 10 // 11)]
+    return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
+
+
 def _fifths(optimiser: Optimizer, steps: int) -> LRScheduler:
     """Divided by five after three, six and nine tenths (Yan et al. 2020)."""
     milestones = [max(1, steps * tenths // 10) for tenths in (3, 6, 9)]
@@ -206,6 +238,8 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
     "late": _late,
     "proved": _proved,
     "tail": _tail,
+    "thirds": _thirds,
+    "elevenths": _elevenths,
     "fifths": _fifths,
     "cosine": _cosine,
     "linear": _linear,

@@ -20,7 +20,7 @@ from torchproof.verify.hinge_leaf import leaf
 from torchproof.verify.hinge_parts import Neurons
 from torchproof.verify.question import Verdict
 
-STEPS, ROOT_STEPS, TRIED = 12, 40, 3  # of the search for slopes and multipliers; candidates
+STEPS, ROOT_STEPS, TRIED = 5, 40, 3  # of the search for slopes and multipliers; candidates
 MOST, ENTRIES = 1024, 2**21  # parts that are bounded at once, entries of their largest tensor
 MEMORY = 2**31  # bytes of parts that wait
 

@@ -43,12 +43,15 @@ class IBP(Bounding):
         kappa = start + (end - start) * share
         if share == 0 or kappa == 1:
             return cross_entropy(answers(model, batch.x), batch)
-        worst = worst_logits(self.lower(model, batch, share), batch.y)
-        robust = (1 - kappa) * cross_entropy(worst, batch)
+        robust = (1 - kappa) * self.bounded(model, batch, share)
         if kappa == 0:
             follow(model, batch.x)
             return robust
         return robust + kappa * cross_entropy(answers(model, batch.x), batch)
+
+    def bounded(self, model: nn.Module, batch: Batch, share: float) -> Tensor:
+        """(B,) the losses beside the clean ones."""
+        return cross_entropy(worst_logits(self.lower(model, batch, share), batch.y), batch)
 
     def lower(self, model: nn.Module, batch: Batch, share: float) -> Tensor:
         """(B, K - 1) the bounds of the margins that are trained on."""

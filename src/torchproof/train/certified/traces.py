@@ -27,7 +27,7 @@ from torchproof.verify.operators import nonlinear
 
 _STATISTICS = "statistics of "
 # Nonlinear operations whose bounds have gradients.
-GRADED = ("relu", "leaky_relu", "prelu", "amax", "mul")
+GRADED = ("relu", "leaky_relu", "prelu", "row_max", "mul")
 
 
 @dataclass(frozen=True)
