@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core import keys
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph
 from torchproof.verify.question import Question, nearest
 
@@ -19,7 +20,7 @@ def falsify(
     graph: Graph, question: Question, seed: int = 0, starts: int = STARTS, steps: int = STEPS
 ) -> Tensor | None:
     """An x of the box whose answer is within the limits, or None; the gap that is worst is closed
-    by steps that shrink from a quarter of the box.
+    by steps that shrink from a quarter of the box. Raises OutOfTime within a limit that is over.
     """
     low, high = question.low[None], question.high[None]
     width = high - low
@@ -28,6 +29,7 @@ def falsify(
     place[0] = 0.5
     x = low + place * width
     for step in range(steps + 1):
+        look()
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             y = graph.run(x)[graph.output].flatten(1)

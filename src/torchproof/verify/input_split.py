@@ -7,16 +7,16 @@ intervals; the same planes cut off what cannot be in question any more (Clip-and
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torchproof.verify.bounds import Bound, Pass
+from torchproof.verify.clock import OutOfTime, limit, look
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
-from torchproof.verify.question import Answer, Question, as_deadline, certainly_not, nearest
+from torchproof.verify.question import Answer, Question, certainly_not, nearest
 
 BATCH, MOST = 512, 2_000_000  # boxes bounded at once, and kept at most
 CROWN = Bound("linear", "linear")
@@ -44,29 +44,38 @@ class Boxes:
 def split_inputs(
     graph: Graph, question: Question, seconds: float | None = None, batch: int = BATCH
 ) -> Answer:
-    """Decides the question, or says "timeout" after so many seconds."""
-    deadline = as_deadline(seconds, time.monotonic())
+    """Decides the question, or says "timeout" after so many seconds, "unknown" where the boxes are
+    too many.
+    """
     todo, parts = Boxes(question.low[None], question.high[None]), 0
-    while len(todo.low):
-        if time.monotonic() > deadline:
-            return Answer("timeout", None, parts)
-        if len(todo.low) > MOST:
-            return Answer("unknown", None, parts)
-        boxes = todo.pop(batch)
-        parts += len(boxes.low)
-        planes = _planes(graph, boxes, question)
-        found = _counterexample(graph, boxes, planes, question)
-        if found is not None:
-            return Answer("sat", found, parts)
-        open_ = ~certainly_not(planes.lower, question.limits)
-        left = Boxes(boxes.low[open_], boxes.high[open_])
-        if not len(left.low):
-            continue
-        planes = planes.take(open_)
-        clipped = _clipped(left, planes, question)
-        alive = (clipped.low <= clipped.high).flatten(1).all(1)
-        todo.push(_halved(Boxes(clipped.low[alive], clipped.high[alive]), planes.slopes[alive]))
+    try:
+        with limit(seconds):
+            while len(todo.low):
+                look()
+                if len(todo.low) > MOST:
+                    return Answer("unknown", None, parts)
+                boxes = todo.pop(batch)
+                parts += len(boxes.low)
+                planes = _planes(graph, boxes, question)
+                found = _counterexample(graph, boxes, planes, question)
+                if found is not None:
+                    return Answer("sat", found, parts)
+                todo.push(_rest(boxes, planes, question))
+    except OutOfTime:
+        return Answer("timeout", None, parts)
     return Answer("unsat", None, parts)
+
+
+def _rest(boxes: Boxes, planes: Planes, question: Question) -> Boxes:
+    """What planes leave open of the boxes, cut by them and halved."""
+    open_ = ~certainly_not(planes.lower, question.limits)
+    left = Boxes(boxes.low[open_], boxes.high[open_])
+    if not len(left.low):
+        return left
+    planes = planes.take(open_)
+    clipped = _clipped(left, planes, question)
+    alive = (clipped.low <= clipped.high).flatten(1).all(1)
+    return _halved(Boxes(clipped.low[alive], clipped.high[alive]), planes.slopes[alive])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
@@ -60,7 +59,3 @@ def nearest(question: Question, x: Tensor, y: Tensor) -> Tensor | None:
     """One of x (B, ...) whose answer y (B, K) is in the polyhedron, or None."""
     found = question.met(y).nonzero()[:, 0]
     return x[found[0]].clone() if len(found) else None
-
-
-def as_deadline(seconds: float | None, now: float) -> float:
-    return torch.inf if seconds is None else now + seconds
