@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.core.norms import L0, L1, L2, Linf, Norm
+from torchproof.core.threats import Threat
 from torchproof.verify import graph_of
 from torchproof.verify.graph import Graph
 
@@ -115,6 +117,34 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "attention": Attention,
 }  # fmt: skip
+
+
+RADII: dict[str, tuple[Norm, float]] = {
+    "inf": (Linf(), 0.05), "2": (L2(), 0.2), "1": (L1(), 0.5), "0": (L0(), 2.0)
+}  # fmt: skip
+
+
+@pytest.fixture(params=sorted(RADII))
+def norm(request: pytest.FixtureRequest) -> str:
+    """Every norm that `threat` has a radius for."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def threat() -> Callable[[str, bool], Threat]:
+    """`threat(norm, box)`, of a size that suits these networks, with the pixel box or without."""
+
+    def made(norm: str, box: bool) -> Threat:
+        kind, eps = RADII[norm]
+        return Threat(kind, eps) if box else Threat(kind, eps, low=-np.inf, high=np.inf)
+
+    return made
+
+
+@pytest.fixture(params=sorted(NETS))
+def every_net(request: pytest.FixtureRequest) -> str:
+    """The name of every network."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

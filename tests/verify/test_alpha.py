@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.norms import Linf
+from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.threats import Threat
 from torchproof.verify.alpha import optimised
 from torchproof.verify.bounds import Bound, Pass
@@ -98,3 +98,22 @@ def test_rows_that_are_high_enough_are_left_alone(golden: Load) -> None:
     high = plain >= enough
     assert torch.equal(found[high], plain[high])
     assert bool((found[~high] > plain[~high]).any())
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2(), L1(), L0()])
+@pytest.mark.parametrize("name", ["mlp_relu", "conv_relu"])
+def test_of_every_ball_and_the_pixel_box(golden: Load, name: str, norm: Norm) -> None:
+    """Slopes can be optimised whatever the set; its support function is what they pull against."""
+    net, x, _, graph = golden(name)
+    eps = {Linf: 0.05, L2: 0.4, L1: 0.8, L0: 2}[type(norm)]
+    about, x = Threat(norm, eps), x.clamp(0, 1)
+    with torch.no_grad():
+        inside = InputSet.of(x, about)
+        plain = Pass.of(graph, inside, Bound("linear", "linear")).lower(ROWS)
+        better = Pass.of(graph, inside, Bound("linear", "linear", steps=15)).lower(ROWS)
+    assert bool((better >= plain - 1e-6).all()) and float((better - plain).mean()) > 1e-3
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(100):
+        moved = inside.ball.project(torch.randn(x.shape, generator=generator))
+        z = net(x + moved)
+        assert bool((better[:, :5] <= z + 1e-5).all() and (-better[:, 5:] >= z - 1e-5).all())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from torchproof.verify.programme import Programme, dual_value, integer, least, least_integer
+from torchproof.verify.programme import Answer, Programme, dual_value, integer, least, least_integer
 
 SLACK = 1e-4  # more than the solver's tolerances take off these bounds
 
@@ -45,9 +45,9 @@ def test_what_is_infeasible_or_late_has_no_bound() -> None:
     object.__setattr__(impossible, "least", np.where(programme.ties, impossible.most, -np.inf))
     for whole in (np.zeros(12, dtype=bool), np.ones(12, dtype=bool)):
         object.__setattr__(impossible, "integer", whole)
-        assert least_integer(impossible, c)[::2] == (-np.inf, "infeasible")
-    assert least(programme, c, 0.0) == (-np.inf, None, "limit")
-    assert least_integer(programme, c, 0.0) == (-np.inf, None, "limit")
+        assert least_integer(impossible, c)[:3:2] == (-np.inf, "infeasible")
+    assert least(programme, c, 0.0) == Answer(-np.inf, None, "limit")
+    assert least_integer(programme, c, 0.0) == Answer(-np.inf, None, "limit")
 
 
 @pytest.mark.parametrize("solver", ["highspy", "scipy"])

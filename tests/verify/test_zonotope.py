@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.norms import L0, L1, L2, Linf, Norm
+from torchproof.core.norms import Linf
 from torchproof.core.sets import Ball
 from torchproof.core.threats import Threat
 from torchproof.verify import BOUNDS, graph_of
@@ -23,21 +23,8 @@ from torchproof.verify.strips import strip
 from torchproof.verify.zonotope import Sweep, columns, margins
 
 Load = Callable[[str], tuple[nn.Module, Tensor, dict[str, np.ndarray], Graph]]
-NORMS: dict[str, tuple[Norm, float]] = {
-    "inf": (Linf(), 0.05), "2": (L2(), 0.2), "1": (L1(), 0.5), "0": (L0(), 2.0)
-}  # fmt: skip
-NETS = (
-    "adaptive_avg", "attention", "conv_avgpool", "conv_bn", "conv_groups_dil", "conv_maxpool",
-    "conv_maxpool_overlap", "conv_relu", "convtranspose", "dropout", "layernorm", "mlp_elu",
-    "mlp_gelu", "mlp_hardtanh", "mlp_leaky", "mlp_relu", "mlp_relu6", "mlp_sigmoid", "mlp_silu",
-    "mlp_softplus", "mlp_tanh", "prelu", "residual", "upsample",
-)  # fmt: skip
+About = Callable[[str, bool], Threat]
 NOISE = 2e-5  # of float32 sums
-
-
-def threat(norm: str, box: bool) -> Threat:
-    kind, eps = NORMS[norm]
-    return Threat(kind, eps) if box else Threat(kind, eps, low=-np.inf, high=np.inf)
 
 
 def answers(sweep: Sweep, count: int) -> tuple[Tensor, Tensor]:
@@ -61,9 +48,8 @@ def tried(net: nn.Module, x: Tensor, ball: Ball) -> list[Tensor]:
     return points
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_nothing_escapes(golden: Load, name: str) -> None:
-    net, x, _, graph = golden(name)
+def test_nothing_escapes(golden: Load, every_net: str, threat: About) -> None:
+    net, x, _, graph = golden(every_net)
     for norm, box in (("inf", False), ("2", True), ("1", False), ("0", True)):
         about, inner = threat(norm, box), x.clamp(0, 1) if box else x
         inside = InputSet.of(inner, about)
@@ -73,7 +59,7 @@ def test_nothing_escapes(golden: Load, name: str) -> None:
             assert bool((z >= lower - NOISE).all() and (z <= upper + NOISE).all()), (norm, box)
 
 
-def test_exact_on_affine_layers() -> None:
+def test_exact_on_affine_layers(threat: About) -> None:
     """Of several, the least value over ball and box, as walks back find it (whose exactness is
     tested beside them); of one, in Linf, the interval itself.
     """
@@ -81,7 +67,7 @@ def test_exact_on_affine_layers() -> None:
     several = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 4)).double().eval()
     x, y = torch.rand(3, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 3, 1])
     graph = graph_of(several, x)
-    for norm in NORMS:
+    for norm in ("inf", "2", "1", "0"):
         about = threat(norm, True)
         expected = propagated(graph, x, y, about, "crown")
         assert torch.allclose(margins(graph, x, y, about), expected, atol=1e-10), norm
@@ -119,7 +105,7 @@ def deep_z(weights: list[Tensor], biases: list[Tensor], x: Tensor, eps: float) -
     return torch.stack([centre - radius_all, centre + radius_all])
 
 
-def test_the_zonotope_of_the_paper_on_relu(golden: Load) -> None:
+def test_the_zonotope_of_the_paper_on_relu(golden: Load, threat: About) -> None:
     """Equal to a naive DeepZ; on a chain of layers it is Fast-Lin, with the same slopes."""
     net, x, _, graph = golden("mlp_relu")
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
@@ -135,7 +121,7 @@ def test_the_zonotope_of_the_paper_on_relu(golden: Load) -> None:
     assert torch.allclose(margins(graph, x, y, about, meet=False), same, atol=1e-4)
 
 
-def test_never_wider_than_intervals_on_chains_of_relu_layers(golden: Load) -> None:
+def test_never_wider_than_intervals_on_chains_of_relu_layers(golden: Load, threat: About) -> None:
     """By mean width, on the golden ReLU networks: what was measured, and not a theorem."""
     for name in ("mlp_relu", "conv_relu", "conv_avgpool", "residual", "convtranspose"):
         _, x, _, graph = golden(name)
@@ -218,7 +204,7 @@ def test_gradients_reach_the_weights() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-def test_one_example_is_bounded_as_among_others(golden: Load) -> None:
+def test_one_example_is_bounded_as_among_others(golden: Load, threat: About) -> None:
     net, x, _, graph = golden("conv_maxpool")
     y = net(x).argmax(1)
     whole = margins(graph, x, y, threat("2", False))

@@ -51,11 +51,8 @@ def decide(
     by = "no case" if property.trivial else "bounds"
     for group in property.boxes():
         questions = [_question(case, shape, dtype) for case in group]
-        try:
-            with limit(None if seconds is None else seconds - (time.monotonic() - started)):
-                answer, how = _group(graph, questions)
-        except OutOfTime:
-            answer, how = Answer("timeout", None, 0), "time"
+        left_ = None if seconds is None else seconds - (time.monotonic() - started)
+        answer, how = answered(graph, questions, left_)
         verdicts.append(answer)
         by = how if how != "bounds" else by
         if answer.verdict == "sat":
@@ -81,8 +78,18 @@ def _question(case: Case, shape: Sequence[int], dtype: torch.dtype) -> Question:
     return Question(low, high, rows, limits)
 
 
-def _group(graph: Graph, questions: list[Question]) -> tuple[Answer, str]:
-    """Questions about one box: whether any is answered with yes."""
+def answered(
+    graph: Graph, questions: list[Question], seconds: float | None = None
+) -> tuple[Answer, str]:
+    """Questions about one box: whether any is answered with yes, and by what."""
+    try:
+        with limit(seconds):
+            return _answered(graph, questions)
+    except OutOfTime:
+        return Answer("timeout", None, 0), "time"
+
+
+def _answered(graph: Graph, questions: list[Question]) -> tuple[Answer, str]:
     for question in questions:
         found = falsify(graph, question)
         if found is not None:

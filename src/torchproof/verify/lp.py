@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
 from torchproof.verify.graph import Graph
-from torchproof.verify.inputs import InputSet
-from torchproof.verify.programme.example import START, Example, prepared
-from torchproof.verify.programme.solve import Clock, least
+from torchproof.verify.programme.example import START, Example, by_example
+from torchproof.verify.programme.solve import least
 
 
 def lp_margins(
@@ -27,21 +25,14 @@ def lp_margins(
     intersected), or "lp" for two linear programmes for each neuron that is not settled. time_limit:
     seconds for each example; programmes that have none left leave the propagated bounds. ReLU-like
     hinges by their triangle, maxima by rows x_i <= y and a plane above, other activations by their
-    two lines. A bound is the dual value of the solver's multipliers in float64, not its word.
+    two lines; balls of Linf, L1 and L0 by their convex hull, of L2 by tangents, in rounds. A bound
+    is the dual value of the solver's multipliers in float64, for L2 over the ball itself, and not
+    the solver's word.
 
-    Raises UnknownName for a middle, and for a ball that has no flat sides (L2, L0); ModelError for
-    operations without a rule; InputError for a graph that is not in float64.
+    Raises UnknownName for a middle; ModelError for operations without a rule; InputError for a
+    graph that is not in float64, and for an L0 ball without a box.
     """
-    x = x.detach().cpu().double().clone()
-    maps, found, walked = prepared(model, x), [], 0
-    with torch.inference_mode(False), torch.no_grad():
-        inside, y = InputSet.of(x, threat), y.cpu()
-        for row in range(len(x)):
-            one = torch.tensor([row])
-            example = Example.of(maps, inside.take(one), y[one], middle, Clock(time_limit))
-            found.append(torch.from_numpy(lp_bounds(example)))
-            walked += example.walked
-    return Margins(torch.stack(found), walked)
+    return by_example(model, x, y, threat, lp_bounds, middle, time_limit)
 
 
 def lp_bounds(example: Example) -> np.ndarray:

@@ -17,7 +17,7 @@ from torchproof.verify.bounds import Margins
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lp import lp_bounds
-from torchproof.verify.programme.example import START, Example, Written, prepared
+from torchproof.verify.programme.example import START, Example, Written, by_example, prepared
 from torchproof.verify.programme.integer import Enough, least_integer, tolerance
 from torchproof.verify.programme.solve import Answer, Clock, least
 
@@ -47,16 +47,7 @@ def milp_margins(
 
     time_limit: seconds for each example, in equal shares of what is left for each of its margins.
     """
-    x = x.detach().cpu().double().clone()
-    maps, found, walked = prepared(model, x), [], 0
-    with torch.inference_mode(False), torch.no_grad():
-        inside, y = InputSet.of(x, threat), y.cpu()
-        for row in range(len(x)):
-            one = torch.tensor([row])
-            example = Example.of(maps, inside.take(one), y[one], middle, Clock(time_limit))
-            found.append(torch.from_numpy(_bounds(example)))
-            walked += example.walked
-    return Margins(torch.stack(found), walked)
+    return by_example(model, x, y, threat, _bounds, middle, time_limit)
 
 
 def _bounds(example: Example) -> np.ndarray:
@@ -130,8 +121,12 @@ def _verdict(example: Example, trial: Trial) -> Verdict:
         return Verdict("certified", margin)
     if any(ended.get(t, "limit") == "limit" for t in _open(bounds)):
         return Verdict("undecided", margin, why="no time left")
-    kinds = sorted(example.exact.encoding.relaxed)
-    why = f"not complete for {', '.join(kinds)}" if kinds else "the sign is within tolerances"
+    encoding = example.exact.encoding
+    why = "the sign is within tolerances"
+    if encoding.tangents is not None:
+        why += ", or the tangents of the ball are too few"
+    if encoding.relaxed:
+        why = f"not complete for {', '.join(sorted(encoding.relaxed))}"
     return Verdict("undecided", margin, why=why)
 
 

@@ -25,6 +25,9 @@ from torchproof.verify.strips import strip
 
 ROWS = 4096  # bounded over the input set at once
 
+Refine = Callable[[Node, dict[str, Interval]], None]
+"""Told of a nonlinear node and of the intervals so far, may put better ones in their place."""
+
 
 @dataclass(frozen=True)
 class Zonotope:
@@ -61,7 +64,8 @@ def margins(
 @dataclass
 class Sweep:
     """A graph walked once forward over a set. intervals: of every live node, intersected with the
-    zonotope's before nonlinear ones; reference, single: answers to all examples, and to the first.
+    zonotope's before nonlinear ones; reference, single: answers to all examples, and to the first;
+    refine: called before every nonlinear node.
     """
 
     graph: Graph
@@ -69,14 +73,17 @@ class Sweep:
     meet: bool
     reference: Values
     single: Values
+    refine: Refine | None = None
     zonotopes: dict[str, Zonotope] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph, inside: InputSet, meet: bool = True) -> Sweep:
+    def of(
+        cls, graph: Graph, inside: InputSet, meet: bool = True, refine: Refine | None = None
+    ) -> Sweep:
         x = inside.x
         with torch.no_grad():
-            made = cls(graph, inside, meet, graph.run(x), graph.run(x[:1]))
+            made = cls(graph, inside, meet, graph.run(x), graph.run(x[:1]), refine)
         size = x[0].numel()
         unit = torch.eye(size, dtype=x.dtype, device=x.device).view(1, size, *x.shape[1:])
         made.zonotopes[graph.input] = Zonotope(x, {graph.input: unit})
@@ -165,6 +172,8 @@ class Sweep:
             self.intervals[name] = Interval(
                 torch.minimum(found.lower, found.upper), torch.maximum(found.lower, found.upper)
             )
+        if self.refine is not None:
+            self.refine(node, self.intervals)
         inputs = [self.intervals[name] for name in names]
         slopes, centre, radius = strip(known, inputs)
         spread = node.kind == "row_max"

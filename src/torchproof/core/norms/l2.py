@@ -46,10 +46,11 @@ class L2(Norm):
         + radius^2 / 2t with d_i in the box, d_i = a_i t clipped. So an inexact maximiser, whose t
         is taken, costs tightness and not soundness.
         """
-        found = self.maximiser(a, radius, low, high)
         tiny = torch.finfo(a.dtype).tiny
-        ratio = torch.where(a.abs() > tiny, found / a, torch.zeros_like(a)).abs()
-        scale = flat(ratio).amax(1)
+        with torch.no_grad():  # at the best t, the bound's slope in t is 0
+            found = self.maximiser(a, radius, low, high)
+            ratio = torch.where(a.abs() > tiny, found / a, torch.zeros_like(a)).abs()
+            scale = flat(ratio).amax(1)
         box = flat(torch.maximum(a * low, a * high)).sum(1)
         d = torch.minimum(torch.maximum(a * expand(scale, a), low), high)
         half = 0.5 / scale.clamp_min(tiny)

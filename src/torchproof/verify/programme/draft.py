@@ -71,6 +71,8 @@ class Draft:
     _rows: list[Any] = field(default_factory=list)
     _least: list[np.ndarray] = field(default_factory=list)
     _most: list[np.ndarray] = field(default_factory=list)
+    _written: int = 0
+    _made: Programme | None = None
 
     def variables(self, low: np.ndarray, high: np.ndarray, integer: bool = False) -> Form:
         """New variables in [low, high], each (n,)."""
@@ -79,14 +81,17 @@ class Draft:
         self._low.append(low)
         self._high.append(high)
         self._integer.append(np.full(len(low), integer))
+        self._made = None
         return Form(index, np.ones(len(low)), np.zeros(len(low)))
 
     def at_most(
         self, terms: Sequence[tuple[np.ndarray | float, Form]], limit: np.ndarray | float
-    ) -> None:
-        """sum_t <weight_t, form_t> <= limit for n rows; forms (n,), or (n, k) and summed over k."""
+    ) -> np.ndarray:
+        """sum_t <weight_t, form_t> <= limit for n rows; forms (n,), or (n, k) and summed over k.
+        Answers the places of the rows.
+        """
         matrix, constant = self._summed(terms)
-        self._add(matrix, np.full(len(constant), -np.inf), limit - constant)
+        return self._add(matrix, np.full(len(constant), -np.inf), limit - constant)
 
     def equal(
         self, terms: Sequence[tuple[np.ndarray | float, Form]], value: np.ndarray | float
@@ -115,13 +120,22 @@ class Draft:
         places = (np.concatenate(rows), np.concatenate(columns))
         return sparse.csr_array((np.concatenate(data), places), (size, self.count)), constant
 
-    def _add(self, matrix: Any, least: np.ndarray, most: np.ndarray) -> None:
+    def _add(self, matrix: Any, least: np.ndarray, most: np.ndarray) -> np.ndarray:
         matrix.eliminate_zeros()
+        first, self._written = self._written, self._written + matrix.shape[0]
         self._rows.append(matrix)
         self._least.append(least)
         self._most.append(most)
+        self._made = None
+        return np.arange(first, self._written)
 
     def done(self) -> Programme:
+        """What has been written so far."""
+        if self._made is None:
+            self._made = self._whole()
+        return self._made
+
+    def _whole(self) -> Programme:
         wide = [_widened(block, self.count) for block in self._rows]
         matrix = sparse.vstack(wide, format="csr") if wide else sparse.csr_array((0, self.count))
         return Programme(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from torchproof.verify.graph import Node, bind
@@ -19,8 +20,19 @@ from torchproof.verify.interval import Interval
 from torchproof.verify.operators import relaxation
 from torchproof.verify.programme.bends import BENDS, lines_of
 from torchproof.verify.programme.draft import Draft, Form
+from torchproof.verify.programme.integer import Enough
 from torchproof.verify.programme.maps import Maps
-from torchproof.verify.programme.sets import flat, inputs
+from torchproof.verify.programme.sets import Tangents, flat, inputs
+from torchproof.verify.programme.solve import NOTHING, Answer, Clock
+from torchproof.verify.relax import Relaxation
+
+ROUNDS = 12  # of rows that the last optimum breaks
+
+Solve = Callable[..., Answer]
+"""`least` or `least_integer`."""
+
+Cut = Callable[[np.ndarray], bool]
+"""From a point of a programme to whether there are now rows that it breaks."""
 
 
 class Linear(NamedTuple):
@@ -42,7 +54,8 @@ class _Before:
 @dataclass
 class Encoding:
     """What has been written of a network; forms: the answers of the input and of the nonlinear
-    nodes; relaxed: kinds of nodes for which the rows allow more than the network does.
+    nodes; relaxed: kinds of nodes for which the rows allow more than the network does; tangents:
+    those of the input set, None for a polyhedron; cuts: what else adds rows that a point breaks.
     """
 
     maps: Maps
@@ -50,6 +63,8 @@ class Encoding:
     draft: Draft = field(default_factory=Draft)
     forms: dict[str, Form] = field(default_factory=dict)
     relaxed: set[str] = field(default_factory=set)
+    tangents: Tangents | None = None
+    cuts: list[Cut] = field(default_factory=list)
     _before: dict[str, _Before] = field(default_factory=dict)
 
     @classmethod
@@ -61,20 +76,36 @@ class Encoding:
         a kind has a way; tighten: called with each node before a nonlinear one and the entries (n,)
         for which it matters, and may replace its interval.
         """
-        made = cls(maps, exact)
-        made.forms[maps.graph.input] = inputs(made.draft, inside)
+        made = cls.begun(maps, inside, exact)
         for node in maps.bends:
-            names = maps.graph.inputs(node)
-            known = relaxation(node, _arguments(node, maps, intervals))
             if tighten is not None:
-                for name in names:
-                    tighten(made, name, flat(known.open([intervals[name]])).astype(bool))
-            made._write(node, known, [intervals[name] for name in names])
+                for name in maps.graph.inputs(node):
+                    tighten(made, name, made.open(node, name, intervals))
+            made.write(node, intervals)
         return made
 
-    def _write(self, node: Node, known: Any, at: Sequence[Interval]) -> None:
+    @classmethod
+    def begun(cls, maps: Maps, inside: InputSet, exact: bool = False) -> Encoding:
+        """The input alone."""
+        made = cls(maps, exact)
+        made.forms[maps.graph.input], made.tangents = inputs(made.draft, inside)
+        return made
+
+    def open(self, node: Node, name: str, intervals: dict[str, Interval]) -> np.ndarray:
+        """(n,) the entries of `name`, before the nonlinear node, whose bounds matter."""
+        known = self.known(node, intervals)
+        return flat(known.open([intervals[name]])).astype(bool)
+
+    def known(self, node: Node, intervals: dict[str, Interval]) -> Relaxation:
+        """What is known of a nonlinear node."""
+        return relaxation(node, bind(node.args, {**self.maps.single, **intervals}))
+
+    def write(self, node: Node, intervals: dict[str, Interval]) -> None:
+        """The next nonlinear node."""
+        known = self.known(node, intervals)
         bend = BENDS.get(type(known))
         names = self.maps.graph.inputs(node)
+        at = [intervals[name] for name in names]
 
         def entries(place: int, wanted: np.ndarray) -> Form:
             return self.entries(names[place], at[place], wanted)
@@ -87,6 +118,50 @@ class Encoding:
             self.forms[node.name] = lines_of(self.draft, known, at, entries, shapes, shape)
         else:
             self.forms[node.name] = bend(self.draft, known, at[0], entries, self.exact)
+
+    def least(
+        self, c: np.ndarray, solve: Solve, seconds: float, enough: Enough | None = None
+    ) -> Answer:
+        """The minimum of <c, v> from below. After each answer, rows that its point breaks are added
+        and stay; the largest bound of all rounds counts. enough: for a search with integers.
+        """
+        rest = () if enough is None else (enough,)
+        clock, best = Clock(None if seconds == np.inf else seconds), NOTHING
+        for _ in range(ROUNDS):
+            found = solve(self.draft.done(), c, clock.left, *rest)
+            point = best.point if found.point is None else found.point
+            best = Answer(max(best.bound, found.bound), point, found.status)
+            if self.tangents is not None and found.multipliers is not None:
+                bound = self.tangents.bound(c, found.multipliers)
+                best = best._replace(bound=max(best.bound, bound))
+            if enough is not None and enough(best.bound, np.inf):
+                break
+            if found.point is None or not self._cut(found.point):
+                break
+        return best
+
+    def _cut(self, v: np.ndarray) -> bool:
+        """Adds rows that a point breaks; False where there are none."""
+        first: list[Cut] = [] if self.tangents is None else [self.tangents]
+        return any([cut(v) for cut in (*first, *self.cuts)])
+
+    def sharpened(
+        self, name: str, before: Interval, wanted: np.ndarray, solve: Solve,
+        seconds: Callable[[int], float],
+    ) -> Interval:  # fmt: skip
+        """The interval of a node's answer, by two programmes for each wanted entry (n,); a bound
+        that has no time stays what it was. seconds: from the programmes left to the time of one.
+        """
+        linear, low, high = self.linear(name), flat(before.lower).copy(), flat(before.upper).copy()
+        entries = np.nonzero(wanted)[0]
+        for turn, entry in enumerate(entries):
+            row, at = linear.matrix[[entry]].toarray()[0], linear.constant[entry]
+            left = 2 * (len(entries) - turn)
+            down = self.least(row, solve, seconds(left)).bound
+            up = self.least(-row, solve, seconds(left - 1)).bound
+            low[entry], high[entry] = max(low[entry], down + at), min(high[entry], at - up)
+        both = (torch.from_numpy(end).view_as(before.lower) for end in (low, high))
+        return met([Interval(*both)])
 
     def linear(self, name: str) -> Linear:
         """A node's answer (n,) in the variables so far."""
@@ -139,6 +214,9 @@ def _matrix(data: list[Any], rows: list[Any], columns: list[Any], shape: tuple[i
     return matrix
 
 
-def _arguments(node: Node, maps: Maps, intervals: dict[str, Interval]) -> Sequence[Any]:
-    found: Sequence[Any] = bind(node.args, {**maps.single, **intervals})
-    return found
+def met(intervals: Sequence[Interval]) -> Interval:
+    """What lies in all of them."""
+    lower = torch.stack([i.lower for i in intervals]).amax(0)
+    upper = torch.stack([i.upper for i in intervals]).amin(0)
+    # bounds that have met may cross by float noise
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))

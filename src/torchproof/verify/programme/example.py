@@ -12,26 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import unknown
-from torchproof.verify.bounds import BOUNDS, Pass, graph_of
+from torchproof.core.threats import AnyThreat
+from torchproof.verify.bounds import BOUNDS, Margins, Pass, graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
 from torchproof.verify.programme.draft import Programme
-from torchproof.verify.programme.encode import Encoding
+from torchproof.verify.programme.encode import Encoding, Solve, met
+from torchproof.verify.programme.integer import Enough
 from torchproof.verify.programme.maps import Maps
-from torchproof.verify.programme.sets import flat
 from torchproof.verify.programme.solve import Answer, Clock, least
 
 START = "best"  # the bounds that linear programmes begin with
 MIDDLES = (*BOUNDS, "lp")
 
-Solve = Callable[..., Answer]
-
 
 @dataclass
 class Example:
     """An example (1, ...) of label y. intervals: of every live node, the intersection of those of
-    the propagated bounds; propagated: (K - 1,) their bounds of the margins; walked: rows so far.
+    the propagated bounds; propagated: (K - 1,) their bounds of the margins; passes: theirs.
     """
 
     maps: Maps
@@ -40,7 +39,7 @@ class Example:
     intervals: dict[str, Interval]
     rows: np.ndarray
     propagated: np.ndarray
-    walked: int
+    passes: list[Pass]
     middle: str
 
     @classmethod
@@ -54,10 +53,13 @@ class Example:
         passes = [Pass.of(maps.graph, inside, bound) for bound in bounds]
         rows = rows_of(y, maps.shape(maps.graph.output)[-1]).double()
         lower = torch.stack([p.lower(rows) for p in passes]).amax(0)
-        walked = sum(p.walk.walked for p in passes)
-        intervals = {name: _met([p.intervals[name] for p in passes]) for name in maps.graph.live}
-        return cls(maps, inside, clock, intervals, rows[0].numpy(), lower[0].numpy(), walked,
+        intervals = {name: met([p.intervals[name] for p in passes]) for name in maps.graph.live}
+        return cls(maps, inside, clock, intervals, rows[0].numpy(), lower[0].numpy(), passes,
                    middle)  # fmt: skip
+
+    @property
+    def walked(self) -> int:
+        return sum(p.walk.walked for p in self.passes)
 
     @cached_property
     def relaxed(self) -> Written:
@@ -67,24 +69,21 @@ class Example:
 
     @cached_property
     def exact(self) -> Written:
-        return Written.of(self, exact=True, tighten=None)
+        """With integers, and with the tangents of the input set that have been found without."""
+        made = Written.of(self, exact=True, tighten=None)
+        found, own = self.relaxed.encoding.tangents, made.encoding.tangents
+        if found is not None and own is not None:
+            for where, a in found.touched:
+                own.touch(where, a)
+        return made
 
     def _tighten(self, encoding: Encoding, name: str, wanted: np.ndarray) -> None:
-        """Two programmes for each wanted entry; a bound that has no time stays what it was."""
         if set(self.maps.to(name).parts) == {self.maps.graph.input}:
             return  # affine in the input: bounds are exact
-        before, programme, linear = (
-            self.intervals[name],
-            encoding.draft.done(),
-            encoding.linear(name),
+        before = self.intervals[name]
+        self.intervals[name] = encoding.sharpened(
+            name, before, wanted, least, lambda _: self.clock.left
         )
-        low, high = flat(before.lower).copy(), flat(before.upper).copy()
-        for entry in np.nonzero(wanted)[0]:
-            row, at = linear.matrix[[entry]].toarray()[0], linear.constant[entry]
-            low[entry] = max(low[entry], least(programme, row, self.clock.left).bound + at)
-            high[entry] = min(high[entry], at - least(programme, -row, self.clock.left).bound)
-        both = (torch.from_numpy(end).view_as(before.lower) for end in (low, high))
-        self.intervals[name] = _met([Interval(*both)])
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,15 @@ class Written:
         objectives = (linear.matrix.T @ example.rows.T).T
         return cls(encoding, objectives, example.rows @ linear.constant)
 
-    @cached_property
+    @property
     def programme(self) -> Programme:
         return self.encoding.draft.done()
 
-    def least(self, margin: int, solve: Solve, seconds: float, *rest: object) -> Answer:
+    def least(
+        self, margin: int, solve: Solve, seconds: float, enough: Enough | None = None
+    ) -> Answer:
         """The answer about one margin, its constant added."""
-        found = solve(self.programme, self.objectives[margin], seconds, *rest)
+        found = self.encoding.least(self.objectives[margin], solve, seconds, enough)
         return found._replace(bound=found.bound + float(self.constants[margin]))
 
     def input(self, v: np.ndarray) -> Tensor:
@@ -120,6 +121,41 @@ class Written:
         maps = self.encoding.maps
         flat_input = torch.from_numpy(self.encoding.forms[maps.graph.input].value(v))
         return flat_input.view(1, *maps.shape(maps.graph.input))
+
+
+def by_example(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat,
+    bounds: Callable[[Example], np.ndarray], middle: str, time_limit: float | None,
+) -> Margins:  # fmt: skip
+    """`bounds` (K - 1,) of every example, with what propagation cost; arguments as in
+    `lp_margins`.
+    """
+
+    def work(maps: Maps, inside: InputSet, y: Tensor, clock: Clock) -> tuple[np.ndarray, int]:
+        example = Example.of(maps, inside, y, middle, clock)
+        return bounds(example), example.walked
+
+    return each(model, x, y, threat, work, time_limit)
+
+
+def each(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat,
+    work: Callable[[Maps, InputSet, Tensor, Clock], tuple[np.ndarray, int]],
+    time_limit: float | None,
+) -> Margins:  # fmt: skip
+    """Bounds (K - 1,) and rows walked, from `work` on every example (1, ...) with a clock of its
+    own, in float64.
+    """
+    x = x.detach().cpu().double().clone()
+    maps, found, walked = prepared(model, x), [], 0
+    with torch.inference_mode(False), torch.no_grad():
+        inside, y = InputSet.of(x, threat), y.cpu()
+        for row in range(len(x)):
+            one = torch.tensor([row])
+            bounds, rows = work(maps, inside.take(one), y[one], Clock(time_limit))
+            found.append(torch.from_numpy(bounds))
+            walked += rows
+    return Margins(torch.stack(found), walked)
 
 
 def prepared(model: nn.Module | Graph, x: Tensor) -> Maps:
@@ -132,10 +168,3 @@ def prepared(model: nn.Module | Graph, x: Tensor) -> Maps:
             return Maps.of(replace(model, constants=constants), x)
         double = copy.deepcopy(model).cpu().double().requires_grad_(False)
         return Maps.of(graph_of(double, x), x)
-
-
-def _met(intervals: list[Interval]) -> Interval:
-    lower = torch.stack([i.lower for i in intervals]).amax(0)
-    upper = torch.stack([i.upper for i in intervals]).amin(0)
-    # bounds that have met may cross by float noise
-    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))

@@ -38,6 +38,10 @@ class Clock:
         """What to ask of a search with integers, which looks at its clock between its steps."""
         return max(0.0, self.left - min(LATE, 0.1 * (self.limit or 0.0)))
 
+    def part(self, share: float) -> Clock:
+        """A clock of its own for a share of what is left."""
+        return Clock(None if self.limit is None else share * self.left)
+
     @property
     def spent(self) -> float:
         return time.monotonic() - self.start
@@ -45,12 +49,14 @@ class Clock:
 
 class Answer(NamedTuple):
     """bound: what the minimum is not below, -inf where nothing is known; point: where the solver
-    was best, None where it has none; status: how it ended, "enough" where it was told to stop.
+    was best, None where it has none; status: how it ended, "enough" where it was told to stop;
+    multipliers: of the rows, where the bound is theirs.
     """
 
     bound: float
     point: np.ndarray | None
     status: Status
+    multipliers: np.ndarray | None = None
 
 
 NOTHING = Answer(-np.inf, None, "limit")
@@ -84,7 +90,7 @@ def least(programme: Programme, c: np.ndarray, seconds: float = np.inf) -> Answe
         y[~tie] = found.ineqlin.marginals
     if tie.any():
         y[tie] = found.eqlin.marginals
-    return Answer(dual_value(programme, c, y), found.x, status)
+    return Answer(dual_value(programme, c, y), found.x, status, y)
 
 
 def dual_value(programme: Programme, c: np.ndarray, y: np.ndarray) -> float:
