@@ -52,6 +52,31 @@ def test_certify_writes_its_result(
     assert "did you mean crown" in " ".join(capsys.readouterr().err.split())
 
 
+def test_proofs_are_checked(
+    network: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, proof = tmp_path / "out", tmp_path / "out" / "proof.json"
+    arguments = ("certify", network, "--data", "digits", "--threat", "linf:0.001", "--n", 30)
+    assert run(monkeypatch, *arguments, "--out", out, "--method", "crown", "--proof") == 0
+    result = json.loads((out / "result.json").read_text())
+    sure = [row["id"] for row in result["examples"] if row["status"] == "certified"]
+    assert sure and [of["id"] for of in json.loads(proof.read_text())["examples"]] == sure
+    capsys.readouterr()
+    assert run(monkeypatch, "check-certificate", proof) == 0
+    assert f"{len(sure)} of {len(sure)} confirmed" in " ".join(capsys.readouterr().out.split())
+    content = json.loads(proof.read_text())
+    content["examples"][0]["label"] = (content["examples"][0]["label"] + 1) % 10
+    proof.write_text(json.dumps(content))
+    assert run(monkeypatch, "check-certificate", proof) == 1
+    proof.write_text("{")
+    assert run(monkeypatch, "check-certificate", proof) == 2
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "b", "--proof") == 2
+    assert "method of a proof" in " ".join(capsys.readouterr().err.split())
+
+
 def test_evaluate_certifies_first(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

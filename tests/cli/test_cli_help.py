@@ -17,6 +17,7 @@ from torchproof.core.errors import InputError
 COMMANDS = (
     "quickstart", "train", "evaluate", "attack", "transfer", "reproduce", "merge", "hypocrisy",
     "compare", "corrupt", "curve", "list", "train-many", "certify", "verify", "smooth",
+    "survey", "check-certificate",
 )  # fmt: skip
 GROUP: Any = typer.main.get_command(app)
 
@@ -33,7 +34,7 @@ def test_help_of_a_command_teaches(name: str) -> None:
     assert len(command.help) > 60  # more than its name again
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name} is not explained"
-        if parameter.name not in ("help", "model", "models", "kind", "name", "shards"):
+        if parameter.name not in ("help", "model", "models", "kind", "name", "shards", "file"):
             assert parameter.opts[0] in answer.output
     if name in ("train", "evaluate", "merge", "reproduce", "attack"):
         assert "xit code 1" in command.help  # what a script has to know

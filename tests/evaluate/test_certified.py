@@ -49,6 +49,40 @@ def test_margins_are_those_of_float64() -> None:
         assert (found.examples[0].status == "certified") is sure
 
 
+def test_error_bounds_are_taken_off() -> None:
+    x, y = images(0.9, 0.62, 0.58)
+    about = Threat(Linf(), 0.1)
+    found = certify(Distance().eval(), (x, y), about)
+    assert found.sound and "less error_bound" in found.assumptions
+    assert all(row.error_bound and 0 < row.error_bound < 1e-12 for row in found.examples)
+    plain = certify(Distance().eval(), (x, y), about, sound=False)
+    assert not plain.sound and "not accounted for" in plain.assumptions
+    assert all(row.error_bound is None for row in plain.examples)
+    for one, two in zip(found.examples, plain.examples, strict=True):
+        assert one.status == two.status and one.margin == pytest.approx(two.margin, abs=1e-12)
+    # what is positive by less than its error is not certified
+    edge = certify(Distance().eval(), (x[:1], y[:1]), Threat(Linf(), 0.4 - 1e-17))
+    row = edge.examples[0]
+    assert row.margin is not None and row.error_bound is not None
+    assert abs(row.margin) <= 1e-6 and (row.status == "certified") is (row.margin > row.error_bound)
+
+
+def test_methods_and_operations_without_an_error_bound_have_none() -> None:
+    x, y = images(0.9)
+    found = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "lp")
+    assert found.examples[0].error_bound is None and "not accounted for" in found.assumptions
+    same = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "deeppoly")
+    assert same.examples[0].error_bound is not None  # crown under another name
+
+    class Curved(Distance):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(super().forward(x))
+
+    curved = certify(Curved().eval(), (x, y), Threat(Linf(), 0.1), "crown")
+    assert curved.examples[0].error_bound is None and not curved.sound
+    assert curved.examples[0].status == "certified"
+
+
 def test_kept_read_and_resumed(tmp_path: Path) -> None:
     x, y = images(*torch.linspace(0, 1, 12).tolist())
     about = Threat(L2(), 0.2)

@@ -32,8 +32,10 @@ def content(found: RobustnessCurve) -> dict[str, Any]:
     return text | {"rows": found.rows}
 
 
-@pytest.fixture
-def go(net: nn.Module, blobs: Any) -> Any:
+@pytest.fixture(scope="module")
+def go(_fitted: nn.Module, blobs: Any) -> Any:
+    net = _fitted.eval().requires_grad_(True)
+
     def run(model: nn.Module | None = None, **more: Any) -> RobustnessCurve:
         more = {
             "norm": Linf(),
@@ -49,30 +51,39 @@ def go(net: nn.Module, blobs: Any) -> Any:
     return run
 
 
-@pytest.fixture
-def whole(go: Any, tmp_path: Path) -> RobustnessCurve:
-    found: RobustnessCurve = go(out=tmp_path / "whole")
-    assert 0 < found.accuracy(0.1) < found.accuracy(0.05) < found.accuracy(0) < 1
-    return found
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_killed_anywhere(
-    go: Any, net: nn.Module, whole: RobustnessCurve, interrupted: Any, killed: Any,
-    tmp_path: Path, share: float,
-) -> None:  # fmt: skip
-    calls = 0
+@pytest.fixture(scope="module")
+def once(
+    go: Any, _fitted: nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, RobustnessCurve, int]:
+    """An undisturbed run: its folder, its curve, and how often it asked the model."""
+    calls, folder = 0, tmp_path_factory.mktemp("curve") / "whole"
 
     def count(*_: Any) -> None:
         nonlocal calls
         calls += 1
 
-    handle = net.register_forward_hook(count)
-    go()
+    handle = _fitted.register_forward_hook(count)
+    found: RobustnessCurve = go(out=folder)
     handle.remove()
+    assert 0 < found.accuracy(0.1) < found.accuracy(0.05) < found.accuracy(0) < 1
+    return folder, found, calls
+
+
+@pytest.fixture
+def whole(once: tuple[Path, RobustnessCurve, int], tmp_path: Path) -> RobustnessCurve:
+    """Its curve, and a copy of its folder, `whole`."""
+    shutil.copytree(once[0], tmp_path / "whole")
+    return once[1]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_killed_anywhere(
+    go: Any, net: nn.Module, whole: RobustnessCurve, interrupted: Any, killed: Any,
+    once: tuple[Path, RobustnessCurve, int], tmp_path: Path, share: float,
+) -> None:  # fmt: skip
     cut = tmp_path / "cut"
     with pytest.raises(killed):
-        go(interrupted(net, int(share * calls)), out=cut)
+        go(interrupted(net, int(share * once[2])), out=cut)
     assert not (cut / "curve.json").exists()
     with pytest.raises(FileError):
         go(out=cut)
@@ -82,7 +93,7 @@ def test_killed_anywhere(
     assert before.read_bytes() == after.read_bytes()
 
 
-@pytest.mark.parametrize("slots", [5, 60])
+@pytest.mark.parametrize("slots", [11, 60])
 def test_slots_do_not_matter(go: Any, whole: RobustnessCurve, tmp_path: Path, slots: int) -> None:
     other = go(slots=slots, out=tmp_path / "other")
     assert content(other) == content(whole)

@@ -32,7 +32,7 @@ def decided(report: Report) -> dict[int, tuple[Any, ...]]:
     }
 
 
-@pytest.mark.parametrize(("slots", "n"), [(1, 10), (7, 60), (128, 14), (13, 60)])
+@pytest.mark.parametrize(("slots", "n"), [(1, 6), (7, 60), (128, 14)])
 def test_batch_size(
     net: nn.Module,
     blobs: Any,
@@ -47,7 +47,7 @@ def test_batch_size(
     torch.testing.assert_close(report.adversarial, whole.adversarial[:n], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("slots", [7, 128])
+@pytest.mark.parametrize("slots", [13])
 def test_order(
     net: nn.Module, blobs: Any, threat: Threat, short: list[Member], whole: Report, slots: int
 ) -> None:
@@ -76,7 +76,7 @@ def test_float32_differs_only_where_it_says_so(blobs: Any, net: nn.Module) -> No
         assert noted or len({(e.status, e.broken_by) for e in row}) == 1
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [3])
 def test_shards_merge_to_the_one_process_result(
     net: nn.Module, blobs: Any, threat: Threat, short: list[Member], whole: Report, same: Any,
     tmp_path: Path, count: int,

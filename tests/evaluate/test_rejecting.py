@@ -146,7 +146,7 @@ def test_a_class_of_none_of_them() -> None:
 
 def test_shards_slots_and_probes(tmp_path: Path) -> None:
     def go(**more: Any) -> Report:
-        return evaluate(guarded(), data(), THREAT, "fast", rejecting=RULE, **more)
+        return evaluate(guarded(), data(), THREAT, "fast", rejecting=RULE, n=20, **more)
 
     whole = go(slots=7)
     for i in range(2):

@@ -115,7 +115,7 @@ def test_shards_and_resumption(tmp_path: Path) -> None:
     target = (y + torch.arange(40) % 3) % CLASSES  # a third of them their own class
 
     def go(**more: Any) -> Report:
-        return evaluate(model, (x, y), THREAT, "fast", target=target, **more)
+        return evaluate(model, (x, y), THREAT, "fast", target=target, n=20, **more)
 
     whole = go(out=tmp_path / "whole", slots=7)
     folders = [tmp_path / "a", tmp_path / "b"]

@@ -191,20 +191,32 @@ def usual(head: Callable[[], nn.Module]) -> nn.Module:
 
 
 @functools.cache
-def ever() -> nn.Module:
-    """The network of methods that train on bounds, for which it is traced: once for all tests."""
+def ever(_: str) -> nn.Module:
+    """The networks of methods that train on bounds, for which they are traced: once for all
+    tests.
+    """
     return usual(lambda: nn.Linear(16, 3))
+
+
+def as_in(net: nn.Module, other: nn.Module) -> nn.Module:
+    """`net`, with the weights, statistics and modes that `other` has."""
+    for module, like in zip(net.modules(), other.modules(), strict=True):
+        module.training = like.training
+        module._buffers = copy.deepcopy(like._buffers)
+    for parameter, like in zip(net.parameters(), other.parameters(), strict=True):
+        parameter.data = like.data.clone()
+        parameter.grad = None if like.grad is None else like.grad.clone()
+    return net
 
 
 def renewed() -> nn.Module:
     """That network, as it was at first."""
-    net, new = ever(), usual(lambda: nn.Linear(16, 3))
-    for module, fresh in zip(net.modules(), new.modules(), strict=True):
-        module.training = fresh.training
-        module._buffers = fresh._buffers
-    for parameter, first in zip(net.parameters(), new.parameters(), strict=True):
-        parameter.data, parameter.grad = first.data, first.grad
-    return net
+    return as_in(ever("trained"), usual(lambda: nn.Linear(16, 3)))
+
+
+def twin(net: nn.Module) -> nn.Module:
+    """A copy."""
+    return as_in(ever("compared"), net) if net is ever("trained") else copy.deepcopy(net)
 
 
 def purifier() -> nn.Module:
@@ -282,7 +294,7 @@ def test_losses_can_be_descended_after_prepare_in_one_autocast_block(
     assert losses.dtype == torch.float32 and losses.shape == (8,)
     live = [p for p in net.parameters() if p.requires_grad]
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in live)
-    fresh = copy.deepcopy(net)
+    fresh = twin(net)
     fresh.zero_grad()
     with shifted(fresh, ready.shift), drawn(ready), torch.autocast("cpu", enabled=False):
         full = read(method, fresh, ready)

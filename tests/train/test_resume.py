@@ -191,7 +191,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path: Path, monkeypatch: pytest.Mo
         train(tmp_path / "count")
     assert len(moments) > 70 and {"half a file", "half a line"} <= set(moments)
     every_kind = {moments.index(name) + 1 for name in moments}
-    chosen = every_kind | set(random.Random(0).sample(range(1, len(moments) + 1), 12))
+    chosen = every_kind | set(random.Random(0).sample(range(1, len(moments) + 1), 6))
     for number in sorted(chosen):
         out = tmp_path / f"at{number}"
         with killed_at(number, monkeypatch), pytest.raises(Killed):
@@ -215,8 +215,9 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert_same(outcome(out, net), whole)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "nesterov"])
-@pytest.mark.parametrize("schedule", ["constant", "piecewise", "cosine", "linear"])
+@pytest.mark.parametrize(("optimiser", "schedule"), [
+    ("adam", "constant"), ("adamw", "piecewise"), ("nesterov", "cosine"), ("adam", "linear"),
+])  # fmt: skip
 def test_every_optimiser_and_schedule_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str, schedule: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Run by test_processes.py, once per process: `two_processes.py PHASE FOLDER RANK WORLD`.
+"""Run by test_processes.py: `two_processes.py FOLDER` forks the two processes of each phase.
 
 cut: runs in float64 without batch statistics, a run that nobody disturbs, and one that ends itself
 by os._exit in the middle of an epoch; resume: that last run again.
@@ -7,7 +7,9 @@ by os._exit in the middle of an epoch; resume: that last run again.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +96,46 @@ def exact(folder: Path, name: str) -> None:
     torch.save(found, folder / f"{name}{rank}.pt")
 
 
-def main(phase: str, folder: Path, rank: int, world: int) -> None:
+def phase(name: str, folder: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
-    if world > 1:
-        at = f"file://{folder}/meet-{phase}"
-        dist.init_process_group("gloo", init_method=at, rank=rank, world_size=world)
-    if phase == "cut":
+    at = f"file://{folder}/meet-{name}"
+    dist.init_process_group("gloo", init_method=at, rank=rank, world_size=world)
+    if name == "cut":
         exact(folder, f"exact{world}-")
         disturbed(folder / "whole", AT(THREAT, steps=2))
         disturbed(folder / "cut", Leaving(THREAT, steps=2))
     else:
         disturbed(folder / "cut", AT(THREAT, steps=2), resume=True)
-    if world > 1:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
+
+
+def codes(name: str, folder: Path, world: int = 2) -> list[int]:
+    """The exit codes of the processes of a phase, which are copies of this one: it has imported
+    torch, and done nothing with it.
+    """
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                phase(name, folder, rank, world)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main(folder: Path) -> None:
+    killed = codes("cut", folder)
+    assert killed == [9, 9], killed
+    shutil.copy(folder / "cut" / "checkpoint.safetensors", folder / "killed.safetensors")
+    resumed = codes("resume", folder)
+    assert resumed == [0, 0], resumed
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]))

@@ -93,10 +93,10 @@ def test_rows_that_are_high_enough_are_left_alone(golden: Load) -> None:
         walk = Pass.of(graph, InputSet.of(x, ABOUT), Bound("linear", "linear")).walk
     start, example = {graph.output: ROWS.flatten(0, 1)}, torch.arange(3).repeat_interleave(10)
     plain = walk.lower(start, example)
-    enough = float(plain.median())
+    enough = float(plain.median()) - 1e-4  # so that float noise decides about no row
     found = optimised(walk, start, example, 10, enough)
     high = plain >= enough
-    assert torch.equal(found[high], plain[high])
+    torch.testing.assert_close(found[high], plain[high])
     assert bool((found[~high] > plain[~high]).any())
 
 

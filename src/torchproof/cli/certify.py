@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from torchproof.cli import options
 from torchproof.cli.inputs import network_and_data, threats_of
 from torchproof.cli.options import console, percent, tell
 from torchproof.cli.show import progress_bar
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, unknown
+from torchproof.core.threats import Threat
+from torchproof.data.dataset import Dataset
 from torchproof.evaluate.certified import Certificates
 from torchproof.evaluate.certified import certify as prove
+from torchproof.verify.sound.proof import METHODS, write_proof
 
 
 def certify(
@@ -35,6 +39,21 @@ def certify(
     device: options.Device = None,
     data_dir: options.DataDir = None,
     resume: options.Resume = False,
+    sound: Annotated[
+        bool,
+        typer.Option(
+            help="Take off what float64 may have lost, for the methods and operations where that "
+            "is known."
+        ),
+    ] = True,
+    proof: Annotated[
+        bool,
+        typer.Option(
+            "--proof",
+            help="Also write proof.json, which `torchproof check-certificate` replays: for ibp, "
+            "crown-ibp, fast-lin, crown, alpha-crown, on chains of dense and convolutional layers.",
+        ),
+    ] = False,
     max_seconds: options.MaxSeconds = None,
 ) -> None:
     """Prove for which test images no allowed perturbation changes the answer.
@@ -46,14 +65,30 @@ def certify(
     threats = threats_of(threat)
     if len(threats) > 1:
         raise InputError(f"{len(threats)} threats", "one threat", "certify each on its own")
+    if proof and method not in METHODS:
+        raise unknown("method of a proof", method, METHODS)
     loaded, test = network_and_data(model, data, data_dir, device)
     with progress_bar() as show:
         found = prove(
             loaded.model, test, threats[0], method, n=n, slots=batch_size, out=out, resume=resume,
-            max_seconds=max_seconds, progress=show, name=loaded.name, data_name=f"{data} (test)",
-            model_sha256=loaded.sha256, data_sha256=test.sha256, command=options.command_line(),
+            max_seconds=max_seconds, sound=sound, progress=show, name=loaded.name,
+            data_name=f"{data} (test)", model_sha256=loaded.sha256, data_sha256=test.sha256,
+            command=options.command_line(),
         )  # fmt: skip
+    if proof:
+        _write(out / "proof.json", found, loaded.model, test, threats[0])
     _show(found, out)
+
+
+def _write(path: Path, found: Certificates, model: nn.Module, test: Dataset, about: Threat) -> None:
+    """The proof of what is certified."""
+    sure = [row.id for row in found.examples if row.status == "certified"]
+    if not sure:
+        tell("nothing is certified: no proof")
+        return
+    x, y = (t[sure].to(next(model.parameters()).device) for t in (test.x, test.y))
+    kept = write_proof(path, model, x, y, about, found.method, sure)
+    tell(f"proof of {len(kept)} of {len(sure)} certificates: {path}")
 
 
 def _show(found: Certificates, out: Path) -> None:

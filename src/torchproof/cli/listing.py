@@ -30,6 +30,8 @@ from torchproof.reproduce import EXPERIMENTS
 from torchproof.reproduce.study import Study
 from torchproof.train import METHODS, OPTIMISERS, Settings
 from torchproof.train import SCHEDULES as RATES
+from torchproof.verify.methods import ESTIMATES
+from torchproof.verify.methods import METHODS as VERIFIERS
 
 
 def _documented(table: Mapping[str, Any]) -> dict[str, str]:
@@ -97,6 +99,10 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "experiments": lambda: {name: _experiment(entry) for name, entry in EXPERIMENTS.items()},
     "corruptions": lambda: _documented(CORRUPTIONS),
     "compared": lambda: {name: about for name, (_, about) in COMPARED.items()},
+    "verifiers": lambda: {
+        **{name: row.line for name, row in VERIFIERS.items()},
+        **{name: row.line for name, row in ESTIMATES.items()},
+    },
     "settings": _settings,
     "optimisers": _optimisers,
     "rates": _rates,

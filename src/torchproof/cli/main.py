@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from torchproof.cli.attack import attack
 from torchproof.cli.certify import certify
+from torchproof.cli.check_certificate import check_certificate
 from torchproof.cli.compare import compare
 from torchproof.cli.corrupt import corrupt
 from torchproof.cli.curve import curve
@@ -24,6 +25,7 @@ from torchproof.cli.merge import merge
 from torchproof.cli.quickstart import quickstart
 from torchproof.cli.reproduce import reproduce
 from torchproof.cli.smooth import smooth
+from torchproof.cli.survey import survey
 from torchproof.cli.train import train
 from torchproof.cli.train_many import train_many
 from torchproof.cli.transfer import transfer
@@ -43,10 +45,11 @@ app = typer.Typer(
 )
 for command in (
     quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt, certify, verify, smooth,
+    corrupt, certify, verify, smooth, survey,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("train-many")(train_many)
+app.command("check-certificate")(check_certificate)
 app.command("list")(listing)
 
 
@@ -71,7 +74,7 @@ def main() -> None:
     except SystemExit as ended:  # typer's: an interrupt from the keyboard has become code 130
         if ended.code == INTERRUPTED:
             errors.print(
-                "Interrupted. What was finished is kept: train, train-many, evaluate and reproduce "
-                "go on with --resume."
+                "Interrupted. What was finished is kept: run the same command with --resume, if it "
+                "has that option."
             )
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from torchproof.evaluate import identity
 from torchproof.evaluate.course import Clock, Progress
 from torchproof.evaluate.ledger import Ledger
 from torchproof.evaluate.member import CERTIFICATE
-from torchproof.evaluate.propagation import Propagation
+from torchproof.evaluate.propagation import Bounded, Propagation
 from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
@@ -30,11 +31,18 @@ ASSUMPTIONS = (
     "real arithmetic on the stored weights; bounds computed in float64, whose rounding is not "
     "accounted for"
 )
+SOUND = (
+    "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
+    "that are rounded one by one"
+)
 Status = Literal["certified", "undecided", "wrong", "unfinished"]
 
 
 class Row(BaseModel):
-    """One example. margin: the least lower bound of z_y - z_t, null where none was asked for."""
+    """One example. margin: the lower bound of z_y - z_t, t != y, that is the least with error_bound
+    taken off, null where none was asked for or none is finite; error_bound: how far it may be above
+    what holds in real arithmetic, null where that is not accounted for.
+    """
 
     id: int
     label: int
@@ -55,6 +63,7 @@ class Certificates(Stored):
     schema_: str = Field(default=SCHEMA, alias="schema")
     threat: dict[str, Any]
     method: str
+    sound: bool = False
     timeout: float | None
     seed: int
     clean_accuracy: float
@@ -72,7 +81,7 @@ class Certificates(Stored):
 def certify(
     model: Model, data: Any, threat: AnyThreat, method: str = "best", *,
     n: int | None = None, ids: Tensor | None = None, slots: int = 16, out: Path | str | None = None,
-    resume: bool = False, max_seconds: float | None = None,
+    resume: bool = False, max_seconds: float | None = None, sound: bool = True,
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
     data_sha256: str | None = None, command: str | None = None,
@@ -81,13 +90,14 @@ def certify(
 
     data: (x, y) or an object with .x and .y; method: a name of `verify.methods.METHODS`; slots:
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
-    after which the rest stays "unfinished". Raises UnknownName, InputError, ModelError (operations
+    after which the rest stays "unfinished"; sound: takes off what float64 may have lost, where that
+    is known. Raises UnknownName, InputError, ModelError (operations
     without a rule, all of them), FileError, ResumeError.
     """
-    verifier, about = Propagation(method), bounded(threat)
+    verifier, about = Propagation(method, sound), bounded(threat)
     examples = examples_of(data, n, ids, data_name, data_sha256)
     subject = Subject.of(model, examples, 0, False)
-    settings = {"threats": [identity.exact(threat)], "method": method}
+    settings = {"threats": [identity.exact(threat)], "method": method, "sound": sound}
     told = {"command": command, "threat": identity.threat_entry([threat])}
     header = identity.header(subject, model_sha256, name, settings, told)
     ledger = Ledger.open(header, None if out is None else Path(out), resume)
@@ -122,10 +132,9 @@ def _work(
         each = clock.lap() / len(rows)
         ledger.add(
             [
-                {"id": ids[row], "attack": CERTIFICATE, "correct": bool(correct),
-                 "margin": margin, "backward": margins.rows // len(rows), "seconds": each}
-                for row, correct, margin in zip(
-                    rows, right, margins.lower.amin(1).tolist(), strict=True)
+                {"id": ids[row], "attack": CERTIFICATE, "correct": bool(correct), "margin": margin,
+                 "error_bound": error, "backward": margins.rows // len(rows), "seconds": each}
+                for row, correct, (margin, error) in zip(rows, right, _least(margins), strict=True)
             ]
         )  # fmt: skip
         done += len(rows)
@@ -133,6 +142,18 @@ def _work(
             progress(Progress(CERTIFICATE, done, total, 0))
 
     in_batches(todo, room, clock.over, work)
+
+
+def _least(margins: Bounded) -> list[tuple[float | None, float | None]]:
+    """The margin that is the least, and its error, for every example."""
+    worst = margins.sure.argmin(1, keepdim=True)
+    lower = margins.lower.gather(1, worst)[:, 0].tolist()
+    none = [None] * len(lower)
+    errors = none if margins.error is None else margins.error.gather(1, worst)[:, 0].tolist()
+    return [
+        (low, error) if math.isfinite(low) else (None, None)
+        for low, error in zip(lower, errors, strict=True)
+    ]
 
 
 def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None) -> Certificates:
@@ -147,15 +168,17 @@ def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None)
     right = sum(row.status != "wrong" for row in asked)
     sure = sum(row.status == "certified" for row in rows)
     header = ledger.header
+    sound = any(row.error_bound is not None for row in rows)
+    told = [SOUND if sound else ASSUMPTIONS, *ASSUMED.get(method, ())]
     return Certificates(
         date=header.about["date"], model=header.about["model"],
         model_sha256=header.settings["model_sha256"], data=examples.name,
         data_sha256=examples.sha256, n=len(rows), threat=header.about["threat"],
-        method=method, timeout=limit, seed=0,
+        method=method, sound=sound, timeout=limit, seed=0,
         clean_accuracy=right / len(asked), clean_accuracy_ci95=clopper_pearson(right, len(asked)),
         certified_accuracy=sure / len(rows),
         certified_accuracy_ci95=clopper_pearson(sure, len(rows)),
-        assumptions="; ".join([ASSUMPTIONS, *ASSUMED.get(method, ())]), examples=rows,
+        assumptions="; ".join(told), examples=rows,
         backward=sum(ledger.of(row.id).get(CERTIFICATE, {}).get("backward", 0) for row in rows),
         seconds=sum(row.seconds for row in rows), versions=versions(),
         command=header.about["command"] or
@@ -167,7 +190,8 @@ def _row(example: int, label: int, record: dict[str, Any] | None) -> Row:
     if record is None:
         return Row(id=example, label=label, status="unfinished", margin=None, error_bound=None,
                    seconds=0.0)  # fmt: skip
-    proved = record["correct"] and record["margin"] > 0
+    margin, error = record["margin"], record["error_bound"]
+    proved = record["correct"] and margin is not None and margin - (error or 0.0) > 0
     status: Status = "certified" if proved else "undecided" if record["correct"] else "wrong"
-    return Row(id=example, label=label, status=status, margin=record["margin"], error_bound=None,
+    return Row(id=example, label=label, status=status, margin=margin, error_bound=error,
                seconds=record["seconds"])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,32 @@ from torchproof.core.errors import InputError, unknown
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.certificate import Proof
-from torchproof.verify import Margins, graph_of
+from torchproof.verify import graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.methods import METHODS
+from torchproof.verify.sound import METHODS as SOUND
+from torchproof.verify.sound import sound_margins, uncovered
+
+
+class Bounded(NamedTuple):
+    """lower: (B, K - 1) bounds of margins; error: how far they may be above what holds in real
+    arithmetic, (B, K - 1), None where that is not accounted for; rows: walks back.
+    """
+
+    lower: Tensor
+    error: Tensor | None
+    rows: int
+
+    @property
+    def sure(self) -> Tensor:
+        """(B, K - 1) what the margins are at least, with the error taken off."""
+        return self.lower if self.error is None else self.lower - self.error
+
+
+class _Kept(NamedTuple):
+    model: Model
+    graph: Graph
+    covered: bool
 
 
 @dataclass
@@ -22,34 +46,42 @@ class Propagation:
     """Certifies by bounds on margins, `method` a name of METHODS.
 
     Bounds are computed in float64 on a copy of the model; they are about the network in real
-    arithmetic, and rounding of float64 is not accounted for. Raises UnknownName for a method,
+    arithmetic. With `sound` the rounding of float64 is taken off, where that is known: for the
+    methods of `verify.sound` and the operations that it covers. Raises UnknownName for a method,
     InputError for a model that is no `nn.Module`, ModelError for operations without a rule.
     """
 
     method: str = "best"
-    _graphs: dict[int, tuple[Model, Graph]] = field(default_factory=dict, repr=False)
+    sound: bool = True
+    _graphs: dict[int, _Kept] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("bound", self.method, METHODS)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Proof:
-        margins = self.margins(model, x, y, threat)
-        return Proof((margins.lower > 0).all(1), 1, -(-margins.rows // max(len(x), 1)))
+        found = self.margins(model, x, y, threat)
+        return Proof((found.sure > 0).all(1), 1, -(-found.rows // max(len(x), 1)))
 
-    def margins(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Margins:
+    def margins(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Bounded:
         """Lower bounds (B, K - 1) of the margins, and the rows that they cost."""
-        return METHODS[self.method](self._graph(model, x), x.double(), y, threat)
+        kept, known = self._graph(model, x), METHODS[self.method]
+        method = known.same or self.method
+        if self.sound and method in SOUND and kept.covered:
+            return Bounded(*sound_margins(kept.graph, x.double(), y, threat, method))
+        found = known(kept.graph, x.double(), y, threat)
+        return Bounded(found.lower, None, found.rows)
 
-    def _graph(self, model: Model, x: Tensor) -> Graph:
+    def _graph(self, model: Model, x: Tensor) -> _Kept:
         """The graph of a copy in float64, made once for each model."""
         if not isinstance(model, nn.Module):
             given = f"a {type(model).__name__} for a verifier"
             raise InputError(given, "an nn.Module", "wrap the function in a module")
         kept = self._graphs.get(id(model))
-        if kept is None or kept[0] is not model:
+        if kept is None or kept.model is not model:
             copied = copy.deepcopy(model).double().eval().requires_grad_(False)
             with torch.inference_mode(False), torch.no_grad():
-                kept = (model, graph_of(copied, x.double()))
+                graph = graph_of(copied, x.double())
+                kept = _Kept(model, graph, not uncovered(graph, x))
             self._graphs[id(model)] = kept
-        return kept[1]
+        return kept

@@ -38,7 +38,7 @@ PLACED = {
     "probes",
 }
 COUNTS = {"n", "forward", "backward"}
-UNSAID = {"target"}  # null where they do not apply, which needs no saying
+UNSAID = {"target", "rejection_rate"}  # null where they do not apply, which needs no saying
 
 
 @dataclass(frozen=True)

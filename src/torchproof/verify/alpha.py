@@ -27,35 +27,33 @@ def optimised(
     """`walk.lower(start, example)` with optimised slopes, (R,); rows that reach `enough` are left
     alone from then on.
     """
-    best = walk.lower(start, example)
-    if steps < 1:
-        return best
-    best = best.detach()
     names = [n for n, held in walk.lines.items() if held.free is not None]
-    live = (best < enough).nonzero()[:, 0]
-    if not names or not len(live):
-        return best
-    slopes = {name: _initial(walk, name, example[live]) for name in names}
+    if steps < 2 or not names:
+        return walk.lower(start, example)
+    best = torch.full_like(example, -torch.inf, dtype=walk.inside.x.dtype)
+    live = torch.arange(len(example), device=example.device)
+    slopes = {name: _initial(walk, name, example) for name in names}
     moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in slopes.items()}
     for step in range(1, steps + 1):
         rows = {name: row[live] for name, row in start.items()}
-        asked = {name: slope.requires_grad_() for name, slope in slopes.items()}
-        with torch.enable_grad():
+        last = step == steps
+        asked = {name: slope.requires_grad_(not last) for name, slope in slopes.items()}
+        with torch.set_grad_enabled(not last):
             found = walk.lower(rows, example[live], slopes=asked)
-            slants = torch.autograd.grad(found.sum(), list(asked.values()), allow_unused=True)
         best[live] = torch.maximum(best[live], found.detach())
-        if step == steps:
-            break
-        for name, slant in zip(names, slants, strict=True):
-            if slant is not None:  # a node behind the start has no part in it
-                slopes[name] = _moved(slopes[name].detach(), slant, moments[name], step)
         keep = best[live] < enough
+        if last or not bool(keep.any()):
+            break
+        ones, asked_ = torch.ones_like(found), list(asked.values())
+        slants = torch.autograd.grad(found, asked_, ones, allow_unused=True)
+        for name, slant in zip(names, slants, strict=True):
+            slopes[name] = slopes[name].detach()
+            if slant is not None:  # a node behind the start has no part in it
+                slopes[name] = _moved(slopes[name], slant, moments[name], step)
         if not bool(keep.all()):
             live = live[keep]
-            slopes = {name: slope.detach()[keep] for name, slope in slopes.items()}
+            slopes = {name: slope[keep] for name, slope in slopes.items()}
             moments = {name: (m[keep], v[keep]) for name, (m, v) in moments.items()}
-            if not len(live):
-                break
     return best
 
 

@@ -16,6 +16,7 @@ from torchproof.core.errors import ModelError, unknown
 from torchproof.core.norms import Linf
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.alpha import optimised
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind, traced
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -23,6 +24,7 @@ from torchproof.verify.linear import Walk
 from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.rewrite import rewritten
+from torchproof.verify.starts import at_once, starts
 
 BUDGET = 2**24  # entries of the largest tensor of rows
 
@@ -54,7 +56,7 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
     "fast-lin": (FAST_LIN,),
     "crown": (CROWN,),
     "alpha-crown": (Bound("linear", "linear", steps=20),),
-    "alpha-crown-full": (Bound("linear", "linear", steps=20, middle_steps=5),),
+    "alpha-crown-full": (Bound("linear", "linear", steps=20, middle_steps=10),),
     "best": (IBP, CROWN_IBP, FAST_LIN, CROWN, Bound("linear", "linear")),
 }
 """ibp: Gowal et al. 2019, with margins merged into the last layers; crown-ibp: Zhang et al. 2020;
@@ -129,24 +131,24 @@ class Pass:
 
     @classmethod
     def of(cls, graph: Graph, inside: InputSet, bound: Bound) -> Pass:
-        # the single reference again, where gradients are wanted in what is worked out of weights
-        walk = replace(Walk.of(graph, inside), _single=graph.run(inside.x[:1]))
-        made = cls(bound, walk, {graph.input: inside.box()})
+        made = cls(bound, Walk.of(graph, inside), {graph.input: inside.box()})
         for node in graph.nodes:
             if node.name in graph.live:
+                look()
                 made._visit(node)
         return made
 
     def lower(self, rows: Tensor) -> Tensor:
         """(B, S) lower bounds of the rows (B, S, K) of the answer."""
-        shape, graph = rows.shape[:2], self.walk.graph
-        example = torch.arange(shape[0], device=rows.device).repeat_interleave(shape[1])
-        start = rows.flatten(0, 1).reshape(-1, *self.walk.reference[graph.output].shape[1:])
-        chunk, parts = self.chunk, []
-        for first in range(0, len(start), chunk):
-            part = slice(first, first + chunk)
-            parts.append(self._last(start[part], example[part]))
-        return torch.cat(parts).view(shape)
+        (many, count), most = rows.shape[:2], at_once(self.walk)
+        start = rows.reshape(many, count, *self.walk.reference[self.walk.graph.output].shape[1:])
+        found = []
+        for part in torch.split(torch.arange(many, device=rows.device), most):
+            each = max(1, most // len(part))  # rows of every example at once
+            own = torch.split(start[part].transpose(0, 1), each)
+            parts = [self._last(r.flatten(0, 1), part.repeat(len(r))) for r in own]
+            found.append(torch.cat(parts).view(count, len(part)).T)
+        return torch.cat(found)
 
     def _last(self, rows: Tensor, example: Tensor) -> Tensor:
         start = {self.walk.graph.output: rows}
@@ -157,13 +159,6 @@ class Pass:
         if self.bound.meet:
             found = torch.maximum(found, self.walk.lower(start, example, stops))
         return found
-
-    @property
-    def chunk(self) -> int:
-        """Rows that are walked at once."""
-        values = self.walk.reference
-        largest: int = max(values[name][0].numel() for name in self.walk.graph.live)
-        return max(1, BUDGET // largest)
 
     def _visit(self, node: Node) -> None:
         graph, arguments = self.walk.graph, self._arguments(node)
@@ -198,7 +193,7 @@ class Pass:
             before, meet = self.intervals[name], self.bound.meet or known.bounded
             if not curved and not sharp:  # affine in the input: a walk is exact
                 self.intervals[name] = self._walked(
-                    name, before, torch.ones_like(before.lower), meet
+                    name, before, torch.ones_like(before.lower, dtype=torch.bool), meet
                 )
             elif curved and self.bound.middle == "linear":
                 self.intervals[name] = self._walked(name, before, known.open([before]), meet)
@@ -219,22 +214,14 @@ class Pass:
         return any(nonlinear(n, graph) for n in nodes), mixing + 2 * joining
 
     def _walked(self, name: str, before: Interval, open_: Tensor, meet: bool) -> Interval:
-        places = open_.expand(before.lower.shape).nonzero()
-        if not len(places):
-            return before
         lower, upper = before.lower.clone(), before.upper.clone()
-        shape = before.lower.shape[1:]
-        chunk = max(1, self.chunk // 2)
-        for first in range(0, len(places), chunk):
-            part = places[first : first + chunk]
-            rows = torch.zeros(len(part), *shape, dtype=lower.dtype, device=lower.device)
-            rows[(torch.arange(len(part)), *part[:, 1:].unbind(1))] = 1.0
-            both = torch.cat([rows, -rows])
-            found = optimised(
-                self.walk, {name: both}, part[:, 0].repeat(2), self.bound.middle_steps
-            )
-            index = tuple(part.unbind(1))
-            lower[index], upper[index] = found[: len(part)], -found[len(part) :]
+        for start in starts(self.walk, name, open_.expand(before.lower.shape)):
+            both, many = {name: torch.cat([start.rows, -start.rows])}, len(start.rows)
+            steps = self.bound.middle_steps
+            found = optimised(start.walk, both, start.example.repeat(2), steps)
+            lower[start.places], upper[start.places] = found[:many], -found[many:]
+            if start.walk is not self.walk:
+                self.walk.walked += start.walk.walked
         after = Interval(lower, upper)
         after = after.meet(before) if meet else after
         # bounds that have met may cross by float noise

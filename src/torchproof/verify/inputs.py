@@ -17,6 +17,7 @@ from torchproof.core.sets import Ball
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat, Threat
 from torchproof.verify.interval import Interval
+from torchproof.verify.whose import Whose
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class InputSet:
 
     def lowest(self, rows: Tensor, example: Tensor) -> Tensor:
         """(R,) the least <row, d> over the perturbations of example[r]; rows (R, ...)."""
-        one, ball = self.ball.norm, self.ball
+        ball = self.ball
+        if isinstance(ball.norm, Linf):  # a box: its middle, and half its width
+            whose = Whose.of(example, len(self.x))
+            half = (ball.ceiling - ball.floor) / 2
+            return whose.products(rows, ball.floor + half) - whose.products(rows.abs(), half)
         part = (ball.radius[example], ball.floor[example], ball.ceiling[example])
-        return -one.support(-rows, *part)
+        return -ball.norm.support(-rows, *part)
 
     def take(self, rows: Tensor) -> InputSet:
         """The set of some of the examples."""

@@ -6,19 +6,22 @@ affine operations have no offset, and their transpose, the vjp, is all that is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchproof.verify.graph import Graph, Node, Values, bind
+from torchproof.verify.clock import look
+from torchproof.verify.graph import Graph, Node, Values
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
 from torchproof.verify.relax import Lines
+from torchproof.verify.transpose import Transpose, transposed
+from torchproof.verify.whose import Whose, products
 
-Transpose = Callable[[Tensor], tuple[Tensor, ...]]
+_Slopes = tuple[tuple[Tensor, ...], Tensor]  # per live input, and what the lines have beside them
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,21 @@ class Held:
 class Walk:
     """Walks back through `graph` from rows at any node; inside: where the inputs may be.
 
-    reference: the answer of every node to inside.x; walked: rows so far. `hold` a nonlinear node's
-    lines before a walk passes it.
+    reference: the answer of every node to inside.x; single: to one input alone; walked: rows so
+    far. `hold` a nonlinear node's lines before a walk passes it.
     """
 
     graph: Graph
     inside: InputSet
-    reference: Values
+    reference: Mapping[str, Any]
+    single: Values
     lines: dict[str, Held] = field(default_factory=dict)
     walked: int = 0
-    _single: Values = field(default_factory=dict)
-    _transposes: dict[str, Transpose] = field(default_factory=dict)
+    transposes: dict[str, Transpose] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, inside: InputSet) -> Walk:
-        with torch.no_grad():
-            single = graph.run(inside.x[:1])
-        return cls(graph, inside, graph.run(inside.x), _single=single)
+        return cls(graph, inside, graph.run(inside.x), graph.run(inside.x[:1]))
 
     def hold(self, node: Node, lines: Lines, free: Tensor | None = None) -> None:
         """Keeps a node's lines; free as in `Held`."""
@@ -95,78 +96,73 @@ class Walk:
 
         start: node -> rows (R, *shape of its answer); stop: nodes that are taken to be anywhere in
         an interval (B, ...), instead of being followed to the input; slopes: node -> (R, ...) in
-        [0, 1], where between the free slope and 1 each row's own lower lines lie.
+        [0, 1], where between the free slope and 1 each row's own lower lines lie. Raises OutOfTime
+        where a limit on time is over.
         """
         rows = dict(start)
+        whose = Whose.of(example, len(self.reference[next(iter(rows))]))
+        parts = [whose.products(row, self.reference[name]) for name, row in rows.items()]
+        total = torch.stack(parts).sum(0)
         self.walked += len(example)
-        total = torch.zeros_like(next(iter(rows.values())).flatten(1)[:, 0])
-        for name, row in rows.items():
-            total = total + (row * self.reference[name][example]).flatten(1).sum(1)
         for node in reversed(self.graph.nodes):
             if node.name not in rows:
                 continue
+            look()
             row = rows.pop(node.name)
             if stop is not None and node.name in stop:
-                total = total + self._anywhere(row, node.name, stop[node.name], example)
+                total = total + self._anywhere(row, node.name, stop[node.name], whose)
             elif node.name in self.lines:
                 own = None if slopes is None else slopes.get(node.name)
-                total = total + self._through(node, row, example, rows, own)
+                total = total + self._through(node, row, whose, rows, own)
             else:
-                for name, part in zip(
-                    self.graph.inputs(node), self._transpose(node)(row), strict=True
-                ):
+                names = self.graph.inputs(node)
+                for name, part in zip(names, self.transpose(node)(row), strict=True):
                     _add(rows, name, part)
         return total, rows.get(self.graph.input)
 
-    def _anywhere(self, row: Tensor, name: str, where: Interval, example: Tensor) -> Tensor:
-        reference = self.reference[name][example]
-        low, high = where.lower[example] - reference, where.upper[example] - reference
-        worst: Tensor = row.clamp_min(0) * low + row.clamp_max(0) * high
-        return worst.flatten(1).sum(1)
+    def _anywhere(self, row: Tensor, name: str, where: Interval, whose: Whose) -> Tensor:
+        low, high = where.lower - self.reference[name], where.upper - self.reference[name]
+        return whose.products(row.clamp_min(0), low) + whose.products(row.clamp_max(0), high)
 
     def _through(
-        self, node: Node, row: Tensor, example: Tensor, rows: dict[str, Tensor], own: Tensor | None
+        self, node: Node, row: Tensor, whose: Whose, rows: dict[str, Tensor], own: Tensor | None
     ) -> Tensor:
         """Puts a nonlinear node's rows on its inputs; answers what the intercepts add."""
         held, names = self.lines[node.name], self.graph.inputs(node)
+        row, spread = whose.round(row), self.spread(node)
         up, down = row.clamp_min(0), row.clamp_max(0)
-        low, low_at = [slope[example] for slope in held.low], held.low_at[example]
+        terms = [(up, held.low, held.low_at), (down, held.high, held.high_at)]
         if own is not None and held.free is not None:
-            free = held.free[example]
-            chosen, open_ = free + (1 - free) * own, ~free.isnan()
-            z, answer = self.reference[names[0]][example], self.reference[node.name][example]
-            low = [torch.where(open_, chosen, low[0])]
-            low_at = torch.where(open_, chosen * z - answer, low_at)
-        added: Tensor = up * low_at + down * held.high_at[example]
-        if self.spread(node):
-            up, down = up.unsqueeze(-1), down.unsqueeze(-1)
+            least, rest = self._from_free(node, held)
+            terms = [(up, *least), terms[1], (up * whose.round(own), *rest)]
+        added = torch.stack([products(part, whose(at)) for part, _, at in terms]).sum(0)
         for i, name in enumerate(names):
-            part = up * low[i] + down * held.high[i][example]
-            _add(rows, name, part.sum_to_size(len(row), *self.reference[name].shape[1:]))
-        return added.flatten(1).sum(1)
+            total: Tensor | None = None
+            for part, slopes, _ in terms:
+                factor, slope = part.unsqueeze(-1) if spread else part, whose(slopes[i])
+                total = factor * slope if total is None else total.addcmul(factor, slope)
+            assert total is not None
+            flat = total.flatten(0, 1)
+            _add(rows, name, flat.sum_to_size(len(flat), *self.single[name].shape[1:]))
+        return added.flatten()
 
-    def _transpose(self, node: Node) -> Transpose:
+    def _from_free(self, node: Node, held: Held) -> tuple[_Slopes, _Slopes]:
+        """Slopes and intercepts of the lower lines where the slope is the free one; and how much is
+        above these where it is 1.
+        """
+        assert held.free is not None
+        z, answer = (self.reference[name] for name in (*self.graph.inputs(node), node.name))
+        closed, free = held.free.isnan(), held.free.nan_to_num(1.0)
+        low = torch.where(closed, held.low[0], free)
+        low_at = torch.where(closed, held.low_at, free * z - answer)
+        return ((low,), low_at), ((1 - free,), (1 - free) * z)
+
+    def transpose(self, node: Node) -> Transpose:
         """Rows at an affine node's answer to rows at its live inputs."""
-        if node.name not in self._transposes:
-            self._transposes[node.name] = self._transposed(node)
-        return self._transposes[node.name]
-
-    def _transposed(self, node: Node) -> Transpose:
-        names = self.graph.inputs(node)
-        points = tuple(torch.zeros_like(self._single[name]) for name in names)
-
-        def affine(*values: Tensor) -> Tensor:
-            known = {**self._single, **dict(zip(names, values, strict=True))}
-            answer: Tensor = node.call(*bind(node.args, known))
-            return answer
-
-        back = torch.func.vjp(affine, *points)[1]
-        many = torch.func.vmap(back)
-
-        def transpose(rows: Tensor) -> tuple[Tensor, ...]:
-            return tuple(part[:, 0] for part in many(rows[:, None]))
-
-        return transpose
+        if node.name not in self.transposes:
+            made = transposed(node, self.graph.inputs(node), self.single)
+            self.transposes[node.name] = made
+        return self.transposes[node.name]
 
 
 def _evaluated(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import ModelError
+from torchproof.verify.clock import look
 from torchproof.verify.interval import Interval
 
 OUTER, INNER, LAST = 14, 12, 32  # halvings in the search for a slope, within it, and at the end
@@ -169,6 +170,7 @@ class Curve(Relaxation):
         edges = edges.view(len(edges), *[1] * (k.dim() - start.dim()), *start.shape)
         before, after = (t.expand(-1, *k.shape) for t in (edges[:-1], edges[1:]))
         for _ in range(halvings):
+            look()
             middle = before + (after - before) / 2
             rising = sign * self._slope(middle) < k
             before, after = torch.where(rising, middle, before), torch.where(rising, after, middle)

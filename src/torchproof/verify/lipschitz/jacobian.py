@@ -14,10 +14,10 @@ from torchproof.verify.bounds import BOUNDS, Pass
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
-from torchproof.verify.linear import Transpose
 from torchproof.verify.lipschitz.slopes import slopes
 from torchproof.verify.lipschitz.stretches import absolutely_transposed, transposed
 from torchproof.verify.operators import nonlinear, relaxation
+from torchproof.verify.transpose import Transpose
 
 
 def ball(x: Tensor, norm: Norm, radius: Tensor) -> InputSet:

@@ -1,0 +1,7 @@
+"""The survey at its small scale: its networks, stored smoothing logs, and what is drawn of it."""
+
+from torchproof.reproduce.survey.networks import SMALL, small
+from torchproof.reproduce.survey.page import publish
+from torchproof.reproduce.survey.smoothed import theories, trainings
+
+__all__ = ["SMALL", "publish", "small", "theories", "trainings"]

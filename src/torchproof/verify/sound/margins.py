@@ -1,0 +1,172 @@
+"""Margins that hold in real arithmetic on the stored weights, with what float64 may have lost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError, ModelError, unknown
+from torchproof.core.threats import AnyThreat
+from torchproof.verify import bounds
+from torchproof.verify.alpha import optimised
+from torchproof.verify.bounds import BOUNDS, Bound, graph_of
+from torchproof.verify.graph import Graph, Node, Values, bind
+from torchproof.verify.inputs import InputSet, rows_of
+from torchproof.verify.interval import Interval
+from torchproof.verify.linear import Walk
+from torchproof.verify.operators import AFFINE, nonlinear, relaxation
+from torchproof.verify.sound.affine import COVERED, takes_inexact
+from torchproof.verify.sound.constants import doubts
+from torchproof.verify.sound.lines import STRAIGHT, has_lines
+from torchproof.verify.sound.passes import Pass, better
+from torchproof.verify.sound.walk import Sum
+from torchproof.verify.starts import at_once
+
+METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "best")
+ASSUMPTION = (
+    "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
+    "that are rounded one by one (sums in any order; no Winograd or Fourier convolutions)"
+)
+
+
+class SoundMargins(NamedTuple):
+    """lower - error (B, K - 1) holds in real arithmetic: z_y - z_t, t != y in order; -inf where
+    nothing does. rows: walks back through the graph.
+    """
+
+    lower: Tensor
+    error: Tensor
+    rows: int
+
+
+@torch.no_grad()
+def sound_margins(
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, method: str = "crown"
+) -> SoundMargins:
+    """Bounds of margins over the threat around x (B, C, H, W), certified where lower - error > 0.
+
+    The threat is that around x as it is, with the float64 numbers of its radius and box. A module
+    is copied to float64, which changes none of its float32 weights; a Graph has to be in float64.
+    Raises UnknownName for a method that is none of METHODS, ModelError for operations that are not
+    covered, all of them.
+    """
+    if method not in METHODS:
+        raise unknown("method in sound arithmetic", method, METHODS)
+    x, graph = x.double(), in_float64(model, x)
+    refuse(graph, x)
+    found, rows = [], 0
+    for bound in BOUNDS[method]:
+        one, walked = _bounded(graph, InputSet.of(x, threat), y, bound)
+        found.append(one)
+        rows += walked
+    best = found[0]
+    for one in found[1:]:
+        best = better(one, best)
+    known = (best.value - best.error).isfinite()
+    value = torch.where(known, best.value, -torch.inf)
+    return SoundMargins(value, torch.where(known, best.error, 0.0), rows)
+
+
+def _bounded(graph: Graph, inside: InputSet, y: Tensor, bound: Bound) -> tuple[Sum, int]:
+    passed = Pass.of(graph, inside, bound)
+    rows = rows_of(y, passed.walk.single[graph.output].shape[-1]).to(inside.x.dtype)
+    if not bound.steps:
+        return passed.lower(rows), passed.walk.walked
+    slopes, walked = slopes_found(graph, inside, rows, bound)
+    found = passed.lower(rows, slopes)
+    if slopes:
+        found = better(found, passed.lower(rows))
+    return found, walked + passed.walk.walked
+
+
+def in_float64(model: nn.Module | Graph, x: Tensor) -> Graph:
+    """The graph of a copy; raises InputError for a graph of another precision."""
+    if isinstance(model, nn.Module):
+        copied = copy.deepcopy(model).double().eval().requires_grad_(False)
+        return graph_of(copied, x.double())
+    try:
+        model.run(x[:1].double())
+    except RuntimeError as error:
+        given = f"a graph that does not take float64 ({' '.join(str(error).split())[:200]})"
+        raise InputError(given, "one in float64", "trace model.double()") from error
+    return model
+
+
+def refuse(graph: Graph, x: Tensor) -> None:
+    """Raises ModelError for operations whose rounding is not known, all of them."""
+    strange = uncovered(graph, x)
+    if strange:
+        told = "; ".join(f"{n.kind} at {n.where!r}" for n in strange)
+        raise ModelError(
+            f"operations whose rounding is not accounted for: {told}",
+            f"relu, leaky_relu, prelu, row_max, {', '.join(sorted(COVERED | STRAIGHT))}",
+            "ask for bounds without an error bound (--no-sound)",
+        )
+
+
+def uncovered(graph: Graph, x: Tensor) -> list[Node]:
+    """The nodes without a rule in sound arithmetic."""
+    values = graph.run(x[:1].double())
+    constants = {k: v for k, v in values.items() if k not in graph.live}
+    inexact, strange = doubts(graph, constants)
+    for node in graph.nodes:
+        if node.name in graph.live and not _covered(node, graph, values, inexact):
+            strange.append(node)
+    return strange
+
+
+def _covered(node: Node, graph: Graph, values: Values, inexact: Mapping[str, object]) -> bool:
+    kinds = [node.named.get("dtype"), *(a for a in node.args if isinstance(a, torch.dtype))]
+    if values[node.name].dtype != torch.float64 or set(kinds) - {None, torch.float64}:
+        return False
+    doubtful = any(name in inexact for name in node.refs)
+    if nonlinear(node, graph):
+        known = relaxation(node, bind(node.args, values))
+        return has_lines(node.kind, known) and not doubtful
+    return node.kind in COVERED and node.kind in AFFINE and (not doubtful or takes_inexact(node))
+
+
+@dataclass
+class Recording(Walk):
+    """A walk that keeps the slopes with which every row was bounded best."""
+
+    best: Tensor | None = None
+    slopes: dict[str, Tensor] = field(default_factory=dict)
+
+    def lower(
+        self, start: Mapping[str, Tensor], example: Tensor,
+        stop: Mapping[str, Interval] | None = None, slopes: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        found = super().lower(start, example, stop, slopes)
+        if slopes is not None:
+            value = found.detach()
+            kept = value > (torch.full_like(value, -torch.inf) if self.best is None else self.best)
+            for name, slope in slopes.items():
+                before = self.slopes.get(name)
+                where = kept.view(-1, *[1] * (slope.dim() - 1))
+                now = slope.detach()
+                self.slopes[name] = now if before is None else torch.where(where, now, before)
+            self.best = value if self.best is None else torch.maximum(self.best, value)
+        return found
+
+
+def slopes_found(
+    graph: Graph, inside: InputSet, rows: Tensor, bound: Bound
+) -> tuple[dict[str, Tensor], int]:
+    """Slopes (B, S, ...) by alpha-CROWN for rows (B, S, K) of the answer, and what they cost."""
+    passed = bounds.Pass.of(graph, inside, bound)
+    example = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+    start = rows.flatten(0, 1).reshape(-1, *passed.walk.reference[graph.output].shape[1:])
+    parts, walked = [], passed.walk.walked
+    for some in torch.split(torch.arange(len(start), device=rows.device), at_once(passed.walk)):
+        walk = Recording(**vars(passed.walk))
+        optimised(walk, {graph.output: start[some]}, example[some], bound.steps)
+        walked += walk.walked - passed.walk.walked
+        parts.append(walk.slopes)
+    joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return {name: s.view(*rows.shape[:2], *s.shape[1:]) for name, s in joined.items()}, walked
