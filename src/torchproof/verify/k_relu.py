@@ -1,4 +1,4 @@
-"""k-ReLU (Singh et al. 2019b): linear programmes in which groups of hinges are in their joint hull,
+"""k-ReLU (Singh et al. 2019c): linear programmes in which groups of hinges are in their joint hull,
 and not each in its own.
 """
 

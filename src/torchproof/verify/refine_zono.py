@@ -1,4 +1,4 @@
-"""RefineZono (Singh et al. 2019c): a zonotope whose bounds in the middle are refined by programmes,
+"""RefineZono (Singh et al. 2019b): a zonotope whose bounds in the middle are refined by programmes,
 with integers for the first layers, without for later ones.
 """
 

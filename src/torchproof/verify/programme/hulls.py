@@ -1,4 +1,4 @@
-"""Groups of hinges h = max(z, s z) in their joint convex hull (Singh et al. 2019b, k-ReLU).
+"""Groups of hinges h = max(z, s z) in their joint convex hull (Singh et al. 2019c, k-ReLU).
 
 What is known of a group's inputs is a polytope {z: <a, z> <= limit_a} with a in {-1, 0, 1}^k; on
 each orthant of it the hinges are linear, so the hull's vertices are the orthants' vertices.
