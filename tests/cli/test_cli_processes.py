@@ -69,12 +69,12 @@ def test_train_killed_and_resumed(cli: Callable[..., Any], start: Start, tmp_pat
 def test_evaluate_killed_and_resumed(
     cli: Callable[..., Any], start: Start, trained: Path, tmp_path: Path
 ) -> None:
-    asked = ("evaluate", trained, "--threat", "linf:0.05", "--suite", "quick", "--n", 60)
+    asked = ("evaluate", trained, "--threat", "linf:0.05", "--suite", "quick", "--n", 30)
     asked = (*asked, "--batch-size", 3)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     undisturbed = cli(*asked, "--out", whole)
     assert undisturbed.code == 0, undisturbed.words
-    share = random.SystemRandom().uniform(0.02, 0.95)
+    share = random.SystemRandom().uniform(0.02, 0.9)
     wanted = share * (whole / "records.jsonl").stat().st_size
     process, ledger = start(*asked, "--out", cut), cut / "records.jsonl"
     killed(process, lambda: ledger.exists() and ledger.stat().st_size >= wanted, 0)

@@ -141,3 +141,30 @@ def test_a_certified_network_is_certified(
     assert found.certified_accuracy == 1
     none = certify(networks("mnist_kw_small"), (x, y), Threat(Linf(), 0.1), "ibp")
     assert none.certified_accuracy == 0  # intervals alone prove nothing about it
+
+
+def test_a_search_goes_on_until_it_decides_or_its_time_is_over() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(),
+                        nn.Linear(12, 2)).eval()  # fmt: skip
+    x = torch.rand(12, 1, 2, 2)
+    with torch.no_grad():
+        net[-1].bias -= net(x).mean(0)
+    data, about = (x, net(x).argmax(1)), Threat(Linf(), 0.2)
+    best = certify(net, data, about)
+    found = certify(net, data, about, "cascade", timeout=20.0)
+    assert (best.timeout, found.timeout) == (None, 20.0)
+    assert found.certified_accuracy > best.certified_accuracy
+    for one, two in zip(best.examples, found.examples, strict=True):
+        assert two.status == "certified" or one.status != "certified"
+    with pytest.raises(InputError, match=r"-1.0 seconds for each example"):
+        certify(net, data, about, "cascade", timeout=-1.0)
+
+
+def test_another_time_limit_is_another_run(tmp_path: Path) -> None:
+    x, y = images(0.9, 0.62)
+    run = tmp_path / "run"
+    certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "cascade", timeout=5, out=run)
+    with pytest.raises(ResumeError, match="timeout: 6 now, 5 stored"):
+        certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "cascade", timeout=6, out=run,
+                resume=True)  # fmt: skip

@@ -52,11 +52,14 @@ NAMES = [*ROWS, *GATES]
 REFUSED = {"CIFS", "MedianFilter"}  # by the verifier: they choose, by rank
 
 
-def network(text: str, seed: int = 0) -> Network:
+TWICE = ("layer1", "layer2.0")
+
+
+def network(text: str, seed: int = 0, places: tuple[str, ...] = TWICE) -> Network:
     shape = {"channels": 1, "size": 12, "classes": 4, "seed": seed, "blocks": (1, 1), "width": 6}
     if text in GATES:
         return build("resnet", **shape, activation=text).eval()
-    return build("resnet", **shape, insert={"layer1": text, "layer2.0": text}).eval()
+    return build("resnet", **shape, insert=dict.fromkeys(places, text)).eval()
 
 
 def images(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -123,7 +126,7 @@ def test_works_without_gradients_copied_and_under_autocast(text: str) -> None:
 
 @pytest.mark.parametrize("text", NAMES)
 def test_exports_with_any_batch_size(text: str) -> None:
-    model, x = moved(network(text)), images(2)
+    model, x = moved(network(text, places=TWICE[1:])), images(2)
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
     more = images(5)
@@ -143,7 +146,7 @@ def test_weights_depend_on_the_seed_alone(text: str) -> None:
 
 @pytest.mark.parametrize("text", {t.partition("(")[0]: t for t in NAMES}.values())
 def test_the_verifier_bounds_it_or_refuses_it_by_name(text: str) -> None:
-    model, x = moved(network(text)).requires_grad_(False), images(2)
+    model, x = moved(network(text, places=TWICE[1:])).requires_grad_(False), images(2)
     y, eps = model(x).argmax(1), 0.002
     try:
         lower = margins(model, x, y, Threat(Linf(), eps), "ibp")

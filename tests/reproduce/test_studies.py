@@ -5,6 +5,7 @@ ones run from end to end.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def test_a_study_runs_from_end_to_end_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(awp, "IMAGES", 10)
+    few = functools.partial(awp.weight_landscape, radii=(-1.0, 0.0, 1.0), directions=2, steps=2)
+    monkeypatch.setattr(awp, "weight_landscape", few)
     study = small(awp.awp_study, ["AT", "AWP"])
     first = study(request(tmp_path, seeds=2))
     again = study(request(tmp_path, seeds=2, resume=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_flat_polytopes_have_sound_rows_and_empty_ones_none() -> None:
     assert found is None or (points @ found.rows.T <= found.limits).all()
 
 
+@functools.cache
 def toy(seed: int, slope: float = 0.0) -> tuple[nn.Sequential, Graph, Tensor, Tensor]:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchproof.core.errors import InputError
 from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.threats import Threat
 from torchproof.verify import graph_of, margins
+from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lp import lp_margins
 from torchproof.verify.milp import milp_margins, milp_verify
@@ -27,6 +29,7 @@ RADII: dict[str, tuple[Norm, float]] = {
 }  # fmt: skip
 
 
+@functools.cache
 def net_of(seed: int, inputs: int, *widths: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
@@ -38,6 +41,13 @@ def net_of(seed: int, inputs: int, *widths: int) -> tuple[nn.Sequential, Tensor,
         p.mul_(2)
     x = torch.rand(1, 1, 1, inputs, dtype=torch.float64)
     return net, x, net(x).argmax(1)
+
+
+@functools.cache
+def traced(*shape: int) -> Graph:
+    """The graph of `net_of(*shape)`."""
+    net, x, _ = net_of(*shape)
+    return graph_of(net, x)
 
 
 def in_l2(c: np.ndarray, eps: float, low: np.ndarray, high: np.ndarray) -> float:
@@ -78,10 +88,10 @@ def test_linear_models_against_closed_forms(norm: str) -> None:
     expected = clean + [
         CLOSED[norm](weight[int(y)] - weight[t], about.eps, low, high) for t in rest
     ]
-    example = Example.of(prepared(net, x), inside, y, "ibp", Clock())
+    example = Example.of(prepared(traced(0, 12), x), inside, y, "ibp", Clock())
     alone = [example.relaxed.least(t, least, np.inf).bound for t in range(2)]
     assert np.allclose(alone, expected, atol=1e-6)
-    found = milp_margins(net, x, y, about).lower[0].numpy()
+    found = milp_margins(traced(0, 12), x, y, about).lower[0].numpy()
     assert (found <= expected + 1e-9).all() and np.allclose(found, expected, atol=SLACK)
 
 
@@ -144,9 +154,9 @@ def test_l0_against_all_supports_and_patterns() -> None:
                 if one.status == 0:
                     at = row @ b1 + b2[int(y)] - b2[t]
                     best[place] = min(best[place], one.fun + at)
-    found = milp_margins(net, x, y, about).lower[0].numpy()
+    found = milp_margins(traced(2, 4, 4), x, y, about).lower[0].numpy()
     assert (found <= best + 1e-9).all() and np.allclose(found, best, atol=SLACK)
-    assert (lp_margins(net, x, y, about).lower[0].numpy() <= found + SLACK).all()
+    assert (lp_margins(traced(2, 4, 4), x, y, about).lower[0].numpy() <= found + SLACK).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1", "l0"])
@@ -154,7 +164,7 @@ def test_in_order_within_the_box_and_no_point_below(norm: str) -> None:
     """Linf box <= LP of the norm, propagated <= LP <= LP-full <= integers <= 10 000 points."""
     net, x, y = net_of(5, 5, 6, 5)
     kind, eps = RADII[norm]
-    about, graph = Threat(kind, eps), graph_of(net, x)
+    about, graph = Threat(kind, eps), traced(5, 5, 6, 5)
     box = lp_margins(graph, x, y, Threat(Linf(), min(eps, 1.0))).lower
     order = [margins(graph, x, y, about), lp_margins(graph, x, y, about).lower]
     order.append(lp_margins(graph, x, y, about, middle="lp").lower)
@@ -171,8 +181,8 @@ def test_in_order_within_the_box_and_no_point_below(norm: str) -> None:
 
 
 def test_bounds_that_integers_begin_with_do_not_change_what_they_find() -> None:
-    net, x, y = net_of(5, 5, 6, 5)
-    graph, about = graph_of(net, x), Threat(Linf(), 0.2)
+    _, x, y = net_of(5, 5, 6, 5)
+    graph, about = traced(5, 5, 6, 5), Threat(Linf(), 0.2)
     usual = milp_margins(graph, x, y, about).lower
     for middle in ("ibp", "crown", "alpha-crown", "alpha-crown-full"):
         other = milp_margins(graph, x, y, about, middle=middle).lower

@@ -112,9 +112,10 @@ def _split(layers: list[nn.Linear], pattern: np.ndarray) -> list[np.ndarray]:
 def test_integers_find_what_all_pieces_give(slope: float, about: Threat, seed: int) -> None:
     net, x, y = mlp(seed, lambda: nn.LeakyReLU(slope) if slope else nn.ReLU(), (5, 3), 3)
     expected = by_pieces(net, slope, x, int(y), about)
-    found = milp_margins(net, x, y, about).lower[0].numpy()
+    graph = graph_of(net, x)
+    found = milp_margins(graph, x, y, about).lower[0].numpy()
     assert (found <= expected + 1e-9).all() and np.allclose(found, expected, atol=SLACK)
-    relaxed = lp_margins(net, x, y, about).lower[0].numpy()
+    relaxed = lp_margins(graph, x, y, about).lower[0].numpy()
     assert (relaxed <= found + SLACK).all() and not np.allclose(relaxed, found, atol=SLACK)
 
 

@@ -17,6 +17,7 @@ from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate.certified import Certificates
 from torchproof.evaluate.certified import certify as prove
+from torchproof.verify.methods import SECONDS
 from torchproof.verify.sound.proof import METHODS, write_proof
 
 
@@ -27,10 +28,13 @@ def certify(
     method: Annotated[
         str,
         typer.Option(
-            help="ibp, crown-ibp, fast-lin, crown, best: all of these; alpha-crown, "
-            "alpha-crown-full; lp, milp."
+            help="best: all that propagate bounds; cascade: until a search decides; or any of "
+            "`torchproof list verifiers`."
         ),
     ] = "best",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for each image, of methods that can be limited.")
+    ] = SECONDS,
     n: options.First = None,
     batch_size: options.Slots = 16,
     out: Annotated[Path, typer.Option(help="Where the ledger and the result go.")] = Path(
@@ -71,7 +75,7 @@ def certify(
     with progress_bar() as show:
         found = prove(
             loaded.model, test, threats[0], method, n=n, slots=batch_size, out=out, resume=resume,
-            max_seconds=max_seconds, sound=sound, progress=show, name=loaded.name,
+            max_seconds=max_seconds, sound=sound, timeout=timeout, progress=show, name=loaded.name,
             data_name=f"{data} (test)", model_sha256=loaded.sha256, data_sha256=test.sha256,
             command=options.command_line(),
         )  # fmt: skip

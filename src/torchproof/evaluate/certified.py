@@ -24,7 +24,7 @@ from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.versions import versions
-from torchproof.verify.methods import ASSUMED
+from torchproof.verify.methods import ASSUMED, METHODS, SECONDS
 
 SCHEMA = "torchproof.certificate/1"
 ASSUMPTIONS = (
@@ -54,7 +54,7 @@ class Row(BaseModel):
 
 class Certificates(Stored):
     """The content of result.json. certified_accuracy: of all n examples, those that are classified
-    correctly and proved to stay so.
+    correctly and proved to stay so; timeout: seconds for each example, null for methods without.
     """
 
     file: ClassVar[str] = "result.json"
@@ -82,6 +82,7 @@ def certify(
     model: Model, data: Any, threat: AnyThreat, method: str = "best", *,
     n: int | None = None, ids: Tensor | None = None, slots: int = 16, out: Path | str | None = None,
     resume: bool = False, max_seconds: float | None = None, sound: bool = True,
+    timeout: float = SECONDS,
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
     data_sha256: str | None = None, command: str | None = None,
@@ -91,13 +92,16 @@ def certify(
     data: (x, y) or an object with .x and .y; method: a name of `verify.methods.METHODS`; slots:
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
     after which the rest stays "unfinished"; sound: takes off what float64 may have lost, where that
-    is known. Raises UnknownName, InputError, ModelError (operations
-    without a rule, all of them), FileError, ResumeError.
+    is known; timeout: seconds for each example, of methods that can be limited. Raises
+    UnknownName, InputError, ModelError (operations without a rule, all of them), FileError,
+    ResumeError.
     """
-    verifier, about = Propagation(method, sound), bounded(threat)
+    verifier, about = Propagation(method, sound, timeout), bounded(threat)
     examples = examples_of(data, n, ids, data_name, data_sha256)
     subject = Subject.of(model, examples, 0, False)
     settings = {"threats": [identity.exact(threat)], "method": method, "sound": sound}
+    if METHODS[method].timed:
+        settings["timeout"] = timeout
     told = {"command": command, "threat": identity.threat_entry([threat])}
     header = identity.header(subject, model_sha256, name, settings, told)
     ledger = Ledger.open(header, None if out is None else Path(out), resume)
@@ -107,7 +111,7 @@ def certify(
         ledger.sync()
     finally:
         ledger.close()
-    found = _summary(subject, ledger, method, max_seconds)
+    found = _summary(subject, ledger, method)
     if out is not None:
         found.save(out)
     return found
@@ -156,7 +160,7 @@ def _least(margins: Bounded) -> list[tuple[float | None, float | None]]:
     ]
 
 
-def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None) -> Certificates:
+def _summary(subject: Subject, ledger: Ledger, method: str) -> Certificates:
     examples = subject.examples
     rows = [
         _row(i, y, ledger.of(i).get(CERTIFICATE))
@@ -174,7 +178,7 @@ def _summary(subject: Subject, ledger: Ledger, method: str, limit: float | None)
         date=header.about["date"], model=header.about["model"],
         model_sha256=header.settings["model_sha256"], data=examples.name,
         data_sha256=examples.sha256, n=len(rows), threat=header.about["threat"],
-        method=method, sound=sound, timeout=limit, seed=0,
+        method=method, sound=sound, timeout=header.settings.get("timeout"), seed=0,
         clean_accuracy=right / len(asked), clean_accuracy_ci95=clopper_pearson(right, len(asked)),
         certified_accuracy=sure / len(rows),
         certified_accuracy_ci95=clopper_pearson(sure, len(rows)),

@@ -15,7 +15,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.certificate import Proof
 from torchproof.verify import graph_of
 from torchproof.verify.graph import Graph
-from torchproof.verify.methods import METHODS
+from torchproof.verify.methods import METHODS, SECONDS
 from torchproof.verify.sound import METHODS as SOUND
 from torchproof.verify.sound import sound_margins, uncovered
 
@@ -47,17 +47,22 @@ class Propagation:
 
     Bounds are computed in float64 on a copy of the model; they are about the network in real
     arithmetic. With `sound` the rounding of float64 is taken off, where that is known: for the
-    methods of `verify.sound` and the operations that it covers. Raises UnknownName for a method,
+    methods of `verify.sound` and the operations that it covers. seconds: for each example, of the
+    methods that can be limited. Raises UnknownName for a method,
     InputError for a model that is no `nn.Module`, ModelError for operations without a rule.
     """
 
     method: str = "best"
     sound: bool = True
+    seconds: float = SECONDS
     _graphs: dict[int, _Kept] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("bound", self.method, METHODS)
+        if not self.seconds > 0:
+            given = f"{self.seconds} seconds for each example"
+            raise InputError(given, "more than none", f"leave it out for {SECONDS:g}")
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Proof:
         found = self.margins(model, x, y, threat)
@@ -69,7 +74,7 @@ class Propagation:
         method = known.same or self.method
         if self.sound and method in SOUND and kept.covered:
             return Bounded(*sound_margins(kept.graph, x.double(), y, threat, method))
-        found = known(kept.graph, x.double(), y, threat)
+        found = known(kept.graph, x.double(), y, threat, seconds=self.seconds)
         return Bounded(found.lower, None, found.rows)
 
     def _graph(self, model: Model, x: Tensor) -> _Kept:

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from torchproof.core.norms import Linf
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import Bound, Margins, Pass, graph_of
+from torchproof.verify.bounds import IBP, Bound, Margins, Pass, graph_of
 from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.relu_split import split_hinges
 
-ROOT = (Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
-"""The passes before: CROWN, then with optimised slopes everywhere, each where the last was not
-enough."""
+ROOT = (IBP, Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
+"""The passes before: intervals, CROWN, then with optimised slopes everywhere, each where the last
+was not enough."""
 
 
 def bab_margins(

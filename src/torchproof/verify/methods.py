@@ -193,6 +193,8 @@ METHODS: dict[str, Verifier] = _OWN | {
     "cnn-cert": _alias("crown", "convolutions without matrices, adaptive slopes",
                        "Boopathy et al. 2019"),
     "wk": _alias("fast-lin", "the dual network", "Wong and Kolter 2018"),
+    "cascade": _alias("bab", "ibp, crown, alpha-crown-full and branch and bound, each for what is "
+                      "open", "here"),
 }  # fmt: skip
 """Verifiers: `METHODS[name](graph, x, y, threat)`."""
 
