@@ -144,6 +144,8 @@ class Tree:
 
     def _choice(self, parts: Parts, scores: Tensor) -> Tensor:
         """(N,) of the neurons with the best scores, the one whose worse half has the best bound."""
+        if not len(parts):
+            return parts.choice
         count = min(TRIED, scores.shape[1])
         tried = scores.masked_fill(parts.signs != 0, -1.0).topk(count).indices
         gains = torch.full(tried.shape, -torch.inf, dtype=self.lower.dtype)
