@@ -10,6 +10,7 @@ from torchproof.reproduce.cifs import cifs_study
 from torchproof.reproduce.experiment import Outcome, Request, Row
 from torchproof.reproduce.feature_denoising import feature_denoising_study
 from torchproof.reproduce.friendly import friendly_study
+from torchproof.reproduce.hat import hat_experiment
 from torchproof.reproduce.hgd import hgd_experiment
 from torchproof.reproduce.hypocritical import hypocritical_experiment
 from torchproof.reproduce.interpolated import interpolated_study
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "selfpaced": selfpaced_study,
     "jsigr": jsigr_study,
     "baselines": baselines_study,
+    "hat": hat_experiment,
     "cifs": cifs_study,
     "feature-denoising": feature_denoising_study,
     "sparta": sparta_study,
