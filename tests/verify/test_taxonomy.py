@@ -441,7 +441,7 @@ def test_no_row_of_the_page_is_dead() -> None:
 
 def test_aliases_share_the_function_and_say_so() -> None:
     same = {name: row.same for name, row in METHODS.items() if row.same}
-    assert same == {"deeppoly": "crown", "cnn-cert": "crown", "wk": "fast-lin"}
+    assert same == {"deeppoly": "crown", "cnn-cert": "crown", "wk": "fast-lin", "cascade": "bab"}
     for name, other in same.items():
         assert METHODS[name].run is METHODS[other].run and other in METHODS[name].line
         assert not METHODS[other].same
