@@ -11,7 +11,7 @@ from torch import Tensor
 from torchproof.core import keys
 from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph
-from torchproof.verify.question import Question, nearest
+from torchproof.verify.question import Question
 
 STARTS, STEPS = 16, 40
 
@@ -19,25 +19,37 @@ STARTS, STEPS = 16, 40
 def falsify(
     graph: Graph, question: Question, seed: int = 0, starts: int = STARTS, steps: int = STEPS
 ) -> Tensor | None:
-    """An x of the box whose answer is within the limits, or None; the gap that is worst is closed
-    by steps that shrink from a quarter of the box. Raises OutOfTime within a limit that is over.
+    """An x of the box whose answer is within the limits, or None. Raises OutOfTime within a limit
+    that is over.
     """
-    low, high = question.low[None], question.high[None]
-    width = high - low
     place = keys.uniform(torch.arange(starts) + seed * starts, 0, tuple(question.low.shape))
-    place = place.to(low)
+    place = place.to(question.low)
     place[0] = 0.5
-    x = low + place * width
+    low, high = question.low[None], question.high[None]
+    rows, limits = (t.expand(starts, *t.shape) for t in (question.rows, question.limits))
+    found = descended(graph, low + place * (high - low), rows, limits, low, high, steps)
+    return None if found is None else found[0]
+
+
+def descended(
+    graph: Graph, x: Tensor, rows: Tensor, limits: Tensor, low: Tensor, high: Tensor,
+    steps: int = STEPS,
+) -> Tensor | None:  # fmt: skip
+    """From x (N, ...), each with a question of its own, rows (N, M, K) @ y <= limits (N, M): an x
+    (1, ...) of the box whose answer is within its limits, or None. The gap that is worst is closed
+    by steps that shrink from a quarter of the box.
+    """
     for step in range(steps + 1):
         look()
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             y = graph.run(x)[graph.output].flatten(1)
-            gap = (y @ question.rows.T - question.limits).amax(1)
+            gap = ((rows @ y[:, :, None])[..., 0] - limits).amax(1)
             (slope,) = torch.autograd.grad(gap.sum(), x)
-        found = nearest(question, x.detach(), y.detach())
-        if found is not None or step == steps:
-            return found
+        met = (gap <= 0).nonzero()[:, 0]
+        if len(met):
+            return x.detach()[met[:1]].clone()
         length = 0.25 * (1 - step / steps) + 0.001
-        x = torch.minimum(torch.maximum(x.detach() - length * width * slope.sign(), low), high)
+        x = x.detach() - length * (high - low) * slope.sign()
+        x = torch.minimum(torch.maximum(x, low), high)
     return None

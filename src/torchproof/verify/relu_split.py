@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchproof.verify.bounds import Pass
 from torchproof.verify.clock import OutOfTime, limit, look
+from torchproof.verify.falsify import descended
 from torchproof.verify.hinge_bounds import Bounder, Parts
 from torchproof.verify.hinge_leaf import leaf
 from torchproof.verify.hinge_parts import Neurons
@@ -23,6 +24,7 @@ from torchproof.verify.question import Verdict
 STEPS, ROOT_STEPS, TRIED = 5, 40, 3  # of the search for slopes and multipliers; candidates
 MOST, ENTRIES = 1024, 2**21  # parts that are bounded at once, entries of their largest tensor
 MEMORY = 2**31  # bytes of parts that wait
+NEAR, DESCENT = 4, 10  # inputs that a search goes on from, its steps
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,18 @@ class Tree:
         self.lower.scatter_reduce_(0, parts.question, parts.lower, "amin")
 
     def _try(self, question: Tensor, x: Tensor) -> None:
-        """Runs inputs x (N, ...) through the network; keeps one that answers its question."""
+        """Runs inputs x (N, ...) through the network, and goes on from the nearest; keeps one that
+        answers its question.
+        """
         graph = self.bounder.neurons.passed.walk.graph
         with torch.no_grad():
             y = graph.run(x)[graph.output].flatten(1)
         rows, limits = self.bounder.rows[question], self.bounder.limits[question]
-        met = ((y[:, None] @ rows.mT)[:, 0] <= limits).all(1)
-        if bool(met.any()):
-            self.found = x[met][0].clone()
+        gap = ((y[:, None] @ rows.mT)[:, 0] - limits).amax(1)
+        near = gap.topk(min(NEAR, len(gap)), largest=False).indices
+        box = self.bounder.inside.box()
+        found = descended(graph, x[near], rows[near], limits[near], box.lower, box.upper, DESCENT)
+        self.found = None if found is None else found[0]
 
     def _leaves(self, parts: Parts) -> None:
         """Parts without open neurons: closed by a linear programme, or not at all."""
