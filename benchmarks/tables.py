@@ -56,7 +56,7 @@ def store(name: str, record: dict[str, Any], text: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     about = record["facts"]
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-    foot = [f"{about['date']}, {about['threads']} thread(s), CPU, float32; {versions}."]
+    foot = [f"{about['date']}, {about['threads']} thread(s), CPU, {about['dtype']}; {versions}."]
     foot += [f"Not there: {name}, {reason}." for name, reason in about["missing"].items()]
     text += "\n" + "\n".join(foot) + f"\n\n`{about['command']}`\n"
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -122,7 +122,7 @@ def main() -> int:
             f"# VNN-COMP instances\n\nA seeded sample of {given.sample} per benchmark, "
             f"{given.timeout:g} s each, one thread, reading and tracing included.\n\n{body}"
         )
-        store(given.out, {"facts": facts({}, {}), "records": kept}, text)
+        store(given.out, {"facts": facts({}, {}) | {"dtype": "float64"}, "records": kept}, text)
     return 0 if sound else 1
 
 
