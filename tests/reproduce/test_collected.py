@@ -34,10 +34,22 @@ def test_a_page_has_every_verdict_and_table(tmp_path: Path) -> None:
 
 
 def test_a_page_has_what_was_measured_beside_the_table(tmp_path: Path) -> None:
-    stored(tmp_path, "one", Row.share("AT: under noise", [1, 2], [5, 5]))
-    (tmp_path / "one" / "comparison.md").write_text("about one\n")
+    more = Row.share("AT: under noise", [1, 2], [5, 5])
+    deeper = Row.share("a deeper network, AT: clean", [1, 2], [5, 5])
+    stored(tmp_path, "one", more, deeper)
+    (tmp_path / "one" / "comparison.md").write_text("about one\n\n| m |\n|---|\n| AT `AT()` |\n")
     page = collected(tmp_path, "All of it", ["one"])
-    assert "about one" in page and "| AT: under noise | 10 |" in page and "AT: clean" not in page
+    assert "about one" in page and "| AT: under noise | 10 |" in page
+    assert "| a deeper network, AT: clean | 10 |" in page and "| AT: clean" not in page
+
+
+def test_figures_without_a_unit_are_no_percentages(tmp_path: Path) -> None:
+    loss = Row(what="loss, nats", ours=(2.0, 2.02), n=5, unit="", published=1.5)
+    stored(tmp_path, "one", loss)
+    outcome = Outcome.model_validate_json((tmp_path / "one" / "outcome.json").read_text())
+    for rows in ((loss,), outcome.rows):  # without intervals, and with some
+        table = outcome.model_copy(update={"rows": rows}).table()
+        assert "2.01 ± 0.0141 |" in table and "| 1.5 |" in table and "201" not in table
 
 
 def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

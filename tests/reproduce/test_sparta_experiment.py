@@ -46,6 +46,10 @@ def test_the_verdict_follows_its_thresholds() -> None:
     assert judge(lines(0.5), ())[0] == NOT_HERE
     assert judge(lines(0.501), ())[0] == NOT_HERE  # one image of a thousand
     assert judge(lines(0.53, wide=0.54), ())[0] == NOT_HERE
+    uneven = lines(0.53)  # +3 and +15 points: two seeds that far apart say little
+    found = {0: cells(0.53)[0], 1: cells(0.65)[0]}
+    uneven[SPARTA] = line_of(SPARTA, "AT", found, cells(0.5))
+    assert judge(uneven, ())[0] == NOT_HERE
     assert judge(lines(0.53, clean=0.89), ())[0] == NOT_HERE
     assert judge(lines(0.45), ())[0] == AGAINST
     assert judge(lines(0.53, left=0.06), ())[0] == AGAINST

@@ -19,10 +19,12 @@ from torchproof.recipes.comparison import Cell, Line, line_of
 from torchproof.reproduce import (
     EXPERIMENTS,
     Request,
+    Row,
     awp,
     friendly,
     interpolated,
     jsigr,
+    overfitting,
     selfpaced,
     single_step,
 )
@@ -33,6 +35,26 @@ STUDIES = {name: made for name, made in EXPERIMENTS.items() if isinstance(made, 
 
 def request(tmp_path: Path, **more: Any) -> Request:
     return Request(tmp_path / "out", data_dir=tmp_path, say=lambda text: None, **more)
+
+
+def test_robust_overfitting_needs_both_halves() -> None:
+    """The fall of held-out accuracy, and better test accuracy of the weights chosen by it."""
+    at = line("AT")
+    fallen = {
+        seed: cell.model_copy(update={"overfitting": 0.05}) for seed, cell in at.cells.items()
+    }
+    lines = {"AT": at.model_copy(update={"cells": fallen})}
+
+    def rows(held: float, last: float) -> list[Row]:
+        return [
+            Row.share(f"AT, weights {name}: fast", [round(100 * share)] * 3, [100] * 3)
+            for name, share in zip(overfitting.NAMES, (held, last), strict=True)
+        ]
+
+    assert overfitting.judge(lines, rows(0.5, 0.4))[0] == "shows"
+    assert overfitting.judge(lines, rows(0.4, 0.4))[0] == "does not show at this scale"
+    assert overfitting.judge(lines, ())[0] == "does not show at this scale"
+    assert overfitting.judge({"AT": at}, rows(0.5, 0.4))[0] == "does not show at this scale"
 
 
 @pytest.mark.parametrize("name", STUDIES)

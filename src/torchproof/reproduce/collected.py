@@ -6,6 +6,7 @@ FOLDER holds a folder per experiment, as `torchproof reproduce NAME --out FOLDER
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +39,12 @@ def _tables(comparison: Path, outcome: Outcome) -> str:
     """The table of methods, where there is one, and what was measured beside it."""
     if not comparison.exists():
         return _without_title(outcome.table())
-    known = (": clean", f": {outcome.settings.get('suite')}")
-    more = tuple(row for row in outcome.rows if not row.what.endswith(known))
     table = comparison.read_text(encoding="utf-8").rstrip()
+    names = re.findall(r"^\| (.+?) `", table, re.MULTILINE)
+    known = {
+        f"{name}: {what}" for name in names for what in ("clean", outcome.settings.get("suite"))
+    }
+    more = tuple(row for row in outcome.rows if row.what not in known)
     if not more:
         return table
     return f"{table}\n\n{_without_title(outcome.model_copy(update={'rows': more}).table())}"

@@ -65,6 +65,15 @@ class Row(BaseModel):
         return f"{100 * value:.1f}" if self.unit else f"{value:.{self.digits}g}"
 
     @property
+    def known(self) -> str:
+        """What was published, with its setting."""
+        text = "–"
+        if self.published is not None:  # with the digits that it was published with
+            scaled = 100 * self.published if self.unit else self.published
+            text = f"{scaled:.4g} {self.unit}".strip()
+        return f"{text} ({self.setting})" if self.setting else text
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.ours)
 
@@ -116,11 +125,8 @@ class Outcome(BaseModel):
             "|---|---:|---|",
         ]
         for row in self.rows:
-            published = "–" if row.published is None else f"{100 * row.published:.2f} %"
-            note = f"{published} ({row.setting})" if row.setting else published
-            lines.append(
-                f"| {row.what} | {100 * row.mean:.1f} ± {100 * row.spread:.1f} % | {note} |"
-            )
+            ours = f"{row.text(row.mean)} ± {row.text(row.spread)} {row.unit}".strip()
+            lines.append(f"| {row.what} | {ours} | {row.known} |")
         return "\n".join(lines) + "\n"
 
     def _with_intervals(self) -> list[str]:
@@ -133,9 +139,7 @@ class Outcome(BaseModel):
             ours = f"{row.text(row.mean)} ± {row.text(row.spread)} {row.unit}".strip()
             low, high = row.ci95 or (None, None)
             within = "–" if low is None or high is None else f"{row.text(low)} to {row.text(high)}"
-            known = "–" if row.published is None else f"{row.text(row.published)} {row.unit}"
-            note = f"{known} ({row.setting})" if row.setting else known
-            lines.append(f"| {row.what} | {row.n} | {ours} | {within} | {note} |")
+            lines.append(f"| {row.what} | {row.n} | {ours} | {within} | {row.known} |")
         return lines
 
 

@@ -10,7 +10,7 @@ from torchproof.reproduce.study import MNIST, Study, points
 
 
 def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
-    """Clean accuracy not more than half a point below AT's, robust accuracy at most 10 points below
+    """Clean accuracy not more than half a point below AT's, robust accuracy at most 6 points below
     and 2 above it, and fewer gradients per image than AT takes.
     """
     plain, ours = lines["AT"], lines["FAT, tau 0"]
@@ -23,7 +23,7 @@ def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
     )
     if clean < -0.02 and robust < -0.1:
         return "contradicts", text
-    shows = clean >= -0.005 and -0.10 <= robust <= 0.02 and spent < 1
+    shows = clean >= -0.005 and -0.06 <= robust <= 0.02 and spent < 1
     return ("shows" if shows else "does not show at this scale"), text
 
 

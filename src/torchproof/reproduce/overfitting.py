@@ -15,10 +15,12 @@ from torchproof.recipes.small import SETTINGS
 from torchproof.reproduce.experiment import Request, Row, Verdict
 from torchproof.reproduce.study import Study, points
 
+NAMES = ("chosen on held-out images", "last")
 
-def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
+
+def judge(lines: Mapping[str, Line], rows: Sequence[Row]) -> tuple[Verdict, str]:
     """Held-out robust accuracy falls by at least 2 points from its best to the last epoch, in the
-    mean over the seeds.
+    mean over the seeds, and in every seed the weights chosen by it withstand more on test images.
     """
     cells = lines["AT"].cells.values()
     falls = [cell.overfitting or 0.0 for cell in cells]
@@ -29,14 +31,27 @@ def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
         f"(per seed {', '.join(f'{100 * f:.1f}' for f in falls)}); PGD-20 accuracy of the last "
         f"weights on training images is {points(gap)} against test images"
     )
-    return ("shows" if mean >= 0.02 else "does not show at this scale"), text
+    held, last = (_shares(rows, name) for name in NAMES)
+    text += (
+        f"; on test images the weights {NAMES[0]} keep {_listed(held)} %, the last {_listed(last)}"
+    )
+    better = bool(held) and all(a > b for a, b in zip(held, last, strict=True))
+    return ("shows" if mean >= 0.02 and better else "does not show at this scale"), text
+
+
+def _shares(rows: Sequence[Row], name: str) -> tuple[float, ...]:
+    return next((row.ours for row in rows if row.what.startswith(f"AT, weights {name}:")), ())
+
+
+def _listed(shares: Sequence[float]) -> str:
+    return ", ".join(f"{100 * share:.1f}" for share in shares)
 
 
 def both(request: Request, table: Table, found: Comparison) -> tuple[Row, ...]:
     """Robust accuracy of the weights chosen on held-out images beside that of the last weights."""
     plan, how = table.rows["AT"], table.evaluate
     test = load(plan.data, data_dir=request.data_dir, split="test").take(how.n)
-    hits: dict[str, list[int]] = {"chosen on held-out images": [], "last": []}
+    hits: dict[str, list[int]] = {name: [] for name in NAMES}
     for seed in table.seeds:
         folder = request.out / "runs" / "AT" / f"seed{seed}"
         for name, path in zip(hits, (folder, folder / "last.safetensors"), strict=True):
