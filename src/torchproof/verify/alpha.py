@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from torchproof.verify.adam import uphill
 from torchproof.verify.linear import Walk
 
 RATE, DECAY = 0.25, 0.98  # of Adam, per step
-_BETAS = (0.9, 0.999)
 
 
 def optimised(
@@ -49,7 +49,8 @@ def optimised(
         for name, slant in zip(names, slants, strict=True):
             slopes[name] = slopes[name].detach()
             if slant is not None:  # a node behind the start has no part in it
-                slopes[name] = _moved(slopes[name], slant, moments[name], step)
+                moved = uphill(slopes[name], slant, moments[name], step, RATE * DECAY ** (step - 1))
+                slopes[name] = moved.clamp_(0, 1)
         if not bool(keep.all()):
             live = live[keep]
             slopes = {name: slope[keep] for name, slope in slopes.items()}
@@ -63,13 +64,3 @@ def _initial(walk: Walk, name: str, example: Tensor) -> Tensor:
     assert held.free is not None
     place = (held.low[0] - held.free) / (1 - held.free).clamp_min(1e-6)
     return place.nan_to_num(0.0).clamp(0, 1)[example].contiguous()
-
-
-def _moved(slope: Tensor, slant: Tensor, moments: tuple[Tensor, Tensor], step: int) -> Tensor:
-    """One step of Adam uphill, within [0, 1]; writes over the moments."""
-    first, second = moments
-    first.lerp_(slant, 1 - _BETAS[0])
-    second.lerp_(slant.square(), 1 - _BETAS[1])
-    rate = RATE * DECAY ** (step - 1) / (1 - _BETAS[0] ** step)
-    spread = (second / (1 - _BETAS[1] ** step)).sqrt_().add_(1e-8)
-    return (slope + rate * first / spread).clamp_(0, 1)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from torchproof.verify.adam import uphill
 from torchproof.verify.clock import OutOfTime
 from torchproof.verify.hinge_parts import Neurons
 from torchproof.verify.inputs import InputSet
 
-RATES, DECAY, BETAS = (0.1, 0.3, 0.1), 0.95, (0.9, 0.999)
-"""Of Adam: rates of slopes, multipliers (of the size of rows at hinges) and shares; moments."""
+RATES, DECAY = (0.1, 0.3, 0.1), 0.95
+"""Of Adam: rates of slopes, multipliers (in units of the rows at hinges) and shares; per step."""
 
 
 @dataclass
@@ -175,18 +176,16 @@ class Bounder:
     def _moved(
         self, ask: _Ask, moments: list[tuple[Tensor, Tensor]], step: int, size: Tensor
     ) -> list[Tensor]:
-        """One step of Adam uphill, the first with step 0; writes over the moments."""
+        """The variables one step on, the first with step 0; writes over the moments."""
         rates = (RATES[0], RATES[1] * size, RATES[2])
         ends = ((0.0, 1.0), (0.0, None), (1e-6, None))
-        slants, moved = _slants(ask.lower, ask.variables), []
-        for i, value in enumerate(ask.variables):
-            first, second = moments[i]
-            first.lerp_(slants[i], 1 - BETAS[0])
-            second.lerp_(slants[i].square(), 1 - BETAS[1])
-            spread = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-12)
-            rate = rates[i] * DECAY**step / (1 - BETAS[0] ** (step + 1))
-            moved.append((value.detach() + rate * first / spread).clamp(*ends[i]))
-        return moved
+        slants = _slants(ask.lower, ask.variables)
+        return [
+            uphill(v.detach(), slants[i], moments[i], step + 1, rates[i] * DECAY**step).clamp(
+                *ends[i]
+            )
+            for i, v in enumerate(ask.variables)
+        ]
 
     def _scores(self, parts: Parts, ask: _Ask) -> Tensor:
         """(N, U) what the lines of a neuron may lose in the bounds: above it at 0, below it at the

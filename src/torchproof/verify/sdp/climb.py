@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core import keys
+from torchproof.verify.adam import uphill
 from torchproof.verify.sdp.eigenvalue import lanczos
 from torchproof.verify.sdp.lifted import Lifted
 from torchproof.verify.sdp.products import ONE_OF, WITHIN, Quadratic, crown
@@ -84,7 +85,7 @@ class Climb:
         ups = (-count[:, :, None] * lost * self.gate, up_kappa * lifted.mask)
         rate = self.rate * DECAY**part
         for value, up, moment in zip(self.now, ups, self.moments, strict=True):
-            _adam(value, up, moment, self.made, rate)
+            value.copy_(uphill(value, up, moment, self.made, rate, (BETA, BETA)))
         free = self.now[0][:, ONE_OF].clone()
         self.now[0].clamp_min_(0)[:, ONE_OF] = free
         self.now[1][:, 1:].clamp_min_(0)
@@ -171,14 +172,3 @@ def noise(lifted: Lifted, step: int) -> Tensor:
     drawn = keys.normal(key, step, tuple(mask.shape[1:]), dtype=lifted.rows.dtype) * mask
     size: Tensor = drawn.norm(dim=1, keepdim=True)
     return drawn / size
-
-
-def _adam(
-    value: Tensor, slant: Tensor, moment: tuple[Tensor, Tensor], step: int, rate: float
-) -> None:
-    """One step uphill; writes over the value and the moments."""
-    first, second = moment
-    first.lerp_(slant, 1 - BETA)
-    second.lerp_(slant.square(), 1 - BETA)
-    fresh = 1 - BETA**step
-    value.add_(rate * (first / fresh) / ((second / fresh).sqrt_().add_(1e-8)))
