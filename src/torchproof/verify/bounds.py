@@ -188,30 +188,11 @@ class Pass:
     def _tighten(self, names: Sequence[str], known: Relaxation) -> None:
         """Walks back from the entries of the inputs for which it may make a difference."""
         for name in names:
-            curved, mixing = self._behind(name)
-            sharp = mixing <= 1 and isinstance(self.walk.inside.ball.norm, Linf)
-            before, meet = self.intervals[name], self.bound.meet or known.bounded
-            if not curved and not sharp:  # affine in the input: a walk is exact
-                self.intervals[name] = self._walked(
-                    name, before, torch.ones_like(before.lower, dtype=torch.bool), meet
-                )
-            elif curved and self.bound.middle == "linear":
-                self.intervals[name] = self._walked(name, before, known.open([before]), meet)
-
-    def _behind(self, name: str) -> tuple[bool, int]:
-        """Whether nonlinear operations lead to the node, and how many affine ones that mix entries:
-        with none or one of these, intervals from a box are exact.
-        """
-        graph, seen, todo = self.walk.graph, set(), [name]
-        while todo:
-            current = todo.pop()
-            if current not in seen and current in graph.by_name:
-                seen.add(current)
-                todo += graph.inputs(graph.by_name[current])
-        nodes = [graph.by_name[n] for n in seen]
-        mixing = sum(n.kind not in APART and len(graph.inputs(n)) == 1 for n in nodes)
-        joining = sum(len(graph.inputs(n)) > 1 for n in nodes)
-        return any(nonlinear(n, graph) for n in nodes), mixing + 2 * joining
+            before = self.intervals[name]
+            open_ = sought(self.walk.graph, name, before, known, self.bound, self.walk.inside)
+            if open_ is not None:
+                meet = self.bound.meet or known.bounded
+                self.intervals[name] = self._walked(name, before, open_, meet)
 
     def _walked(self, name: str, before: Interval, open_: Tensor, meet: bool) -> Interval:
         lower, upper = before.lower.clone(), before.upper.clone()
@@ -228,3 +209,32 @@ class Pass:
         return Interval(
             torch.minimum(after.lower, after.upper), torch.maximum(after.lower, after.upper)
         )
+
+
+def sought(
+    graph: Graph, name: str, before: Interval, known: Relaxation, bound: Bound, inside: InputSet
+) -> Tensor | None:
+    """(B, ...) which entries that a nonlinear operation reads are to be bounded by walks back; None
+    where its interval `before` does. Walks are exact where no such operation is behind.
+    """
+    curved, mixing = _behind(graph, name)
+    sharp = mixing <= 1 and isinstance(inside.ball.norm, Linf)
+    if not curved and not sharp:
+        return torch.ones_like(before.lower, dtype=torch.bool)
+    return known.open([before]) if curved and bound.middle == "linear" else None
+
+
+def _behind(graph: Graph, name: str) -> tuple[bool, int]:
+    """Whether nonlinear operations lead to the node, and how many affine ones that mix entries:
+    with none or one of these, intervals from a box are exact.
+    """
+    seen, todo = set[str](), [name]
+    while todo:
+        current = todo.pop()
+        if current not in seen and current in graph.by_name:
+            seen.add(current)
+            todo += graph.inputs(graph.by_name[current])
+    nodes = [graph.by_name[n] for n in seen]
+    mixing = sum(n.kind not in APART and len(graph.inputs(n)) == 1 for n in nodes)
+    joining = sum(len(graph.inputs(n)) > 1 for n in nodes)
+    return any(nonlinear(n, graph) for n in nodes), mixing + 2 * joining

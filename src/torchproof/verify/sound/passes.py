@@ -16,12 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from torchproof.core.norms import Linf
-from torchproof.verify.bounds import Bound
+from torchproof.verify.bounds import Bound, sought
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
-from torchproof.verify.operators import AFFINE, APART, nonlinear, relaxation
+from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.sound.affine import affine, inexact, magnitude
 from torchproof.verify.sound.constants import doubts
@@ -129,26 +128,11 @@ class Pass:
 
     def _tighten(self, name: str, known: Relaxation) -> None:
         """Walks back from the entries for which it may make a difference, as `bounds.Pass` does."""
-        curved, mixing = self._behind(name)
-        sharp = mixing <= 1 and isinstance(self.walk.inside.ball.norm, Linf)
-        before, meet = self.intervals[name], self.bound.meet or known.bounded
-        if not curved and not sharp:
-            self._know(name, self._walked(name, before, torch.ones_like(before.lower) > 0, meet))
-        elif curved and self.bound.middle == "linear":
-            self._know(name, self._walked(name, before, known.open([before]), meet))
-
-    def _behind(self, name: str) -> tuple[bool, int]:
-        """Whether nonlinear operations lead to the node, and how many affine ones that mix."""
-        graph, seen, todo = self.walk.graph, set(), [name]
-        while todo:
-            current = todo.pop()
-            if current not in seen and current in graph.by_name:
-                seen.add(current)
-                todo += graph.inputs(graph.by_name[current])
-        nodes = [graph.by_name[n] for n in seen]
-        mixing = sum(n.kind not in APART and len(graph.inputs(n)) == 1 for n in nodes)
-        joining = sum(len(graph.inputs(n)) > 1 for n in nodes)
-        return any(nonlinear(n, graph) for n in nodes), mixing + 2 * joining
+        before = self.intervals[name]
+        open_ = sought(self.walk.graph, name, before, known, self.bound, self.walk.inside)
+        if open_ is not None:
+            meet = self.bound.meet or known.bounded
+            self._know(name, self._walked(name, before, open_, meet))
 
     def _walked(self, name: str, before: Interval, open_: Tensor, meet: bool) -> Interval:
         lower, upper = before.lower.clone(), before.upper.clone()
