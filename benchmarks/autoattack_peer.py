@@ -24,8 +24,8 @@ from counting import TOLERANCE
 from subjects import NETWORKS, Subject, subject
 from torch import Tensor, nn
 
+from torchproof.core.fingerprints import model_sha256
 from torchproof.core.norms import name_of
-from torchproof.evaluate.fingerprints import model_sha256
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 CACHE = Path(__file__).parent / "results" / "autoattack"

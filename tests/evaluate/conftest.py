@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.catalogue import apgd_t, fab_t, pgd, square
+from torchproof.core.fingerprints import model_sha256
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.evaluate import Member, Report, evaluate
-from torchproof.evaluate.fingerprints import model_sha256
 
 SIDE, CLASSES = 6, 4
 

@@ -13,11 +13,11 @@ from torchproof.attack.combine import EveryTarget
 from torchproof.attack.fmn import fmn
 from torchproof.attack.minimum import Unlimited
 from torchproof.core.errors import FileError, ResumeError
+from torchproof.core.fingerprints import model_sha256
 from torchproof.core.norms import L2, Linf
 from torchproof.core.objectives import TargetedMargin
 from torchproof.evaluate import RobustnessCurve, robustness_curve
 from torchproof.evaluate.curve.distances import NEAREST
-from torchproof.evaluate.fingerprints import model_sha256
 from torchproof.evaluate.ledger import read_records
 
 CHECK = [0.05, 0.1]

@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from torchproof.attack.catalogue import pgd, square
 from torchproof.attack.starts import Zero
+from torchproof.core.fingerprints import data_sha256, fingerprint, model_sha256
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.norms import L2, Linf
 from torchproof.core.threats import Threat
 from torchproof.evaluate import Member, Progress, Report, evaluate
-from torchproof.evaluate.fingerprints import data_sha256, model_sha256
-from torchproof.nn.fingerprint import fingerprint
 
 KEYS = (
     "schema date model model_sha256 data data_sha256 n threat suite seed device dtype quantised "

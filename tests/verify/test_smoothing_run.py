@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchproof.core.errors import FileError, InputError, ModelError, ResumeError, UnknownName
 from torchproof.core.journal import read_records
 from torchproof.verify.smoothing import ABSTAIN, Ablation, Gaussian, Smoothing, certify
-from torchproof.verify.smoothing.ledger import Ledger
 
 X = torch.rand(6, 1, 3, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -158,15 +157,6 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
         QUICK(linear(), X, Y, out=tmp_path / "run", resume=True)
     with pytest.raises(FileError, match="records"):
         read_records(tmp_path / "none")
-
-
-def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl", reason="files are locked on POSIX only")
-    first = Ledger.open({}, tmp_path, resume=False)
-    with pytest.raises(FileError, match="another process"):
-        Ledger.open({}, tmp_path, resume=True)
-    first.close()
-    Ledger.open({}, tmp_path, resume=True).close()
 
 
 def test_stored_counts_under_other_theories() -> None:

@@ -22,7 +22,7 @@ from torchproof.data import load
 from torchproof.evaluate.survey import APPROACHES, Subject, Survey, run, survey
 from torchproof.evaluate.survey.answers import Heard, Question
 from torchproof.evaluate.survey.checks import violations
-from torchproof.evaluate.survey.notes import Key
+from torchproof.evaluate.survey.key import Key
 from torchproof.evaluate.survey.worker import Ask, asking, asking_here
 from torchproof.nn import build
 from torchproof.reproduce.survey import networks, publish

@@ -19,11 +19,11 @@ from torchproof.compare.libraries import LIBRARIES
 from torchproof.compare.library import Library, Offer, Plan
 from torchproof.compare.record import Comparison, LibraryRecord
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.fingerprints import model_sha256 as weights_sha256
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.norms import name_of
 from torchproof.core.sites import Model
 from torchproof.core.threats import Threat, eps_text
-from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.identity import called, now
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.versions import versions

@@ -11,13 +11,13 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.fingerprints import model_sha256 as weights_sha256
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.room import Room, in_batches
 from torchproof.core.sites import Model
 from torchproof.corrupt import CORRUPTIONS, STRENGTHS, corrupt
 from torchproof.evaluate import identity
 from torchproof.evaluate.course import Progress
-from torchproof.evaluate.fingerprints import model_sha256 as weights_sha256
 from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.versions import versions

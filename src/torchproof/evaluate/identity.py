@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchproof.core.fingerprints import model_sha256
 from torchproof.core.norms import name_of
 from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat, Region, eps_text
-from torchproof.evaluate.fingerprints import model_sha256
 from torchproof.evaluate.ledger import Header
 from torchproof.evaluate.subject import Subject
 from torchproof.evaluate.suites import bounded

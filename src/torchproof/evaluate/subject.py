@@ -14,10 +14,10 @@ from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.checks import check, check_labels, check_logits, check_weights
 from torchproof.core.errors import InputError, ModelError
+from torchproof.core.fingerprints import data_sha256
 from torchproof.core.objectives import margin
 from torchproof.core.rejection import Rejecting
 from torchproof.core.sites import Model
-from torchproof.evaluate.fingerprints import data_sha256
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Networks for small images, their files, and readers for models made elsewhere."""
 
+from torchproof.core.fingerprints import fingerprint
 from torchproof.nn.activation_transfer import (
     activations_of,
     load_activations,
     save_activations,
     with_activations,
 )
-from torchproof.nn.fingerprint import fingerprint
 from torchproof.nn.insert import insert
 from torchproof.nn.loading import Loaded, load_model
 from torchproof.nn.networks import MODELS, Network, build, options_of

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import FileError, InputError, TorchproofError
 from torchproof.core.files import write
-from torchproof.nn.fingerprint import fingerprint
+from torchproof.core.fingerprints import fingerprint
 from torchproof.nn.foreign import load_state, read_foreign
 from torchproof.nn.networks import MODELS, Network, build
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from torchproof.core.errors import FileError, InputError, ModelError, TorchproofError
+from torchproof.core.fingerprints import fingerprint
 from torchproof.nn import cards
 from torchproof.nn.exported import read_exported
-from torchproof.nn.fingerprint import fingerprint
 from torchproof.nn.onnx_graph import read_onnx
 from torchproof.nn.robustbench import in_zoo, load_zoo
 

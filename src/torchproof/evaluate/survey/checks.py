@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from torchproof.core.journal import Record
-from torchproof.evaluate.survey.notes import Key
+from torchproof.evaluate.survey.key import Key
 from torchproof.evaluate.survey.record import Violation
 
 ATTACK, MINIMUM = "attack", "milp-alpha"

@@ -11,13 +11,14 @@ import torch
 
 from torchproof.attack.catalogue import apgd, pgd
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.notes import Notes
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import Threat
 from torchproof.evaluate.identity import now
 from torchproof.evaluate.survey.answers import Heard, Question
 from torchproof.evaluate.survey.approaches import of_kind
 from torchproof.evaluate.survey.checks import ATTACK, violations
-from torchproof.evaluate.survey.notes import Key, Notes
+from torchproof.evaluate.survey.key import SCHEMA, Key, key_of
 from torchproof.evaluate.survey.record import Survey
 from torchproof.evaluate.survey.subject import Network, Subject
 from torchproof.evaluate.survey.summary import cell
@@ -52,7 +53,7 @@ def survey(
         "seconds": seconds, "seed": seed, "attack": ATTACKS, "versions": versions(),
         "subjects": {s.name: s.identity() for s in subjects},
     }  # fmt: skip
-    notes = Notes.open(settings, out, resume)
+    notes = Notes.open(SCHEMA, key_of, settings, out, resume)
     start = time.monotonic()
     try:
         for subject in subjects:
@@ -87,7 +88,7 @@ def _own(method: str) -> bool:
     return method in ESTIMATES or not METHODS[method].same
 
 
-def _attack(subject: Subject, n: int, notes: Notes, seed: int) -> None:
+def _attack(subject: Subject, n: int, notes: Notes[Key], seed: int) -> None:
     """Margins at the worst points that attacks find, in float64."""
     x, y = subject.x[:n].double(), subject.y[:n]
     ids = torch.arange(len(x))
@@ -107,7 +108,8 @@ def _attack(subject: Subject, n: int, notes: Notes, seed: int) -> None:
         for i, key in enumerate(keys):
             right = bool((found[0][i] > 0).all())
             if key not in notes.records:
-                notes.add(key, right=right, upper=upper[i].tolist(), seconds=spent)
+                notes.add({"key": list(key), "right": right, "upper": upper[i].tolist(),
+                           "seconds": spent})  # fmt: skip
 
 
 def _points(
@@ -119,7 +121,7 @@ def _points(
 
 
 def _ask(
-    subject: Subject, n: int, seconds: float, methods: Sequence[str], notes: Notes, say: Say
+    subject: Subject, n: int, seconds: float, methods: Sequence[str], notes: Notes[Key], say: Say
 ) -> None:
     """Asks what has not been answered; a process is only started if there is something."""
     todo = [(t, m) for t in subject.threats for m in methods
@@ -138,7 +140,7 @@ def _ask(
 
 
 def _left(
-    subject: Subject, threat: Threat, method: str, n: int, seconds: float, notes: Notes
+    subject: Subject, threat: Threat, method: str, n: int, seconds: float, notes: Notes[Key]
 ) -> list[int]:
     """The images that a method is still to be asked about: those that are classified correctly, in
     order, until its time for all of them is over or it failed.
@@ -154,7 +156,7 @@ def _left(
 
 
 def _one(
-    subject: Subject, threat: Threat, method: str, image: int, seconds: float, notes: Notes,
+    subject: Subject, threat: Threat, method: str, image: int, seconds: float, notes: Notes[Key],
     ask: Ask,
 ) -> None:  # fmt: skip
     x = subject.x[image : image + 1].double().cpu().numpy()
@@ -166,4 +168,4 @@ def _one(
     finite = {k: [min(max(e, -1e300), 1e300) for e in v] for k, v in told.items()}
     times = {"seconds": round(heard.seconds, 4), "cpu": round(heard.cpu, 4)}
     key = Key(subject.name, str(threat), method, image)
-    notes.add(key, status=heard.status, **times, **finite, **more)
+    notes.add({"key": list(key), "status": heard.status, **times, **finite, **more})

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from torchproof.core.checks import check
 from torchproof.core.errors import InputError
+from torchproof.core.fingerprints import data_sha256, model_sha256
 from torchproof.core.threats import Threat
-from torchproof.evaluate.fingerprints import data_sha256, model_sha256
 from torchproof.verify import graph_of
 from torchproof.verify.graph import Graph
 

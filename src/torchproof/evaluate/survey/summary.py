@@ -9,7 +9,7 @@ from torchproof.core.journal import Record
 from torchproof.core.norms import name_of
 from torchproof.core.threats import Threat, eps_text
 from torchproof.evaluate.survey.checks import ATTACK, decided
-from torchproof.evaluate.survey.notes import Key
+from torchproof.evaluate.survey.key import Key
 from torchproof.evaluate.survey.record import Cell, Row, Share
 from torchproof.evaluate.survey.subject import Subject
 from torchproof.verify.methods import ESTIMATES, METHODS

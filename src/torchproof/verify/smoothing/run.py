@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchproof.core.checks import check, check_labels, check_weights
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.fingerprints import data_sha256, model_sha256
 from torchproof.core.journal import Record
+from torchproof.core.notes import Notes
 from torchproof.core.room import Room
 from torchproof.verify.smoothing.certify import ABSTAIN, certify, largest_radius, predict
 from torchproof.verify.smoothing.confidence import check_alpha, class_bounds
@@ -28,11 +31,12 @@ from torchproof.verify.smoothing.counting import (
     count,
     example_ids,
 )
-from torchproof.verify.smoothing.ledger import Ledger, fingerprint
 from torchproof.verify.smoothing.noise import ADDITIVE, Noise
 from torchproof.verify.smoothing.probabilities import whole
 from torchproof.verify.smoothing.summary import Log
 from torchproof.verify.smoothing.theories import NEYMAN_PEARSON
+
+SCHEMA = "torchproof.smoothing-ledger/1"
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,16 @@ class Smoothing:
         settings = self._settings(model, x, y, numbers, seed)
         classes = len(count(model, x[0], self.kernel, 1, int(numbers[0]), seed, "probe", room))
         check_labels(y, len(y), classes)
-        ledger = Ledger.open(settings, folder, resume)
+        notes = Notes.open(SCHEMA, itemgetter("id"), settings, folder, resume)
         try:
             for done, (i, label) in enumerate(zip(numbers.tolist(), y.tolist(), strict=True)):
-                if i not in ledger.records:
-                    ledger.add(_record(self, model, x[done], i, label, seed, room))
+                if i not in notes.records:
+                    notes.add(_record(self, model, x[done], i, label, seed, room))
                 if progress is not None:
                     progress(done + 1, len(x))
         finally:
-            ledger.close()
-        return SmoothingRun(self, tuple(ledger.records[i] for i in numbers.tolist()))
+            notes.close()
+        return SmoothingRun(self, tuple(notes.records[i] for i in numbers.tolist()))
 
     def predict(
         self, model: Model, x: Tensor, ids: Tensor | None = None, seed: int = 0, slots: int = SLOTS
@@ -142,8 +146,8 @@ class Smoothing:
             "runner_up": self.runner_up,
             "seed": seed,
             "examples": len(x),
-            "data_sha256": fingerprint([("x", x), ("y", y), ("ids", ids)]),
-            "model_sha256": _weights_sha256(model),
+            "data_sha256": data_sha256(x, torch.stack([y, ids.to(y)], 1)),
+            "model_sha256": model_sha256(model),
         }
 
 
@@ -196,15 +200,6 @@ class SmoothingRun:
     def settings(self) -> dict[str, Any]:
         """The settings as plain values."""
         return asdict(self.smoothing) | {"noise": repr(self.smoothing.kernel)}
-
-
-def _weights_sha256(model: Model) -> str | None:
-    """Over parameters and buffers by name; None for a function, whose inside cannot be seen."""
-    if not isinstance(model, nn.Module):
-        return None
-    named = dict(model.named_parameters(remove_duplicate=False))
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    return fingerprint(sorted({**named, **buffers}.items()))
 
 
 def _check_seed(seed: int) -> None:

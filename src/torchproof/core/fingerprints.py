@@ -12,23 +12,25 @@ from torch import Tensor, nn
 _BLOCK = 4096  # rows hashed at a time, so that a large set is never copied whole
 
 
-def model_sha256(model: Callable[[Tensor], Any]) -> str | None:
-    """Over all parameters and buffers by name: name, dtype, shape and bytes; None for a function.
+def fingerprint(model: nn.Module) -> str:
+    """Over all parameters and buffers by name: name, dtype, shape and bytes.
 
-    The digest does not depend on the device, on memory layout or on the train/eval flags.
+    The digest does not depend on the device, on the order of registration, on memory layout or on
+    the train/eval flags, and says nothing about the code of the model.
     """
-    if not isinstance(model, nn.Module):
-        return None
-    tensors: dict[str, Tensor] = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def model_sha256(model: Callable[[Tensor], Any]) -> str | None:
+    """`fingerprint`, and None for a function, whose inside cannot be seen."""
+    return fingerprint(model) if isinstance(model, nn.Module) else None
 
 
 def data_sha256(x: Tensor, y: Tensor) -> str:
