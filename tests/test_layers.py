@@ -19,9 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verify": {"core"},
     "train": {"core", "attack", "verify"},
     "evaluate": {"core", "attack", "corrupt", "verify"},
-    "diagnose": {"core", "attack"},
+    "diagnose": {"core", "nn", "data", "attack", "verify"},
+    "backdoor": {"core", "nn", "data", "attack", "verify"},
     "compare": {"core", "attack", "evaluate"},
-    "report": {"core", "evaluate"},
+    "report": {"core", "evaluate", "diagnose", "backdoor"},
     "recipes": {"core", "attack", "nn", "data", "train", "evaluate"},
     "reproduce": {
         "core",
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report",
         "recipes",
         "diagnose",
+        "backdoor",
     },
 }
 EVERYTHING = {"cli"}

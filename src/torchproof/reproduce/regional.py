@@ -63,9 +63,9 @@ REGIONS: dict[str, Mask | None] = {
 }
 PUBLISHED = (1 / 255, 250)
 SETTINGS = {
-    # steps four times as long reach as far (240/255) in a quarter of the passes
+    # steps eight times as long reach as far (240/255) in an eighth of the passes
     "small": Setting(
-        3, PUBLISHED, (4 / 255, 60),
+        10, PUBLISHED, (8 / 255, 30),
         (GLOBAL, "centre 150", "centre 120", "centre 90", "frame 166"),
         (GLOBAL, "centre 150", "centre 120"),
         tuple(zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)),
