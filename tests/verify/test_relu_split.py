@@ -89,16 +89,17 @@ def test_rows_have_to_be_met_together() -> None:
     low, high = torch.full((2,), -1.0, dtype=D), torch.full((2,), 1.0, dtype=D)
     passed = asked(net, low, high)
     rows = torch.eye(2, dtype=D)
-    for share in (0.1, 0.3, 0.9):
-        span = y.amax(0) - y.amin(0)
+    span = y.amax(0) - y.amin(0)
+    for share, verdict in ((0.1, "unsat"), (0.3, "unsat"), (0.9, "sat")):
         limits = y.amin(0) + share * span
-        truth = bool((y <= limits).all(1).any())
         margin = float((y - limits).amax(1).min())  # how near the grid comes
+        assert abs(margin) > 0.02 * float(span.max()), "the grid says too little"
+        assert verdict == ("sat" if margin <= 0 else "unsat")
+        assert bool((y <= limits).any(0).all())  # each alone can be met
         found = split_hinges(passed, [rows], [limits], 60)
-        if abs(margin) > 0.02 * float(span.max()):
-            assert found.verdict == ("sat" if truth else "unsat"), (share, margin)
-        if found.x is not None:
-            assert bool((net(found.x) <= limits).all())
+        assert found.verdict == verdict
+        assert (found.x is None) == (verdict == "unsat")
+        assert found.x is None or bool((net(found.x) <= limits).all())
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
@@ -197,3 +198,13 @@ def test_no_time_leaves_bounds_that_hold() -> None:
     split = split_hinges(passed, [row], [limit], 0.3, falsify=False)
     assert split.verdict in ("timeout", "unsat")
     assert float(split.lower) + float(limit) <= worst
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.Sigmoid])
+def test_without_hinges_there_is_nothing_to_split(activation: type[nn.Module]) -> None:
+    net = network(0, 3, 5, 3, activation=activation)
+    x = torch.rand(2, 1, 1, 3, dtype=D)
+    model, y = nn.Sequential(nn.Flatten(), net).eval(), torch.tensor([0, 1])
+    found = bab_margins(model, x, y, parse("linf:0.9")).lower
+    assert bool((found >= margins(model, x, y, parse("linf:0.9")) - 1e-9).all())
+    assert bool((found.amin(1) <= 0).any())  # not everything is settled before

@@ -148,7 +148,8 @@ class Pass:
             own = torch.split(start[part].transpose(0, 1), each)
             parts = [self._last(r.flatten(0, 1), part.repeat(len(r))) for r in own]
             found.append(torch.cat(parts).view(count, len(part)).T)
-        return torch.cat(found)
+        whole = torch.cat(found)  # numbers beyond the dtype say nothing
+        return torch.where(whole.isfinite(), whole, -torch.inf)
 
     def _last(self, rows: Tensor, example: Tensor) -> Tensor:
         start = {self.walk.graph.output: rows}
@@ -217,14 +218,14 @@ def sought(
     """(B, ...) which entries that a nonlinear operation reads are to be bounded by walks back; None
     where its interval `before` does. Walks are exact where no such operation is behind.
     """
-    curved, mixing = _behind(graph, name)
+    curved, mixing = behind(graph, name)
     sharp = mixing <= 1 and isinstance(inside.ball.norm, Linf)
     if not curved and not sharp:
         return torch.ones_like(before.lower, dtype=torch.bool)
     return known.open([before]) if curved and bound.middle == "linear" else None
 
 
-def _behind(graph: Graph, name: str) -> tuple[bool, int]:
+def behind(graph: Graph, name: str) -> tuple[bool, int]:
     """Whether nonlinear operations lead to the node, and how many affine ones that mix entries:
     with none or one of these, intervals from a box are exact.
     """

@@ -6,7 +6,7 @@ holds: the best of all steps counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Parts:
     """N parts. question: (N,) the one they are about; signs: (N, U) as in `Neurons.lines`; slopes,
     weights: (N, U) places of lower lines, and multipliers; shares: (N, M) of the question's rows,
     at least 0 and of any sum; lower: (N,) what the shared rows are above, less their limits;
-    choice: (N,) the neuron to be split at.
+    choice: (N,) the neuron to be split at; low, high: (N, U) bounds of what open neurons read; age:
+    (N,) splits since these were renewed.
     """
 
     question: Tensor
@@ -35,6 +36,9 @@ class Parts:
     shares: Tensor
     lower: Tensor
     choice: Tensor
+    low: Tensor
+    high: Tensor
+    age: Tensor
 
     def __len__(self) -> int:
         return len(self.question)
@@ -44,19 +48,27 @@ class Parts:
         """(N,) whether no input of the part can lead to an answer in question."""
         return self.lower > 0
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.tensors())
+
     def take(self, which: Tensor | slice) -> Parts:
-        return Parts(*(part[which] for part in self._tensors()))
+        return Parts(*(part[which] for part in self.tensors()))
+
+    def put(self, which: Tensor, other: Parts) -> None:
+        """Writes other parts over these, in the places `which`."""
+        for own, new in zip(self.tensors(), other.tensors(), strict=True):
+            own[which] = new
 
     def copy(self) -> Parts:
-        return Parts(*(part.clone() for part in self._tensors()))
+        return Parts(*(part.clone() for part in self.tensors()))
 
     def joined(self, other: Parts) -> Parts:
-        pairs = zip(self._tensors(), other._tensors(), strict=True)
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
         return Parts(*(torch.cat(pair) for pair in pairs))
 
-    def _tensors(self) -> tuple[Tensor, ...]:
-        own = (self.question, self.signs, self.slopes, self.weights, self.shares, self.lower)
-        return *own, self.choice
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, part.name) for part in fields(self))
 
 
 @dataclass(frozen=True)
@@ -98,12 +110,15 @@ class Bounder:
 
     def root(self) -> Parts:
         """The whole set, for each question; not bounded yet."""
-        count = len(self.limits)
-        signs = torch.zeros(count, len(self.neurons), dtype=torch.int8)
+        count, device = len(self.limits), self.limits.device
+        signs = torch.zeros(count, len(self.neurons), dtype=torch.int8, device=device)
         slopes = self.neurons.initial().expand(count, -1).float().clone()
-        shares, number = torch.ones_like(self.limits), torch.arange(count)
+        shares, number = torch.ones_like(self.limits), torch.arange(count, device=device)
         least = torch.full_like(self.limits[:, 0], -torch.inf)
-        return Parts(number, signs, slopes, torch.zeros_like(slopes), shares, least, number)
+        weights, reads = torch.zeros_like(slopes), (self.neurons.low, self.neurons.high)
+        low, high = (end.expand(count, -1).clone() for end in reads)
+        age = torch.zeros_like(number)
+        return Parts(number, signs, slopes, weights, shares, least, number, low, high, age)
 
     def quick(self, parts: Parts) -> Parts:
         """Bounds as the variables are."""
@@ -118,7 +133,8 @@ class Bounder:
         """
         found, scores = parts.copy(), torch.zeros_like(parts.signs, dtype=torch.float32)
         lowest: Tensor | None = self.inside.x.repeat(len(parts), *[1] * (self.inside.x.dim() - 1))
-        live, variables = torch.arange(len(parts)), self._variables(parts)
+        live = torch.arange(len(parts), device=parts.lower.device)
+        variables = self._variables(parts)
         moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in variables]
         for step in range(steps + 1):
             try:
@@ -151,9 +167,7 @@ class Bounder:
         place, weight, share = variables
         ask, count, neurons = _Ask(variables), len(parts), self.neurons
         root, graph = neurons.passed.walk, neurons.passed.walk.graph
-        reference = {name: value.expand(count, *value.shape[1:]) if name in graph.live else value
-                     for name, value in root.reference.items()}  # fmt: skip
-        lines = neurons.lines(parts.signs, place)
+        lines = neurons.lines(parts.signs, place, (parts.low, parts.high))
         ask.highs = {piece.node: lines[piece.node].high_at for piece in neurons.pieces}
         ask.lows = {piece.node: lines[piece.node].low_at for piece in neurons.pieces}
         if torch.is_grad_enabled():
@@ -164,13 +178,13 @@ class Bounder:
         start = {graph.output: rows.view(-1, *root.reference[graph.output].shape[1:])}
         for name, extra in neurons.rows(-parts.signs * weight, parts.signs != 0).items():
             start[name] = start[name] + extra if name in start else extra
-        walk = replace(root, reference=reference, lines=lines)
-        at, ask.at_input = walk.plane(start, torch.arange(count))
+        walk = replace(root, reference=neurons.reference(count), lines=lines)
+        each = torch.arange(count, device=rows.device)
+        at, ask.at_input = walk.plane(start, each)
         self.walked += count
         ask.lower = at - (share * self.limits[parts.question]).sum(1)
         if ask.at_input is not None:
-            none = torch.zeros(count, dtype=torch.long)
-            ask.lower = ask.lower + self.inside.lowest(ask.at_input, none)
+            ask.lower = ask.lower + self.inside.lowest(ask.at_input, torch.zeros_like(each))
         return ask
 
     def _moved(
@@ -193,12 +207,15 @@ class Bounder:
         """
         neurons, (up, down) = self.neurons, self._at_hinges(ask)
         rest = (1 - neurons.least) * ask.variables[0].detach()
-        below = torch.minimum(rest * -neurons.low, (1 - neurons.least - rest) * neurons.high)
-        return (up.abs() * below + down.abs() * neurons.gap) * (parts.signs == 0)
+        below = torch.minimum(rest * -parts.low, (1 - neurons.least - rest) * parts.high)
+        gap = neurons.upper(parts.low, parts.high)[1]
+        return (up.abs() * below + down.abs() * gap) * (parts.signs == 0)
 
     def _at_hinges(self, ask: _Ask) -> tuple[Tensor, Tensor]:
         """(N, U) the rows' positive and negative parts at the open hinges."""
         names = list(ask.lows)
+        if not names:
+            return ask.lower.new_zeros(len(ask.lower), 0), ask.lower.new_zeros(len(ask.lower), 0)
         slants = _slants(ask.lower, [*ask.lows.values(), *ask.highs.values()])
         up, down = (dict(zip(names, part, strict=True)) for part in
                     (slants[: len(names)], slants[len(names) :]))  # fmt: skip

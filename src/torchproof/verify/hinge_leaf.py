@@ -33,22 +33,23 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
     """The least of the question's worst row over one part; None where the solver has no answer."""
     neurons, inside = bounder.neurons, bounder.inside
     signs, size = part.signs[0], inside.x.numel()
-    lines = neurons.lines(part.signs, part.slopes.to(bounder.rows.dtype))
+    place, reads = part.slopes.to(bounder.rows.dtype), (part.low, part.high)
+    lines = neurons.lines(part.signs, place, reads)
     walk = replace(neurons.passed.walk, lines=lines)
     split = signs.nonzero()[:, 0]
-    one_hot = torch.zeros(len(split), len(signs), dtype=bounder.rows.dtype)
-    one_hot[torch.arange(len(split)), split] = signs[split].to(one_hot)
+    one_hot = bounder.rows.new_zeros(len(split), len(signs))
+    one_hot[torch.arange(len(split), device=split.device), split] = signs[split].to(one_hot)
     goal = bounder.rows[part.question[0]]
     answer = walk.reference[walk.graph.output].shape[1:]
     at, slopes = _planes(walk, {walk.graph.output: goal.view(-1, *answer)}, size)
     limits = bounder.limits[part.question[0]]
-    rows, ends = [np.c_[slopes, -np.ones(len(at)), np.zeros(len(at))]], [limits.numpy() - at]
+    rows, ends = [np.c_[slopes, -np.ones(len(at)), np.zeros(len(at))]], [limits.cpu().numpy() - at]
     if len(split):
         at_z, slopes_z = _planes(walk, neurons.rows(one_hot, one_hot != 0), size)
         rows.append(np.c_[-slopes_z, np.zeros(len(at_z)), -np.ones(len(at_z))])
         ends.append(at_z)
     box = inside.box()
-    low, high = ((t - inside.x).flatten().numpy() for t in (box.lower, box.upper))
+    low, high = ((t - inside.x).flatten().cpu().numpy() for t in (box.lower, box.upper))
     penalty = PENALTY * max(float(np.abs(slopes).sum(1).max()), 1e-6)
     found = linprog(
         np.r_[np.zeros(size), 1.0, penalty], A_ub=np.concatenate(rows), b_ub=np.concatenate(ends),
@@ -57,10 +58,11 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
     )  # fmt: skip
     if found.x is None or found.ineqlin.marginals is None:
         return None
-    x = inside.x + torch.from_numpy(found.x[:size]).view_as(inside.x)
-    multipliers = torch.from_numpy(-found.ineqlin.marginals).clamp_min(0)
+    device = inside.x.device
+    x = inside.x + torch.from_numpy(found.x[:size]).to(device).view_as(inside.x)
+    multipliers = torch.from_numpy(-found.ineqlin.marginals).to(device).clamp_min(0)
     whole = multipliers[: len(at)].sum()
-    weights = torch.zeros(1, len(signs), dtype=whole.dtype)
+    weights = whole.new_zeros(1, len(signs))
     weights[0, split] = multipliers[len(at) :] / whole
     proposed = replace(part, shares=multipliers[None, : len(at)] / whole, weights=weights)
     return Leaf(float(bounder.quick(proposed).lower), x)
@@ -69,6 +71,7 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
 def _planes(walk: Walk, start: dict[str, Tensor], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Values and slopes (R, inputs) of rows at some nodes, about the one example."""
     count = len(next(iter(start.values())))
-    at, slopes = walk.plane(start, torch.zeros(count, dtype=torch.long))
+    example = torch.zeros(count, dtype=torch.long, device=next(iter(start.values())).device)
+    at, slopes = walk.plane(start, example)
     flat = at.new_zeros(count, size) if slopes is None else slopes.flatten(1)
-    return at.detach().numpy(), flat.detach().numpy()
+    return at.detach().cpu().numpy(), flat.detach().cpu().numpy()

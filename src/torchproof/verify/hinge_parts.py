@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,15 +69,18 @@ class Neurons:
         """Are there no nonlinear operations but hinges?"""
         return all(held.free is not None for held in self.passed.walk.lines.values())
 
-    @cached_property
-    def chord(self) -> Tensor:
-        """(U,) slope of the upper line."""
-        return (self.high - self.least * self.low) / (self.high - self.low)
+    def upper(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, U) slopes of the upper lines of neurons that read what lies between low < 0 and
+        high > 0, and how far these lines are above the hinge at 0.
+        """
+        chord = (high - self.least * low) / (high - low)
+        return chord, (self.least - chord) * low
 
-    @cached_property
-    def gap(self) -> Tensor:
-        """(U,) how far the upper line is above the hinge at 0."""
-        return (self.least - self.chord) * self.low
+    def reference(self, count: int) -> dict[str, Any]:
+        """That of the pass, for so many parts."""
+        walk = self.passed.walk
+        return {name: value.expand(count, *value.shape[1:]) if name in walk.graph.live else value
+                for name, value in walk.reference.items()}  # fmt: skip
 
     def initial(self) -> Tensor:
         """(U,) the slopes of the lower lines of the pass, between the least (0) and 1."""
@@ -84,16 +88,18 @@ class Neurons:
         low = torch.cat([self.low[:0], *lows])
         return ((low - self.least) / (1 - self.least).clamp_min(1e-6)).clamp(0, 1)
 
-    def lines(self, signs: Tensor, place: Tensor) -> dict[str, Held]:
+    def lines(self, signs: Tensor, place: Tensor, reads: tuple[Tensor, Tensor]) -> dict[str, Held]:
         """The lines of R parts, each as an example of its own; signs (R, U): 1 above 0, -1 below,
-        0 open; place (R, U) in [0, 1]: where between the least slope and 1 open lower lines lie.
+        0 open; place (R, U) in [0, 1]: where between the least slope and 1 open lower lines lie;
+        reads: (R, U) bounds of what the neurons read, around 0 where these are open.
         """
         walk, count = self.passed.walk, len(signs)
         side = torch.where(signs > 0, torch.ones_like(self.least), self.least)
         chosen = self.least + (1 - self.least) * place
+        chord, gap = self.upper(*reads)
         low = torch.where(signs == 0, chosen, side)
-        high = torch.where(signs == 0, self.chord, side)
-        above = torch.where(signs == 0, self.gap, torch.zeros_like(self.gap))
+        high = torch.where(signs == 0, chord, side)
+        above = torch.where(signs == 0, gap, torch.zeros_like(gap))
         lines = {}
         for name, held in walk.lines.items():
             if held.free is None:

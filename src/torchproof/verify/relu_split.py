@@ -8,7 +8,7 @@ lines lose most, a few are tried with both signs, and the one whose worse half i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torchproof.verify.falsify import descended
 from torchproof.verify.hinge_bounds import Bounder, Parts
 from torchproof.verify.hinge_leaf import leaf
 from torchproof.verify.hinge_parts import Neurons
+from torchproof.verify.hinge_renewal import Renewal
 from torchproof.verify.question import Verdict
 
 STEPS, ROOT_STEPS, TRIED = 5, 40, 3  # of the search for slopes and multipliers; candidates
@@ -72,6 +73,10 @@ class Tree:
     parts: int = 0
     found: Tensor | None = None
     stuck: bool = False
+    renewal: Renewal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.renewal = Renewal(self.bounder)
 
     def run(self) -> Split:
         now, waiting, steps = self.bounder.root(), list[Parts](), ROOT_STEPS
@@ -81,7 +86,7 @@ class Tree:
                 look()
                 halves = now if steps == ROOT_STEPS else _halves(now)
                 open_, steps = self._settled(halves, steps), STEPS
-                if sum(part.slopes.nbytes * 2 for part in waiting) > MEMORY:
+                if sum(part.nbytes for part in waiting) > MEMORY:
                     verdict = "unknown"
                     break
                 now = _last([*waiting, open_], waiting, max(1, self._batch // 2))
@@ -93,7 +98,8 @@ class Tree:
             verdict, self.lower = "sat", torch.full_like(self.lower, -torch.inf)
         elif verdict is None:
             verdict = "unknown" if self.stuck else "unsat"
-        return Split(verdict, self.found, self.parts, self.lower, self.bounder.walked)
+        walked = self.bounder.walked + self.renewal.walked
+        return Split(verdict, self.found, self.parts, self.lower, walked)
 
     def _settled(self, parts: Parts, steps: int) -> Parts:
         """Those of the parts that bounds leave open, with the neurons that they are split at."""
@@ -109,6 +115,8 @@ class Tree:
                 self._try(rest.question, made.lowest[~closed])
             if self.found is not None:
                 break
+            rest.age += 1
+            self.renewal.renew(rest)
             split = (rest.signs == 0).any(1)
             self._leaves(rest.take(~split))
             rest, scores = rest.take(split), scores[split]
@@ -154,7 +162,7 @@ class Tree:
             return parts.choice
         count = min(TRIED, scores.shape[1])
         tried = scores.masked_fill(parts.signs != 0, -1.0).topk(count).indices
-        gains = torch.full(tried.shape, -torch.inf, dtype=self.lower.dtype)
+        gains = self.lower.new_full(tried.shape, -torch.inf)
         for i in range(count):
             look()
             halves = _halves(replace(parts, choice=tried[:, i]))
