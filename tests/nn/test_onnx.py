@@ -173,6 +173,26 @@ def old() -> Any:
     return proto
 
 
+def of_a_vector(*extra: Any, size: int = 3) -> Any:
+    """W2 relu(W1 x + b) for x (size,) without a batch, and what else is done to it."""
+    nodes = [
+        helper.make_node("MatMul", ["w1", "x"], ["a"]),
+        helper.make_node("Add", ["a", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        *extra,
+        helper.make_node("MatMul", ["w2", "r2" if extra else "r"], ["y"]),
+    ]
+    constants = {"w1": numbers(4, size), "b": numbers(4), "w2": numbers(2, 4)}
+    return model_proto(nodes, constants, (size,))
+
+
+def test_a_network_of_a_single_vector_takes_rows(tmp_path: Path, answers: Answers) -> None:
+    path = saved(of_a_vector(), tmp_path / "vector.onnx")
+    model, x = load_model(str(path)).model, torch.rand(5, 3)
+    expected = torch.stack([answers(path, one) for one in x])
+    torch.testing.assert_close(model(x), expected)
+
+
 def foreign_domain() -> Any:
     proto = bare()
     proto.graph.node[0].domain = "com.evil"
@@ -186,6 +206,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (foreign_domain, r"com\.evil"),
     (external, "weights in other files"),
     (two_inputs, "2 inputs"),
+    (lambda: of_a_vector(helper.make_node("Softmax", ["r"], ["r2"], axis=0)), "row by row"),
+    (lambda: model_proto([helper.make_node("Relu", ["x"], ["y"])], {}, ("n",)), "batch of images"),
     (old, "operator set 6"),
     (lambda: model_proto([helper.make_node("Relu", ["q"], ["y"])], {}, (1, 4)), "'q'"),
     (lambda: model_proto([], {}, (1, 4)), "never makes 'y'"),

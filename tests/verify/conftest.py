@@ -17,6 +17,7 @@ from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.threats import Threat
 from torchproof.verify import graph_of
 from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import InputSet
 
 
 class Golden(NamedTuple):
@@ -139,6 +140,31 @@ def threat() -> Callable[[str, bool], Threat]:
         return Threat(kind, eps) if box else Threat(kind, eps, low=-np.inf, high=np.inf)
 
     return made
+
+
+def _tried(net: nn.Module, x: Tensor, about: Threat, draws: int) -> Tensor:
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(draws)]
+    noise = torch.cat([torch.randn(x.shape, generator=g) for g in seeds])
+    scale = torch.tensor([0.1, 3.0]).repeat_interleave(len(x)).repeat(draws // 2)
+    ball = InputSet.of(x.repeat(draws, 1, 1, 1), about).ball
+    points = [torch.zeros_like(x), ball.project(noise * scale[:, None, None, None])]
+    points.append(ball.maximiser(noise))
+    ball = InputSet.of(x, about).ball
+    with torch.enable_grad():
+        at = x.clone().requires_grad_()
+        for z in net(at).sum(0):
+            (slope,) = torch.autograd.grad(z, at, retain_graph=True)
+            points += [ball.maximiser(slope), ball.maximiser(-slope)]
+    delta = torch.cat(points)
+    return x.repeat(len(delta) // len(x), 1, 1, 1) + delta
+
+
+@pytest.fixture(scope="session")
+def tried() -> Callable[[nn.Module, Tensor, Threat, int], Tensor]:
+    """`tried(net, x, threat, draws)`, (N, C, H, W): the centres x, so many random points (an even
+    number) and corners around each, and the corners that gradients point to.
+    """
+    return _tried
 
 
 @pytest.fixture(params=sorted(NETS))

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError
 from torchproof.verify import graph_of
+from torchproof.verify.bounds import CROWN, Pass
 from torchproof.verify.decide import decide
 from torchproof.verify.falsify import falsify
 from torchproof.verify.graph import Graph
-from torchproof.verify.input_split import split_inputs
+from torchproof.verify.input_split import Boxes, Planes, _rest, split_inputs
+from torchproof.verify.inputs import InputSet
 from torchproof.verify.question import Question
 from torchproof.verify.vnnlib import parse_property
 
@@ -134,3 +136,38 @@ def test_questions_that_cannot_be_meant(small: tuple[nn.Module, Graph]) -> None:
     mixed = PROPERTY.replace("(<= Y_0 {a})", "(<= Y_0 X_0)").format(b=0)
     with pytest.raises(ModelError, match="compares outputs with inputs"):
         decide(small[1], (2,), parse_property(mixed), 5)
+
+
+def test_any_answer_will_do_where_none_is_asked_for(small: tuple[nn.Module, Graph]) -> None:
+    text = "(declare-const Y_0 Real) (declare-const Y_1 Real)"
+    for i in range(2):
+        text += f"(declare-const X_{i} Real) (assert (and (<= X_{i} 1) (>= X_{i} -1)))"
+    assert decide(small[1], (2,), parse_property(text), 60).verdict == "sat"
+
+
+def test_numbers_beyond_float64_prove_nothing() -> None:
+    """Planes through exp(1000) are no planes, and cut nothing off."""
+
+    class Cup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = nn.Parameter(torch.tensor(1 / 3, dtype=D))
+
+        def forward(self, x: Tensor) -> Tensor:
+            moved = x + self.place
+            return moved.relu() + (-moved).relu() + 1e-9 * (1000 * (x - 1)).exp()
+
+    graph = graph_of(Cup().eval().requires_grad_(False), torch.zeros(1, 1, dtype=D))
+    ends = (torch.tensor([end], dtype=D) for end in (-3.0, 3.0))
+    question = Question(*ends, torch.ones(1, 1, dtype=D), torch.full((1,), 1e-3, dtype=D))
+    assert split_inputs(graph, question, 60).verdict == "sat"
+    inside = InputSet.between(question.low[None], question.high[None])
+    assert Pass.of(graph, inside, CROWN).lower(question.rows[None]).item() == -torch.inf
+
+
+def test_a_nan_cuts_nothing() -> None:
+    nan = torch.full((1, 1), torch.nan, dtype=D)
+    planes = Planes(nan, torch.ones(1, 1, 2, dtype=D), nan)
+    sides = torch.zeros(1, 2, dtype=D), torch.ones(1, 2, dtype=D)
+    rest = _rest(Boxes(*sides), planes, box(0, 1, [[1, 0]], [0.0]))
+    assert len(rest.low) == 2

@@ -159,10 +159,34 @@ def test_another_set_and_other_weights_are_rejected(written: Path) -> None:
     np.savez(written.with_suffix(".npz"), **arrays)
     from torchproof.verify.sound.chain import Chain
 
-    proof["network"]["sha256"] = Chain(tuple(layers), arrays, ()).sha256
+    proof["network"]["sha256"] = Chain(tuple(layers), arrays, (), (2, 6, 6)).sha256
     proof["set"]["eps"] /= 1.5
     other.write_text(json.dumps(proof))
     assert verdicts(other) == {"rejected"}
+
+
+@pytest.mark.parametrize("what", ["kernel", "input"])
+def test_the_same_numbers_in_other_shapes_are_other_weights(written: Path, what: str) -> None:
+    proof = json.loads(written.read_text())
+    with np.load(written.with_suffix(".npz")) as file:
+        arrays = {name: file[name] for name in file.files}
+    if what == "kernel":
+        (name,) = [n for n, a in arrays.items() if a.shape == (4, 2, 3, 3)]
+        arrays[name] = arrays[name].reshape(4, 2, 9, 1)
+        np.savez(written.with_suffix(".npz"), **arrays)
+    else:
+        proof["network"]["input"] = [2, 4, 9]
+        written.write_text(json.dumps(proof))
+    ((_, told),) = check(written)
+    assert told == "the weights are not those that it is about"
+
+
+@pytest.mark.parametrize("change", [{"label": 9}, {"label": None}, {"classes": []}, {"slopes": 3}])
+def test_nonsense_is_rejected(written: Path, change: dict[str, Any]) -> None:
+    proof = json.loads(written.read_text())
+    proof["examples"][0] |= change
+    written.write_text(json.dumps(proof))
+    assert check(written)[0][1].startswith("rejected")
 
 
 def test_no_sample_of_a_confirmed_set_has_a_smaller_margin(

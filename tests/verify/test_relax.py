@@ -152,3 +152,19 @@ def test_leaky_slopes_of_any_sign() -> None:
         assert bool((low[0] * points + low_at <= value + 1e-5).all())
         assert bool((high[0] * points + high_at >= value - 1e-5).all())
     assert isinstance(RELAXED["prelu"](nn.PReLU(3).weight.view(1, 3)), Hinge)
+
+
+@pytest.mark.parametrize("kind", ["square", "selu", "elu", "softplus", "gelu", "abs"])
+@pytest.mark.parametrize("size", [1e6, 1e9, 1e12])
+def test_lines_hold_on_huge_intervals(kind: str, size: float) -> None:
+    """The bends are in a part of the interval that halving it often does not find."""
+    arguments, function = FUNCTIONS[kind]
+    known = RELAXED[kind](*arguments)
+    at = Interval(-size * (1 - STEPS), size * (0.1 + 0.7 * STEPS))
+    low, low_at, high, high_at = known.lines([at])
+    near = torch.cat([STEPS * 20 - 10, at.lower, at.upper])[:, None]
+    z = near.clamp(at.lower, at.upper)
+    value, answer = function(z), known.range([at])
+    noise = 1e-14 * (value.abs() + ((low[0].abs() + high[0].abs()) * z.abs()))
+    for bottom, top in ((low[0] * z + low_at, high[0] * z + high_at), (answer.lower, answer.upper)):
+        assert bool((bottom <= value + noise).all()) and bool((value <= top + noise).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,9 +105,48 @@ def _graph(onnx: ModuleType, proto: Any, source: str) -> tuple[Graph, Shape]:
         bound[name] = attach(weights, name, nn.Parameter(tensor) if is_weight else tensor)
     dims = inputs[0].type.tensor_type.shape.dim
     shape = tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
-    if len(shape) < 2:
+    if shape in ((), (None,)):
         raise FileError(f"{source} for inputs of shape {shape}", "a batch of images", _REMEDY)
-    return Graph(weights, bound, tuple(steps), inputs[0].name, proto.graph.output[0].name), shape
+    first, last = inputs[0].name, proto.graph.output[0].name
+    if len(shape) == 1:
+        return _of_rows(weights, bound, steps, first, last, shape[0] or 0, source), (None, *shape)
+    return Graph(weights, bound, tuple(steps), first, last), shape
+
+
+def _of_rows(
+    weights: nn.Module, bound: dict[str, tuple[str, ...]], steps: list[Step], first: str,
+    last: str, size: int, source: str,
+) -> Graph:  # fmt: skip
+    """A graph of a single vector (n,) as one of rows (B, n): a matrix before the vector goes behind
+    it. Raises FileError where rows are not answered as the vectors are.
+    """
+    rows = [
+        replace(step, call=_turned)
+        if step.label.startswith("MatMul ") and getattr(step.args[0], "name", "") in bound
+        else step
+        for step in steps
+    ]
+    graph, vector = (Graph(weights, bound, tuple(s), first, last) for s in (rows, steps))
+    like = next((t for t in weights.state_dict().values() if t.is_floating_point()), None)
+    x = (
+        torch.linspace(-1.0, 1.3, 5 * size)
+        .view(5, size)
+        .to(torch.zeros(0) if like is None else like)
+    )
+    try:
+        with torch.no_grad():
+            together, alone = graph(x), torch.stack([vector(one) for one in x])
+        same = together.shape == alone.shape and torch.allclose(together, alone, 1e-4, 1e-5)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        same = False
+    if not same:
+        given = f"{source} for a single vector of {size}, with steps that do not go row by row"
+        raise FileError(given, "a batch in front", _REMEDY)
+    return graph
+
+
+def _turned(matrix: Tensor, rows: Tensor) -> Tensor:
+    return rows @ matrix.mT
 
 
 def _list(name: str, constants: Mapping[str, Tensor]) -> Any:

@@ -131,8 +131,8 @@ def _clipped(boxes: Boxes, planes: Planes, question: Question) -> Boxes:
         rest = terms.sum(1, keepdim=True) - terms
         room = (question.limits[row] - planes.at[:, row])[:, None] - rest
         edge = middle + room / torch.where(a == 0, torch.ones_like(a), a)
-        high = torch.where(a > 0, torch.minimum(high, edge), high)
-        low = torch.where(a < 0, torch.maximum(low, edge), low)
+        high = torch.where((a > 0) & (edge < high), edge, high)  # NaN cuts nothing
+        low = torch.where((a < 0) & (edge > low), edge, low)
     shape = boxes.low.shape
     return Boxes(low.view(shape), high.view(shape))
 

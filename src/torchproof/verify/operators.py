@@ -82,8 +82,12 @@ def _elu(alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0, *_: Any) -> 
     return Curve(function, (0.0,))
 
 
-def _clamp(low: float | None = None, high: float | None = None, *_: Any) -> Relaxation:
-    ends = tuple(float(end) for end in (low, high) if end is not None)
+def _clamp(low: Any = None, high: Any = None, *_: Any) -> Relaxation:
+    given = [end for end in (low, high) if end is not None]
+    if any(isinstance(end, torch.Tensor) and end.numel() > 1 for end in given):
+        expected = "numbers, or torch.minimum and torch.maximum"
+        raise ModelError("limits of clamp that differ from entry to entry", expected, "use these")
+    ends = tuple(map(float, given))
     return Curve(partial(torch.clamp, min=low, max=high), ends)
 
 
@@ -166,7 +170,7 @@ def _expected(node: Node, graph: Graph) -> bool:
     if node.kind not in AFFINE and node.kind not in RELAXED:
         return False
     for name, value in node.named.items():
-        kept = name == "dtype" and (value is None or value.is_floating_point)
+        kept = name == "dtype" and value in (None, torch.float32, torch.float64)  # others round
         if name not in HARMLESS and not kept:
             return False
     live = [i for i, a in enumerate(node.args) if getattr(a, "name", None) in graph.live]

@@ -176,6 +176,10 @@ class Curve(Relaxation):
             before, after = torch.where(rising, middle, before), torch.where(rising, after, middle)
         places = torch.cat([edges.expand(-1, *k.shape), before, after])
         values = sign * self.function(places) - k * places
+        if halvings == LAST:  # between the two, tangents there say how much less it can be
+            fall, rise = k - sign * self._slope(before), sign * self._slope(after) - k
+            hidden = torch.minimum(fall, rise).clamp_min(0) * (after - before)
+            values[len(edges) :] -= torch.cat([hidden, hidden])
         value, best = values.min(0, keepdim=True)
         return value[0], places.gather(0, best)[0]
 

@@ -23,22 +23,27 @@ FLAT = frozenset({"view", "reshape", "_unsafe_view", "flatten", "clone", "contig
 @dataclass(frozen=True)
 class Chain:
     """layers: kinds dense, conv, relu, and add, mul, div by a vector; arrays: what they hold, in
-    float32 where that is exact; before: the nodes whose answers ReLUs read, in order.
+    float32 where that is exact; before: the nodes whose answers ReLUs read, in order; input: the
+    shape of an example.
     """
 
     layers: tuple[dict[str, Any], ...]
     arrays: dict[str, Array]
     before: tuple[str, ...]
+    input: tuple[int, ...]
 
     @property
     def sha256(self) -> str:
-        """Of each layer's description (JSON, keys sorted) and its arrays (float64)."""
-        digest = hashlib.sha256()
+        """Of the input's shape, and of each layer's description (JSON, keys sorted), the shapes of
+        its arrays, and the arrays (float64): other shapes of the same numbers are another network.
+        """
+        digest = hashlib.sha256(json.dumps(self.input).encode())
         for layer in self.layers:
-            digest.update(json.dumps(layer, sort_keys=True).encode())
-            for key in ("weight", "bias"):
-                if key in layer:
-                    digest.update(self.arrays[layer[key]].astype("<f8").tobytes())
+            own = [self.arrays[layer[key]] for key in ("weight", "bias") if key in layer]
+            said = json.dumps([layer, [array.shape for array in own]], sort_keys=True)
+            digest.update(said.encode())
+            for array in own:
+                digest.update(array.astype("<f8").tobytes())
         return digest.hexdigest()
 
 
@@ -62,7 +67,8 @@ def chain_of(graph: Graph, x: Tensor) -> Chain:
             "dense and convolutional layers, ReLU, and sums, products and quotients with constants",
             "certify without a proof file, or fold other layers (batch norm) into these",
         )
-    return Chain(tuple(made.layers), made.arrays, tuple(made.before))
+    shape = tuple(x.shape[1:])
+    return Chain(tuple(made.layers), made.arrays, tuple(made.before), shape)
 
 
 class _Chaining:

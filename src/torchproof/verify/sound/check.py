@@ -52,10 +52,16 @@ def matrix(layer: dict[str, Any], w: A, shape: tuple[int, ...]) -> tuple[A, tupl
 def network(net: dict[str, Any], folder: Path) -> list[Layer]:
     """Its layers, from the file of weights, whose digest has to be that of the certificate."""
     stored, layers = np.load(folder / net["weights"], allow_pickle=False), list[Layer]()
-    digest, shape = hashlib.sha256(), tuple(net["input"])
+    digest, read = hashlib.sha256(json.dumps(net["input"]).encode()), []
     for layer in net["layers"]:
         w, b = (stored[layer[k]].astype("<f8") if k in layer else NONE for k in ("weight", "bias"))
-        digest.update(json.dumps(layer, sort_keys=True).encode() + w.tobytes() + b.tobytes())
+        said = [layer, [a.shape for k, a in (("weight", w), ("bias", b)) if k in layer]]
+        digest.update(json.dumps(said, sort_keys=True).encode() + w.tobytes() + b.tobytes())
+        read.append((layer, w, b))
+    if digest.hexdigest() != net["sha256"]:
+        raise Rejected("the weights are not those that it is about")
+    shape = tuple(net["input"])
+    for layer, w, b in read:
         if layer["kind"] in ("dense", "conv"):
             w, shape = matrix(layer, w, shape)
             b = np.repeat(b, len(w) // len(b)) if len(b) else np.zeros(len(w))
@@ -64,8 +70,6 @@ def network(net: dict[str, Any], folder: Path) -> list[Layer]:
             layers.append((layer["kind"], w.ravel(), NONE))
         else:
             raise Rejected(f"a layer that is not known: {layer['kind']}")
-    if digest.hexdigest() != net["sha256"]:
-        raise Rejected("the weights are not those that it is about")
     return layers
 
 
@@ -205,7 +209,7 @@ def check(path: Path) -> list[tuple[Any, str]]:
     """Each example's id and "confirmed", or why not."""
     proof, told = json.loads(path.read_text()), []
     try:
-        if proof["schema"] != "torchproof.proof/1":
+        if proof["schema"] != "torchproof.proof/2":
             raise Rejected("another kind of file")
         layers = network(proof["network"], path.parent)
     except Rejected as reason:
@@ -214,7 +218,7 @@ def check(path: Path) -> list[tuple[Any, str]]:
         try:
             check_example(layers, of, proof["set"])
             told.append((of["id"], "confirmed"))
-        except (Rejected, KeyError, ValueError, StopIteration) as reason:
+        except (Rejected, LookupError, TypeError, ValueError, StopIteration) as reason:
             told.append((of["id"], f"rejected: {reason}"))
     return told
 

@@ -28,7 +28,7 @@ from torchproof.verify.sound.chain import Chain, chain_of
 from torchproof.verify.sound.margins import ASSUMPTION, in_float64, refuse, slopes_found
 from torchproof.verify.sound.passes import Pass
 
-SCHEMA = "torchproof.proof/1"
+SCHEMA = "torchproof.proof/2"
 METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown")
 DIGITS = 9  # of intervals, from the largest of a layer
 ROOM = 1e-9  # by which other arithmetic may differ, as a share of a margin
