@@ -129,8 +129,31 @@ def test_the_readme_names_real_commands_and_options() -> None:
         assert {w for w in words if w.startswith("--")} <= options, line
 
 
-def test_every_page_of_the_navigation_is_there() -> None:
+PARTS = {"comparison.md", "sweep.md", "logs.md"}  # of results, which their pages link to
+
+
+def pages_of(nav: Any) -> list[str]:
+    """The paths of a navigation, whose sections may be nested."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [page for part in parts for page in pages_of(part)]
+
+
+def test_the_navigation_has_every_page_once() -> None:
     import yaml
 
-    pages = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    assert all((ROOT / "docs" / path).is_file() for page in pages for path in page.values())
+    listed = pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    docs = ROOT / "docs"
+    there = {str(path.relative_to(docs)) for path in docs.rglob("*.md") if path.name not in PARTS}
+    assert len(listed) == len(set(listed)) and set(listed) == there
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
+    lost = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists():
+                lost.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not lost

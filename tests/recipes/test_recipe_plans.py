@@ -14,11 +14,29 @@ from torchproof.core.errors import InputError, TorchproofError, UnknownName
 from torchproof.core.threats import parse
 from torchproof.nn import build, cards
 from torchproof.recipes import RECIPES, Plan, prepare, recipe, run, small
-from torchproof.train import AT, AWP, LGD, TRADES, Settings, Standard
+from torchproof.train import (
+    AT,
+    AWP,
+    JSIGR,
+    LGD,
+    MART,
+    RAT,
+    SWA,
+    TRADES,
+    BoundaryGuided,
+    LabelSmoothing,
+    Settings,
+    Standard,
+    Sum,
+)
 
 CPU = torch.device("cpu")
 TAUGHT = ("cifar10-hat", "cifar10-hgd")  # recipes with a teacher
-CONTINUED = ("cifar10-smoothadv-pretrained",)  # recipes that start from trained weights
+CONTINUED = (
+    "cifar10-smoothadv-pretrained",
+    "mnist-rat",
+    "mnist-ladder",
+)  # recipes that start from trained weights
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
 
 
@@ -47,7 +65,7 @@ def _taught(plan: Plan, path: Path, data: Path) -> Plan:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_prepares(folder: Path, name: str, tmp_path: Path) -> None:
-    plan = _taught(recipe(name), tmp_path, folder)
+    plan = _taught(recipe(name).model_copy(update={"n": None}), tmp_path, folder)
     before = torch.get_rng_state()
     ready = prepare(plan, folder, CPU)
     assert torch.equal(torch.get_rng_state(), before)
@@ -80,6 +98,41 @@ def test_the_published_settings(folder: Path) -> None:
     twins = recipe("digits-at"), recipe("digits-standard")
     assert twins[0].model_copy(update={"method": "Standard"}) == twins[1]
     assert isinstance(prepare(twins[1], None, CPU).method, Standard)
+
+
+def test_the_settings_of_terms_wrappers_and_fine_tunings(folder: Path, tmp_path: Path) -> None:
+    swa = prepare(recipe("cifar10-swa"), folder, CPU)
+    assert isinstance(swa.method, SWA) and (swa.method.start, swa.plan.settings.epochs) == (
+        0.5,
+        200,
+    )
+    smooth = prepare(recipe("cifar10-label-smoothing"), folder, CPU)
+    assert isinstance(smooth.method, LabelSmoothing) and smooth.method.amount == 0.1
+    assert (smooth.plan.settings.epochs, smooth.plan.settings.schedule) == (110, "tail")
+    mart = prepare(recipe("cifar10-mart"), folder, CPU)
+    assert isinstance(mart.method, MART) and (mart.method.lam, mart.method.steps) == (5, 10)
+    chosen = mart.plan.settings
+    assert (chosen.epochs, chosen.lr, chosen.weight_decay) == (120, 0.01, 3.5e-3)
+    assert "softplus" in recipe("cifar10-jsigr").model
+    terms = prepare(recipe("cifar10-jsigr"), folder, CPU).method
+    assert isinstance(terms, Sum) and [type(part) for part in terms.methods] == [AT, JSIGR]
+    for name, kind, images in (("mnist-rat", RAT, 500), ("mnist-ladder", BoundaryGuided, 4500)):
+        plan = recipe(name)
+        assert (plan.n, plan.start, plan.settings.held_out) == (images, "runs/mnist-standard", 0)
+        ready = prepare(_taught(plan.model_copy(update={"n": None}), tmp_path, folder), folder, CPU)
+        assert isinstance(ready.method, kind) and plan.model == recipe("mnist-standard").model
+        assert small(name).start == "runs/mnist-standard-small"
+
+
+def test_cards_say_what_a_method_has_to(tmp_path: Path) -> None:
+    """That of a network fine-tuned on LADDER's images, made in the run itself, and of none else."""
+    settings = Settings.of(epochs=1, batch_size=60, lr=0.01, held_out=0)
+    method = "BoundaryGuided('net.layers.1', unit='share', decoding=(1, 60, 1e-3))"
+    for text, labelled in ((method, True), ("Standard", False)):
+        plan = Plan(model="mlp(hidden=(8,))", method=text, settings=settings, n=120)
+        out = tmp_path / str(labelled)
+        list(run(prepare(plan, None, CPU), out))
+        assert ("not Lp-robust" in (out / "model.json").read_text()) == labelled
 
 
 def test_the_first_layer_of_the_cifar_recipes_normalises(folder: Path) -> None:

@@ -26,7 +26,11 @@ def test_a_page_has_every_verdict_and_table(tmp_path: Path) -> None:
     (tmp_path / "two" / "comparison.md").write_text("about two\n\n| a |\n|---|\n| 1 |\n")
     page = collected(tmp_path, "All of it", ["one", "two"])
     assert page.startswith("# All of it\n")
-    assert page.count("| shows | 7 of 10 |") == 2 and "[two](two/table.md)" in page
+    assert (
+        page.count("| shows | 7 of 10 | 1 |") == 2
+        and "All of them took at most 15" in page
+        and "[two](two/table.md)" in page
+    )
     assert "| AT: clean | 10 |" in page and "about two" in page
     assert page.count("# one") == 1  # the table's own title is left out
     assert main([str(tmp_path), str(tmp_path / "page.md"), "All of it", "one", "two"]) == 0
@@ -41,6 +45,19 @@ def test_a_page_has_what_was_measured_beside_the_table(tmp_path: Path) -> None:
     page = collected(tmp_path, "All of it", ["one"])
     assert "about one" in page and "| AT: under noise | 10 |" in page
     assert "| a deeper network, AT: clean | 10 |" in page and "| AT: clean" not in page
+
+
+def test_what_took_long_is_said(tmp_path: Path) -> None:
+    """By the outcome, or by the table's trainings where a resumed run forgot its first session."""
+    for name in ("short", "long", "resumed"):
+        stored(tmp_path, name)
+    path = tmp_path / "long" / "outcome.json"
+    path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": 900.6'))
+    table = "| m | seconds |\n|---|---:|\n| a `A` | 300 |\n| b `B` | 160 |\n"
+    (tmp_path / "resumed" / "comparison.md").write_text(table)
+    page = collected(tmp_path, "All of it", ["short", "long", "resumed"])
+    assert "Longer than 15 minutes: long (901 s), resumed (920 s). Seconds are" in page
+    assert "| 7 of 10 | 920 |" in page and "short (" not in page
 
 
 def test_figures_without_a_unit_are_no_percentages(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,24 @@ def _gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     point = x.clone().requires_grad_()
     loss = F.cross_entropy(copy.deepcopy(net).eval()(point), y, reduction="sum")
     return torch.autograd.grad(loss, point)[0]
+
+
+def _seeded(*parts: nn.Module, spread: float = 1.5, bias: float = 0.3) -> nn.Module:
+    net = nn.Sequential(*parts).double()
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in net.parameters():
+            size = spread / math.sqrt(p[0].numel()) if p.dim() > 1 else bias
+            p.copy_(size * torch.randn(p.shape, generator=g, dtype=torch.float64))
+    return net.train()
+
+
+@pytest.fixture(scope="session")
+def seeded() -> Callable[..., nn.Module]:
+    """`seeded(*parts, spread, bias)`: a float64 network in train mode with weights of standard
+    deviation spread / sqrt(inputs), and biases of `bias`, always the same.
+    """
+    return _seeded
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import itertools
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -44,38 +47,33 @@ from torchproof.train.certified import initialise
 from torchproof.train.method import drawn, read
 from torchproof.verify import margins
 
+Make = Callable[..., Any]
 EPS = 0.05
 THREAT = Threat(Linf(), EPS)
 OVER, HALF = Ramp(0.0, 0.4), Ramp(0.0, 1.0)  # at progress 0.5: reached, half way
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 
 
-def seeded(*parts: nn.Module) -> nn.Module:
-    """A float64 network in train mode whose weights are those of the seed."""
-    net = nn.Sequential(*parts).double()
-    g = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in net.parameters():
-            spread = 1 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.3
-            p.copy_(spread * torch.randn(p.shape, generator=g, dtype=torch.float64))
-    return net.train()
+@pytest.fixture(scope="module")
+def plain(seeded: Make) -> Make:
+    return functools.partial(seeded, spread=1.0)
 
 
 @pytest.fixture(scope="module")
-def mlp() -> nn.Module:
-    return seeded(nn.Flatten(), nn.Linear(25, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(),
+def mlp(plain: Make) -> nn.Module:
+    return plain(nn.Flatten(), nn.Linear(25, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(),
                   nn.Linear(6, 3))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def conv() -> nn.Module:
-    return seeded(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.ReLU(),
+def conv(plain: Make) -> nn.Module:
+    return plain(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.ReLU(),
                   nn.Flatten(), nn.Linear(16, 3))  # fmt: skip
 
 
-def normed() -> nn.Module:
+def normed(plain: Make) -> nn.Module:
     """With batch norm, whose statistics are those of some batch."""
-    net = seeded(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3))
+    net = plain(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([0.8, -1.1, 1.3]))
         for _ in range(30):
@@ -147,15 +145,15 @@ def test_ibp_is_the_loss_of_intervals_with_margins_merged(
     ],
     ids=lambda m: type(m).__name__,
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ["conv", "normed"])
+@pytest.mark.parametrize("kind", ["conv", "frozen_norm"])
 def test_gradients_equal_finite_differences(
     method: Method, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    net = request.getfixturevalue("conv") if kind == "conv" else frozen_norm()
+    net = request.getfixturevalue(kind)
     ready = method.prepare(net, batch(n=3))
-    live = [p for p in net.parameters() if p.dim() > 1 or kind == "normed"]
+    live = [p for p in net.parameters() if p.dim() > 1 or kind == "frozen_norm"]
     if isinstance(method, Sum):  # regularisers say nothing about the last layer
-        live = live[:-2] if kind == "normed" else live[:-1]
+        live = live[:-2] if kind == "frozen_norm" else live[:-1]
     slopes = torch.autograd.grad(method.losses(net, ready).sum(), live)
     for parameter, slope in zip(live, slopes, strict=True):
         entry, step = int(slope.abs().argmax()), 1e-6
@@ -171,15 +169,12 @@ def test_gradients_equal_finite_differences(
         assert measured != 0
 
 
-_FROZEN: list[nn.Module] = []
-
-
-def frozen_norm() -> nn.Module:
+@pytest.fixture(scope="module")
+def frozen_norm(plain: Make) -> nn.Module:
     """The network with batch norm in eval mode, so that losses do not move its statistics."""
-    if not _FROZEN:
-        _FROZEN.append(normed())
-        _FROZEN[0][1].eval()
-    return _FROZEN[0]
+    net = normed(plain)
+    net[1].eval()
+    return net
 
 
 def test_crown_ibp_goes_from_linear_bounds_to_intervals(conv: nn.Module) -> None:
@@ -262,8 +257,8 @@ def test_the_radius_that_is_due(conv: nn.Module) -> None:
         assert method.prepare(conv, before).adv is None
 
 
-def test_bounds_use_the_statistics_that_were_there_in_prepare() -> None:
-    net, b = normed(), batch()
+def test_bounds_use_the_statistics_that_were_there_in_prepare(plain: Make) -> None:
+    net, b = normed(plain), batch()
     method = IBP(THREAT, OVER, kappa=(0, 0))
     ready = method.prepare(net, b)
     mean = net[1].running_mean.clone()
@@ -338,9 +333,9 @@ def test_initial_weights_keep_the_width_of_intervals() -> None:
     assert widths[-1] / widths[0] == pytest.approx(1, abs=0.5)
 
 
-def test_new_parameters_are_traced_again_and_dead_models_forgotten() -> None:
+def test_new_parameters_are_traced_again_and_dead_models_forgotten(plain: Make) -> None:
     net, b, method = (
-        copy.deepcopy(seeded(nn.Flatten(), nn.Linear(25, 3))),
+        copy.deepcopy(plain(nn.Flatten(), nn.Linear(25, 3))),
         batch(),
         IBP(THREAT, OVER),
     )
@@ -380,11 +375,11 @@ def test_settings_that_cannot_be_meant(make: type[Method]) -> None:
         make()
 
 
-def test_networks_whose_bounds_have_no_gradients_are_refused() -> None:
-    smooth = seeded(nn.Flatten(), nn.Linear(25, 4), nn.Tanh(), nn.Linear(4, 3))
+def test_networks_whose_bounds_have_no_gradients_are_refused(plain: Make) -> None:
+    smooth = plain(nn.Flatten(), nn.Linear(25, 4), nn.Tanh(), nn.Linear(4, 3))
     with pytest.raises(ModelError, match="tanh"):
         IBP(THREAT).prepare(smooth, batch())
-    linear = seeded(nn.Flatten(), nn.Linear(25, 3))
+    linear = plain(nn.Flatten(), nn.Linear(25, 3))
     with pytest.raises(ModelError, match="without ReLUs"):
         losses(ReLUStability(THREAT), linear)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from torchproof.train.certified.latent import cuts
 from torchproof.train.method import drawn, joined, read
 from torchproof.verify import graph_of
 
+Make = Callable[..., Any]
 EPS = 0.06
 THREAT = Threat(Linf(), EPS)
 SOON = Ramp(0.0, 0.05)
@@ -31,23 +33,12 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}
 SIZES = (16, 7, 6, 5, 3)
 
 
-def seeded(*parts: nn.Module) -> nn.Module:
-    """A float64 network in train mode whose weights are those of the seed."""
-    net = nn.Sequential(*parts).double()
-    g = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in net.parameters():
-            spread = 1.5 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.2
-            p.copy_(spread * torch.randn(p.shape, generator=g, dtype=torch.float64))
-    return net.train()
-
-
 @pytest.fixture(scope="module")
-def shared() -> nn.Module:
+def shared(seeded: Make) -> nn.Module:
     """Three layers of ReLUs: stages at the input and behind the first two."""
     a, b, c, d, e = SIZES
     return seeded(nn.Flatten(), nn.Linear(a, b), nn.ReLU(), nn.Linear(b, c), nn.ReLU(),
-                  nn.Linear(c, d), nn.ReLU(), nn.Linear(d, e))  # fmt: skip
+                  nn.Linear(c, d), nn.ReLU(), nn.Linear(d, e), bias=0.2)  # fmt: skip
 
 
 @pytest.fixture
@@ -289,8 +280,8 @@ class Residual(nn.Module):
         return logits
 
 
-def test_skips_and_statistics() -> None:
-    net, b = seeded(Residual()), batch(progress=0.9, n=6)
+def test_skips_and_statistics(seeded: Make) -> None:
+    net, b = seeded(Residual(), bias=0.2), batch(progress=0.9, n=6)
     method = COLT(THREAT, SOON, steps=3, decay=0.0)
     graph = graph_of(copy.deepcopy(net).eval(), b.x)
     cut = cuts(graph, None)[1]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from torchproof.verify.graph import Graph
 from torchproof.verify.hybrid import RULES, Sweep
 from torchproof.verify.inputs import InputSet, rows_of
 
+Make = Callable[..., Any]
 EPS = 0.05
 THREAT = Threat(Linf(), EPS)
 OVER = Ramp(0.0, 0.4)
@@ -28,19 +31,8 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def seeded(*parts: nn.Module) -> nn.Module:
-    """A float64 network in train mode whose weights are those of the seed."""
-    net = nn.Sequential(*parts).double()
-    g = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in net.parameters():
-            spread = 1.5 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.3
-            p.copy_(spread * torch.randn(p.shape, generator=g, dtype=torch.float64))
-    return net.train()
-
-
 @pytest.fixture(scope="module")
-def mlp() -> nn.Module:
+def mlp(seeded: Make) -> nn.Module:
     return seeded(nn.Flatten(), nn.Linear(25, 9), nn.ReLU(), nn.Linear(9, 7), nn.LeakyReLU(0.1),
                   nn.Linear(7, 3))  # fmt: skip
 
@@ -65,7 +57,7 @@ class Strange(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def graphs(mlp: nn.Module) -> list[Graph]:
+def graphs(mlp: nn.Module, seeded: Make) -> list[Graph]:
     """Of a plain network and a strange one."""
     net = seeded(Strange())
     with torch.no_grad():
@@ -158,7 +150,7 @@ def test_the_loss_is_that_of_hybrid_zonotopes_by_hand(mlp: nn.Module, rule: str)
 
 
 @every_rule
-def test_without_symbols_it_is_ibp(mlp: nn.Module, rule: str) -> None:
+def test_without_symbols_it_is_ibp(mlp: nn.Module, seeded: Make, rule: str) -> None:
     own, ibp = DiffAI(THREAT, OVER, relu=rule), IBP(THREAT, OVER)
     assert torch.allclose(losses(own, mlp), losses(ibp, mlp), **EXACT)
     b = batch(n=4)

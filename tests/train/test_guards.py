@@ -28,6 +28,7 @@ from torchproof.train import (
     Standard,
     catalogue,
     fit,
+    optimisers,
 )
 
 Make = Callable[..., Any]
@@ -150,8 +151,8 @@ def test_schedules_start_and_end_where_they_should(
     name: str, network: Make, settings: Make
 ) -> None:
     s = settings(schedule=name)
-    optimiser = catalogue.optimiser(network().parameters(), s)
-    schedule = catalogue.schedule(optimiser, s, 100)
+    optimiser = optimisers.optimiser(network().parameters(), s)
+    schedule = optimisers.schedule(optimiser, s, 100)
     rates = []
     for _ in range(100):
         rates.append(optimiser.param_groups[0]["lr"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torchproof.core.threats import Threat
 from torchproof.train import IBP, SABR, TAPS, Batch, Ramp, catalogue
 from torchproof.train.method import drawn, read
 
+Make = Callable[..., Any]
 EPS = 0.05
 THREAT = Threat(Linf(), EPS)
 OVER, HALF = Ramp(0.0, 0.4), Ramp(0.0, 1.0)
@@ -22,17 +24,11 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}
 
 
 @pytest.fixture(scope="module")
-def shared() -> nn.Module:
-    net = nn.Sequential(
+def shared(seeded: Make) -> nn.Module:
+    return seeded(
         nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(),
-        nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4),
-    ).double()  # fmt: skip
-    g = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in net.parameters():
-            spread = 1.5 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.2
-            p.copy_(spread * torch.randn(p.shape, generator=g, dtype=torch.float64))
-    return net.train()
+        nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4), bias=0.2,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -35,12 +35,17 @@ from torchproof.recipes.cifar10 import (
     cifar10_hgd,
     cifar10_iat,
     cifar10_iat_manifold,
+    cifar10_jsigr,
+    cifar10_label_smoothing,
+    cifar10_mart,
     cifar10_score,
     cifar10_sparta,
     cifar10_spat,
     cifar10_standard,
+    cifar10_swa,
     cifar10_thrm,
 )
+from torchproof.recipes.continued import mnist_ladder, mnist_rat, mnist_standard
 from torchproof.recipes.ode import mnist_odenet, mnist_tisode
 from torchproof.recipes.plan import Plan
 from torchproof.recipes.single_step import (
@@ -139,10 +144,17 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "digits-standard": digits_standard,
     "digits-at": digits_at,
     "mnist-at": mnist_at,
+    "mnist-standard": mnist_standard,
+    "mnist-rat": mnist_rat,
+    "mnist-ladder": mnist_ladder,
     "mnist-odenet": mnist_odenet,
     "mnist-tisode": mnist_tisode,
     "cifar10-at": cifar10_at,
     "cifar10-trades": cifar10_trades,
+    "cifar10-mart": cifar10_mart,
+    "cifar10-label-smoothing": cifar10_label_smoothing,
+    "cifar10-swa": cifar10_swa,
+    "cifar10-jsigr": cifar10_jsigr,
     "cifar10-awp": cifar10_awp,
     "cifar10-fat": cifar10_fat,
     "cifar10-fat-trades": cifar10_fat_trades,

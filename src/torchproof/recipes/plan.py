@@ -28,6 +28,7 @@ from torchproof.nn.activation_transfer import (
     load_activations,
     with_activations,
 )
+from torchproof.nn.decoder import decoder_for
 from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
 from torchproof.train.folder import digest
@@ -152,8 +153,10 @@ def _started(plan: Plan, model: nn.Module, device: torch.device) -> None:
 
 
 def _method(plan: Plan, threat: Threat | None, teacher: nn.Module | None) -> Method:
-    """The method of a plan, with its teacher, where it has one."""
-    known = {} if teacher is None else {"standard": teacher, "sources": {"teacher": teacher}}
+    """The method of a plan, with its teacher, where it has one, and decoders where it asks."""
+    known: dict[str, Any] = {"decoder": decoder_for}
+    if teacher is not None:
+        known |= {"standard": teacher, "sources": {"teacher": teacher}}
     with meant(plan.method):
         return parse_method(plan.method, threat, **known)
 
@@ -226,6 +229,8 @@ def run(
 
 
 def _save(ready: Prepared, model: nn.Module, path: Path, card: Mapping[str, Any]) -> None:
-    """The network with a card that names its data and classes."""
-    more = {"data": ready.plan.data, "classes": list(ready.train.classes)}
+    """The network with a card that names its data and classes, and says what its method has to."""
+    more: dict[str, Any] = {"data": ready.plan.data, "classes": list(ready.train.classes)}
+    labels = [part.label for _, part in layers(ready.method) if part.label]
+    more |= {"labels": labels} if labels else {}
     cards.save(model, path, {**card, **more})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchproof.core.errors import InputError
 from torchproof.recipes import smoothed
 from torchproof.recipes.catalogue import RECIPES, recipe
@@ -24,6 +26,10 @@ METHODS: dict[str, str] = {
     "cifar10-standard": "Standard",
     "cifar10-at": f"AT({_PGD})",
     "cifar10-trades": f"TRADES({_PGD}, beta=6)",
+    "cifar10-mart": f"MART({_PGD}, lam=3)",
+    "cifar10-label-smoothing": f"LabelSmoothing(AT({_PGD}), amount=0.1)",
+    "cifar10-swa": f"SWA(AT({_PGD}), start=0.5)",
+    "cifar10-jsigr": f"Sum(AT({_PGD}), JSIGR(jacobian=0.1, selective=0.1, renew=2))",
     "cifar10-awp": f"AWP(AT({_PGD}), gamma=0.01)",
     "cifar10-fat": f"FAT(AT({_PGD}), tau='AT')",
     "cifar10-fat-trades": f"FAT(TRADES({_PGD}, beta=6), tau='TRADES')",
@@ -56,12 +62,17 @@ METHODS: dict[str, str] = {
     "mnist-taps": f"Sum(TAPS(ramp={_RAMP}, {_FEW}), L1(2e-6))",
     "cifar10-diffai": f"DiffAI(ramp={_RAMP}, symbols=8)",
     "cifar10-colt": f"COLT(ramp=Ramp(0.0, 0.2), depth=1, {_FEW})",
+    "mnist-standard": "Standard",
+    "mnist-rat": "RAT(rounds=4, steps=100)",
+    "mnist-ladder": "BoundaryGuided('net.fc1', eps=0.75, unit='share', decoding=(14, 64, 3e-3))",
     "mnist-odenet": "Standard",
     "mnist-tisode": "TisODE(Standard(), lam=0.1, start=0.05)",
     **smoothed.SMALL,
 }
 MODELS: dict[str, str] = {
     "cifar10-fgsm-at": _SMOOTH,
+    **dict.fromkeys(("mnist-standard", "mnist-rat", "mnist-ladder"), "lenet"),
+    "cifar10-jsigr": _SMOOTH,
     "cifar10-spat": "small-cnn(head='cosine', scale=8)",
     "cifar10-sparta": "resnet(activation='sparta')",
     "cifar10-he": "small-cnn(head='cosine', scale=10)",
@@ -76,14 +87,36 @@ MODELS: dict[str, str] = {
 _PROVED = ("mnist-ibp", "mnist-crown-ibp", "mnist-fast-ibp", "mnist-sabr", "mnist-taps",
            "cifar10-ibp", "cifar10-crown-ibp", "cifar10-sabr", "cifar10-diffai",
            "cifar10-colt")  # fmt: skip
-MORE: dict[str, dict[str, float]] = {
+MORE: dict[str, dict[str, Any]] = {
+    "mnist-standard": {"epochs": 3, "held_out": 0},
+    # 24 epochs a round, of images that are drawn in one of ten versions
+    "mnist-rat": {
+        "epochs": 96,
+        "batch_size": 64,
+        "lr": 5e-4,
+        "schedule": "constant",
+        "held_out": 0,
+    },
+    "mnist-ladder": {
+        "batch_size": 64,
+        "lr": 0.01,
+        "momentum": 0.5,
+        "optimiser": "sgd",
+        "schedule": "constant",
+        "held_out": 0,
+    },
     **{name: {"batch_size": 25, "lr": 5e-3, "clip": 10.0} for name in _PROVED},
     "cifar10-free-at": {"epochs": 2},  # its epochs have four steps a batch
     "cifar10-hgd": {"held_out": 0},  # clean accuracy does not say which denoiser is best
     **{name: {"held_out": 0} for name in smoothed.SMALL},
 }
-THREATS: dict[str, str] = dict.fromkeys(smoothed.SMALL, smoothed.SMALL_THREAT)
+THREATS: dict[str, str] = {
+    **dict.fromkeys(smoothed.SMALL, smoothed.SMALL_THREAT),
+    **dict.fromkeys(("mnist-standard", "mnist-rat", "mnist-ladder"), "linf:0.3"),
+}
 """Where it is not linf:0.2."""
+IMAGES: dict[str, int] = {"mnist-standard": 8000, "mnist-rat": 500, "mnist-ladder": 3000}
+"""Where they are not 5,000."""
 
 
 def small(name: str) -> Plan:
@@ -104,6 +137,6 @@ def small(name: str) -> Plan:
     augment = full.augment if full.data == "mnist" else None  # crops and flips are for photographs
     return Plan(
         data="mnist", model=MODELS.get(name, "small-cnn"), method=METHODS[name],
-        threat=THREATS.get(name, "linf:0.2"), n=5000, settings=settings, teacher=teacher,
-        start=start, augment=augment,
+        threat=THREATS.get(name, "linf:0.2"), n=IMAGES.get(name, 5000), settings=settings,
+        teacher=teacher, start=start, augment=augment,
     )  # fmt: skip

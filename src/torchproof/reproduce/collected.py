@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from torchproof.core.errors import FileError, TorchproofError
 from torchproof.core.files import write
 from torchproof.reproduce.experiment import Outcome
+
+LONG = 900  # seconds on two cores that a small scale is meant to stay below
 
 
 def collected(folder: Path, title: str, names: Sequence[str]) -> str:
@@ -26,13 +28,37 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     lines = [f"# {title}", "",
              "Generated from the stored experiments by `make results`. Published figures, where "
              "shown, are of the papers' own scale and no comparison.", "",
-             "| experiment | verdict | because |", "|---|---|---|"]  # fmt: skip
-    lines += [f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} |" for n, o in found]
+             "| experiment | verdict | because | seconds |", "|---|---|---|---:|"]  # fmt: skip
+    seconds = {name: _seconds(folder / name / "comparison.md", outcome) for name, outcome in found}
+    lines += [
+        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]:,.0f} |" for n, o in found
+    ]
+    lines += ["", _long(seconds)]
     for name, outcome in found:
         lines += ["", f"## {name}", "", f"{outcome.paper}. Claim: {outcome.claim}.", "",
                   f"**{outcome.verdict}**: {outcome.because}.", ""]  # fmt: skip
         lines.append(_tables(folder / name / "comparison.md", outcome))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _seconds(comparison: Path, outcome: Outcome) -> float:
+    """What an experiment took, all seeds together. An outcome that was resumed may know of its last
+    session only: then it is what the trainings of its table took, which is less than all of it.
+    """
+    if not comparison.exists():
+        return outcome.seconds
+    table = comparison.read_text(encoding="utf-8")
+    if "| seconds |" not in table:
+        return outcome.seconds
+    trained = sum(int(value) for value in re.findall(r"\| (\d+) \|$", table, re.MULTILINE))
+    return max(outcome.seconds, float(trained * len(outcome.seeds)))
+
+
+def _long(seconds: Mapping[str, float]) -> str:
+    over = [f"{name} ({value:,.0f} s)" for name, value in seconds.items() if value > LONG]
+    if not over:
+        return f"All of them took at most {LONG // 60} minutes."
+    return f"Longer than {LONG // 60} minutes: {', '.join(over)}. Seconds are as measured."
 
 
 def _tables(comparison: Path, outcome: Outcome) -> str:

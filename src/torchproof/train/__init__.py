@@ -3,7 +3,7 @@
 from torchproof.train.alp import ALP
 from torchproof.train.at import AT
 from torchproof.train.awp import AWP
-from torchproof.train.catalogue import METHODS, OPTIMISERS, SCHEDULES, method
+from torchproof.train.catalogue import METHODS, method
 from torchproof.train.certified import (
     CCIBP,
     COLT,
@@ -34,11 +34,14 @@ from torchproof.train.hat import HAT
 from torchproof.train.hypersphere import HE
 from torchproof.train.interpolated import IAT
 from torchproof.train.jsigr import JSIGR
+from torchproof.train.ladder import BoundaryGuided
 from torchproof.train.loop import fit
 from torchproof.train.mart import MART
 from torchproof.train.method import Batch, Method
 from torchproof.train.mma import MMA
 from torchproof.train.n_fgsm import NFGSM
+from torchproof.train.optimisers import OPTIMISERS, SCHEDULES
+from torchproof.train.rat import RAT
 from torchproof.train.record import Record
 from torchproof.train.score import SCORE
 from torchproof.train.selfpaced import SPAT
@@ -87,6 +90,7 @@ __all__ = [
     "MTLIBP",
     "NFGSM",
     "OPTIMISERS",
+    "RAT",
     "SABR",
     "SCHEDULES",
     "SCORE",
@@ -96,6 +100,7 @@ __all__ = [
     "THRM",
     "TRADES",
     "Batch",
+    "BoundaryGuided",
     "Consistency",
     "ConvexAdversarial",
     "DiffAI",

@@ -81,7 +81,9 @@ class FreeAT(Method):
     def _table(self, batch: Batch, size: int) -> Tensor:
         """(>= size, C, H, W): what is known, and zeros for places that were never filled."""
         known = self.delta.to(batch.x) if len(self.delta) else batch.x[:0]
-        more = max(size - len(known), 0)
+        more = size - len(known)
+        if more <= 0:
+            return known
         return torch.cat([known, batch.x.new_zeros(more, *batch.x.shape[1:])])
 
     def _of(self, batch: Batch) -> Tensor:

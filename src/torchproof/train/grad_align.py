@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchproof.attack.starts import Uniform
 from torchproof.attack.untouched import forked, untouched
 from torchproof.core import keys
+from torchproof.core.asides import heard
 from torchproof.core.errors import InputError
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat
@@ -85,7 +86,8 @@ def _gradient(model: nn.Module, batch: Batch, x: Tensor, graph: bool) -> Tensor:
     point = x.detach().requires_grad_()
     with forked(keys.seed_of(batch.seed, "GradAlign"), x.device), torch.enable_grad():
         loss = cross_entropy(answers(model, point), batch).sum()
-        return torch.autograd.grad(loss, point, create_graph=graph)[0].flatten(1)
+        kept = graph or heard()  # what blocks told whoever listens is part of this graph
+        return torch.autograd.grad(loss, point, create_graph=graph, retain_graph=kept)[0].flatten(1)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchproof.core.errors import FileError, InputError, ModelError
 from torchproof.core.room import Room
-from torchproof.train import catalogue, checkpoint
+from torchproof.train import checkpoint, optimisers
 from torchproof.train.average import Average, twin
 from torchproof.train.ema import Moving
 from torchproof.train.method import Method, layers
@@ -80,8 +80,8 @@ def learner(model: nn.Module, method: Method, settings: Settings, steps: int) ->
     if not parameters:
         remedy = "call model.requires_grad_(True), or leave the parts to train unfrozen"
         raise InputError("a model without trainable parameters", "at least one", remedy)
-    optimiser = catalogue.optimiser(parameters, settings)
-    scheduler = catalogue.schedule(optimiser, settings, steps)
+    optimiser = optimisers.optimiser(parameters, settings)
+    scheduler = optimisers.schedule(optimiser, settings, steps)
     average = None if rule is None else twin(model)
     return Learner(model, optimiser, scheduler, average, rule, Room(settings.batch_size))
 

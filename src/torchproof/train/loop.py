@@ -34,13 +34,13 @@ from torchproof.core.checks import check, check_weights
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed, monitor
 from torchproof.train.average import renew
-from torchproof.train.catalogue import require_names
 from torchproof.train.epoch import kept, record_of
 from torchproof.train.folder import Folder, Save, described
 from torchproof.train.held_out import measure
 from torchproof.train.job import Job, Stop, identity_of, lesson_of, started
 from torchproof.train.learner import State, copied, snapshot, tensors_of
 from torchproof.train.method import Method
+from torchproof.train.optimisers import require_names
 from torchproof.train.record import Record, Sums
 from torchproof.train.rows import order
 from torchproof.train.settings import Settings

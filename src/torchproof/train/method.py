@@ -133,10 +133,11 @@ class Method(ABC):
 
     `memory` names the attributes that live from step to step (tensors, or what JSON can hold):
     they are part of a checkpoint. `outermost` methods concern the whole run and are wrapped by
-    nothing but their like.
+    nothing but their like. `label`: what the card of every network trained so has to say.
     """
 
     memory: ClassVar[tuple[str, ...]] = ()
+    label: ClassVar[str] = ""
     outermost: ClassVar[bool] = False
 
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:  # noqa: B027

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
 from torchproof.train.method import Batch
-from torchproof.train.wrapper import Wrapper
+from torchproof.train.wrapper import Wrapper, require_once
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,15 @@ class LabelSmoothing(Wrapper):
     """Label smoothing: every cross-entropy of the inner method sees (1 - s) y + s / K (Szegedy et
     al. 2016; in adversarial training, Pang et al. 2021).
 
-    amount: s; attacks keep the hard labels. Raises InputError for an amount outside [0, 1).
+    amount: s; attacks keep the hard labels. Raises InputError for an amount outside [0, 1), and
+    around another one.
     """
 
     amount: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_once(self)
         if not 0 <= self.amount < 1:
             raise InputError(f"amount = {self.amount!r}", "a share in [0, 1)", "0.1 is usual")
 

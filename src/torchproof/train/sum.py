@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
-from torchproof.train.method import Batch, Method
+from torchproof.train.awp import AWP
+from torchproof.train.method import Batch, Method, layers
 from torchproof.train.rows import Rows
 from torchproof.train.wrapper import require_method
 
@@ -41,6 +42,8 @@ class Sum(Method):
             if part.replays > 1:
                 given = f"{type(part).__name__} in a sum"
                 raise InputError(given, "parts that take one step per batch", "train by it alone")
+            if any(isinstance(inner, AWP) for _, inner in layers(part)):
+                raise _perturbed()
 
     @property
     def threat(self) -> AnyThreat | None:
@@ -59,8 +62,7 @@ class Sum(Method):
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         made = tuple(part.prepare(model, batch) for part in self.methods)
         if any(part.shift is not None for part in made):
-            remedy = "write AWP(Sum(...))"
-            raise InputError("a sum whose parts perturb weights", "one perturbation", remedy)
+            raise _perturbed()
         forward, backward = (sum(part.spent[way] for part in made) for way in (0, 1))
         figures = {name: value for part in made for name, value in part.noted.items()}
         spent = (batch.spent[0] + forward, batch.spent[1] + backward)
@@ -74,3 +76,9 @@ class Sum(Method):
     def learn(self, batch: Batch) -> None:
         for part, own in zip(self.methods, batch.parts, strict=True):
             part.learn(own)
+
+
+def _perturbed() -> InputError:
+    return InputError(
+        "a sum whose parts perturb weights", "one perturbation", "write AWP(Sum(...))"
+    )

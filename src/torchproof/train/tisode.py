@@ -12,9 +12,11 @@ from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.asides import Told, listening
 from torchproof.core.errors import InputError, ModelError
-from torchproof.train.method import Batch
+from torchproof.train.certified.bounding import Bounding
+from torchproof.train.denoiser import Guided
+from torchproof.train.method import Batch, layers
 from torchproof.train.rows import Rows
-from torchproof.train.wrapper import Wrapper
+from torchproof.train.wrapper import Wrapper, require_once
 
 _WATCHED = 16  # images of a batch on which the penalty is measured for the record
 
@@ -28,7 +30,8 @@ class TisODE(Wrapper):
     their mean over blocks and passes; attacks do not see it. lam: 0.1 in the paper, 0.01 in the
     authors' code; start: share of the training before which the inner method is alone, 5 of 100
     epochs as in the code. The epoch's figure `steady` is the penalty on the first 16 images of each
-    batch, before they are perturbed. Raises InputError for settings that cannot be meant, and
+    batch, before they are perturbed. Raises InputError for settings that cannot be meant,
+    around another one, and around methods that train on bounds or in front of a fixed network;
     ModelError before the first epoch for a network without ODE blocks.
     """
 
@@ -37,6 +40,14 @@ class TisODE(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_once(self)
+        deaf = [p for _, p in layers(self.method) if isinstance(p, (Bounding, Guided))]
+        if deaf:
+            raise InputError(
+                f"{type(deaf[0]).__name__} in TisODE",
+                "a method that trains the network in passes of its own",
+                "write TisODE(AT(), lam=0.1)",
+            )
         if not (0 <= self.lam < math.inf and 0 <= self.start < 1):
             raise InputError(
                 f"lam = {self.lam!r}, start = {self.start!r}",

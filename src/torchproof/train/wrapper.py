@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
 from torchproof.train.average import Average
-from torchproof.train.method import Batch, Method
+from torchproof.train.method import Batch, Method, layers
 from torchproof.train.rows import Rows
 
 
@@ -25,6 +25,13 @@ def require_method(inner: object, outer: Method) -> None:
             f"{inside} outermost: it concerns the whole run",
             f"write {inside}({name}(...))",
         )
+
+
+def require_once(outer: Wrapper) -> None:
+    """Raises InputError where a method of the same kind stands inside already."""
+    if any(type(inner) is type(outer) for _, inner in layers(outer.method)):
+        name = type(outer).__name__
+        raise InputError(f"{name} around {name}", f"one {name}", "leave the inner one out")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ latents apart; latents moved along its normal and decoded are the examples that 
 fine-tuned on. The perturbation is unbounded: the result is not Lp-robust.
 """
 
+from torchproof.train.ladder.boundary_guided import BoundaryGuided
 from torchproof.train.ladder.examples import Boundary, Examples, Fixed, Growing
 from torchproof.train.ladder.latent import Layer, answer, encode
 from torchproof.train.ladder.method import LADDER, Reconstruction
@@ -12,7 +13,7 @@ from torchproof.train.ladder.stages import LABEL, Course, Ladder, ladder_trainin
 from torchproof.train.ladder.svm import Pairs, Recipe, interval, train_pairs
 
 __all__ = [
-    "LABEL", "LADDER", "Boundary", "Course", "Examples", "Fixed", "Growing", "Ladder", "Layer",
-    "Pairs", "Recipe", "Reconstruction", "answer", "encode", "interval", "ladder_training",
-    "train_pairs",
+    "LABEL", "LADDER", "Boundary", "BoundaryGuided", "Course", "Examples", "Fixed", "Growing",
+    "Ladder", "Layer", "Pairs", "Recipe", "Reconstruction", "answer", "encode", "interval",
+    "ladder_training", "train_pairs",
 ]  # fmt: skip

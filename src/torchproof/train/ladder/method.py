@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torchproof.core.checks import check_images
 from torchproof.core.errors import InputError
 from torchproof.train.folder import digest
-from torchproof.train.method import Batch, Method, answers
+from torchproof.train.method import Batch, Method, answers, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,13 @@ class LADDER(Method):
         return replace(batch, adv=self.images[batch.ids].to(batch.x))
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        assert batch.adv is not None, "losses are read from a prepared batch"
-        guided, clean = (
-            F.cross_entropy(answers(model, images), batch.y, reduction="none")
-            for images in (batch.adv, batch.x)
-        )
-        return torch.add(guided, clean).mul(0.5)
+        return guided_loss(model, batch)
+
+
+def guided_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """(B,) half the cross-entropy at x^ and half that at x."""
+    assert batch.adv is not None, "losses are read from a prepared batch"
+    guided, clean = (
+        cross_entropy(answers(model, images), batch) for images in (batch.adv, batch.x)
+    )
+    return torch.add(guided, clean).mul(0.5)

@@ -85,11 +85,19 @@ def ladder_training(
     latents = encode(stages.model, course.layer, data[0])
     if stages.path is not None:
         Folder(stages.path, stages.identity(decoder), None).claim(resume)
-    decoding = stages.decode(decoder, latents)
-    pairs = stages.pairs(latents)
-    boundary = Boundary(stages.model, course.layer, decoder, pairs, course.unit)
-    examples = stages.examples(boundary)
+    decoding, boundary, examples = stages.made(decoder, latents)
     return Ladder(decoding, boundary, examples, stages.tune(model, examples, save))
+
+
+def boundary_examples(
+    model: nn.Module, data: tuple[Tensor, Tensor], decoder: nn.Module, course: Course
+) -> tuple[Boundary, Examples]:
+    """The stages before the fine-tuning, nothing of them kept on disk; the model stays as it is.
+    Raises what `ladder_training` raises.
+    """
+    stages = _Stages(copy.deepcopy(model).eval(), data, course, None)
+    _, boundary, examples = stages.made(decoder, encode(stages.model, course.layer, data[0]))
+    return boundary, examples
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,13 @@ class _Stages:
             "fine_tuning": course.fine_tuning.model_dump(exclude=set(FREE)),
             **{name: described(getattr(course, name)) for name in shown},
         }
+
+    def made(self, decoder: nn.Module, latents: Tensor) -> tuple[list[Record], Boundary, Examples]:
+        """Decoder, SVMs and examples."""
+        decoding = self.decode(decoder, latents)
+        pairs, course = self.pairs(latents), self.course
+        boundary = Boundary(self.model, course.layer, decoder, pairs, course.unit)
+        return decoding, boundary, self.examples(boundary)
 
     def decode(self, decoder: nn.Module, latents: Tensor) -> list[Record]:
         records = fit(

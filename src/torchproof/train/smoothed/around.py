@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError
 from torchproof.train.method import Batch
 from torchproof.train.smoothed.votes import Voting
-from torchproof.train.wrapper import Wrapper
+from torchproof.train.wrapper import Wrapper, require_once
 
 
 @dataclass(frozen=True)
 class OnVotes(Wrapper):
     """A method on noisy versions, and a term on the same answers: the network is asked no more
-    often. Raises InputError for a method of another kind.
+    often. Raises InputError for a method of another kind, and around the same term.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_once(self)
         if not isinstance(self.method, (Voting, OnVotes)):
             name = type(self).__name__
             raise InputError(
