@@ -10,7 +10,7 @@ from torchproof.core.errors import InputError, ModelError
 from torchproof.verify import graph_of
 from torchproof.verify.bounds import CROWN, Pass
 from torchproof.verify.decide import decide
-from torchproof.verify.falsify import falsify
+from torchproof.verify.falsify import descended, falsify
 from torchproof.verify.graph import Graph
 from torchproof.verify.input_split import Boxes, Planes, _rest, split_inputs
 from torchproof.verify.inputs import InputSet
@@ -171,3 +171,17 @@ def test_a_nan_cuts_nothing() -> None:
     sides = torch.zeros(1, 2, dtype=D), torch.ones(1, 2, dtype=D)
     rest = _rest(Boxes(*sides), planes, box(0, 1, [[1, 0]], [0.0]))
     assert len(rest.low) == 2
+
+
+def test_an_input_is_clear_of_the_edge_where_there_is_one() -> None:
+    """A search that stopped at the first answer within its limits would stop within 1e-5."""
+    graph = graph_of(nn.Sequential(nn.Linear(1, 1)).double().eval(), torch.zeros(1, 1).double())
+    line = graph.run(torch.tensor([[0.0], [1.0]], dtype=torch.float64))[graph.output][:, 0]
+    start, rows = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64)
+    limits = line[:1, None].detach() + 1e-6
+    low, high = torch.full_like(start, -1.0), torch.full_like(start, 1.0)
+    found = descended(graph, start, rows, limits, low, high)
+    assert found is not None
+    assert float((graph.run(found)[graph.output] - limits).detach()) <= -1e-4
+    alone = descended(graph, start, rows, limits, start, start)
+    assert alone is not None and float(alone) == 0  # the edge, where there is no more

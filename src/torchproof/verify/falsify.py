@@ -14,6 +14,7 @@ from torchproof.verify.graph import Graph
 from torchproof.verify.question import Question
 
 STARTS, STEPS = 16, 40
+CLEAR = 1e-4  # of the answer's size: an input nearer the edge may not do in another arithmetic
 
 
 def falsify(
@@ -37,8 +38,10 @@ def descended(
 ) -> Tensor | None:  # fmt: skip
     """From x (N, ...), each with a question of its own, rows (N, M, K) @ y <= limits (N, M): an x
     (1, ...) of the box whose answer is within its limits, or None. The gap that is worst is closed
-    by steps that shrink from a quarter of the box.
+    by steps that shrink from a quarter of the box, until an answer is clear of its limits; else the
+    one that is farthest within them counts.
     """
+    found, best = None, 0.0
     for step in range(steps + 1):
         look()
         x = x.detach().requires_grad_()
@@ -46,10 +49,12 @@ def descended(
             y = graph.run(x)[graph.output].flatten(1)
             gap = ((rows @ y[:, :, None])[..., 0] - limits).amax(1)
             (slope,) = torch.autograd.grad(gap.sum(), x)
-        met = (gap <= 0).nonzero()[:, 0]
-        if len(met):
-            return x.detach()[met[:1]].clone()
+        least, at = (t.item() for t in gap.detach().min(0))
+        if least <= 0 and (found is None or least < best):
+            found, best = x.detach()[int(at) : int(at) + 1].clone(), least
+            if least <= -CLEAR * (1 + float(y.detach()[int(at)].abs().max())):
+                break
         length = 0.25 * (1 - step / steps) + 0.001
         x = x.detach() - length * (high - low) * slope.sign()
         x = torch.minimum(torch.maximum(x, low), high)
-    return None
+    return found
