@@ -29,6 +29,12 @@ results: $(STAMP)
 	    region ladder robust-overfitting baselines hat
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/architectures.md \
 	    "Robust architectures at small scale" cifs tisode sparta feature-denoising hgd
+	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/inspection.md \
+	    "Looking inside trained networks, at small scale" flatness tail-index prunability \
+	    lipschitz titration weight-backdoor
+	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/certified.md \
+	    "Certified training and smoothing at small scale" certified-training smoothing \
+	    smoothed-training
 
 clean:
 	rm -rf $(VENV) quickstart build dist src/*.egg-info

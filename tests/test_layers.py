@@ -19,10 +19,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verify": {"core"},
     "train": {"core", "attack", "verify"},
     "evaluate": {"core", "attack", "corrupt", "verify"},
-    "diagnose": {"core", "nn", "data", "attack", "verify"},
+    "diagnose": {"core", "nn", "data", "attack", "verify", "backdoor"},
     "backdoor": {"core", "nn", "data", "attack", "verify"},
+    "anomaly": {"core", "nn", "data", "attack", "verify"},
+    "concept": {"core", "nn", "data", "attack", "verify"},
     "compare": {"core", "attack", "evaluate"},
-    "report": {"core", "evaluate", "diagnose", "backdoor"},
+    "report": {"core", "evaluate", "diagnose", "backdoor", "anomaly", "concept"},
     "recipes": {"core", "attack", "nn", "data", "train", "evaluate"},
     "reproduce": {
         "core",
@@ -36,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "recipes",
         "diagnose",
         "backdoor",
+        "anomaly",
+        "concept",
     },
 }
 EVERYTHING = {"cli"}

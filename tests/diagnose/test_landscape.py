@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchproof.core import keys
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, UnknownName
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.diagnose import weight_landscape
-from torchproof.diagnose.landscape import random_direction
+from torchproof.diagnose.landscape import adversarial_direction, random_direction, weight_plane
 
 THREAT = Threat(Linf(), 0.1)
 
@@ -66,3 +66,55 @@ def test_slots_do_not_matter_and_bad_input_is_refused() -> None:
     for more in ({"radii": ()}, {"radii": (float("nan"),)}, {"directions": 0}):
         with pytest.raises(InputError):
             weight_landscape(net, x, y, THREAT, **more)
+
+
+def test_the_clean_curve_is_not_attacked() -> None:
+    net, x, y = problem()
+    found = weight_landscape(net, x, y, None, radii=(-0.5, 0.4), directions=1)
+    d = random_direction(net, keys.seed_of(0, "direction", 0))["1.weight"]
+    for a, loss in zip(found.radii, found.losses[0], strict=True):
+        logits = F.linear(x.flatten(1), net[1].weight.detach() + a * d, net[1].bias.detach())
+        assert loss == pytest.approx(float(F.cross_entropy(logits, y)), abs=1e-12)
+
+
+@pytest.mark.parametrize("threat", [THREAT, None])
+def test_adversarial_directions_rise_first(threat: Threat | None) -> None:
+    """They are the worst weights of a small ball, so inside it no random direction is above them;
+    against the loss of a linear model the gradient's direction is nearly the worst.
+    """
+    net, x, y = problem()
+    d = adversarial_direction(net, x, y, threat, xi=0.01)
+    weights = dict(net.named_parameters())
+    assert set(d) == set(weights)  # biases too
+    for name, v in d.items():
+        assert float(v.norm() / weights[name].detach().norm()) == pytest.approx(1, rel=1e-3)
+    radii = (-0.01, 0.0, 0.01)
+    worst = weight_landscape(net, x, y, threat, radii=radii, along="adversarial", steps=40)
+    drawn = weight_landscape(net, x, y, threat, radii=radii, directions=5, steps=40)
+    assert worst.losses[0][1] == pytest.approx(drawn.losses[0][1])
+    assert min(line[2] for line in worst.losses) > max(line[2] for line in drawn.losses)
+    assert all(line[0] < line[1] < line[2] for line in worst.losses)
+
+
+def test_a_plane_holds_the_curves_of_its_axes() -> None:
+    net, x, y = problem()
+    radii, before = (-0.5, 0.0, 0.5), {k: v.clone() for k, v in net.state_dict().items()}
+    plane = weight_plane(net, x, y, THREAT, radii=radii)
+    lines = weight_landscape(net, x, y, THREAT, radii=radii, directions=2)
+    assert [row[1] for row in plane.losses] == pytest.approx(lines.losses[0])
+    assert list(plane.losses[1]) == pytest.approx(lines.losses[1])
+    assert plane.axes == ("random", "random") and plane.radii == radii
+    first, second = (
+        random_direction(net, keys.seed_of(0, "direction", j))["1.weight"] for j in (0, 1)
+    )
+    weight = net[1].weight.detach() - 0.5 * first + 0.5 * second
+    clean = weight_plane(net, x, y, None, radii=radii)
+    expected = F.cross_entropy(F.linear(x.flatten(1), weight, net[1].bias.detach()), y)
+    assert clean.losses[0][2] == pytest.approx(float(expected))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    mixed = weight_plane(net, x, y, None, radii=(0.0, 0.1), axes=("adversarial", "random"))
+    assert mixed.losses[1][0] > mixed.losses[0][0]
+    with pytest.raises(UnknownName):
+        weight_plane(net, x, y, None, axes=("random", "steepest"))
+    with pytest.raises(UnknownName):
+        weight_landscape(net, x, y, None, along="up")

@@ -175,5 +175,10 @@ def test_jsigr_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "plain: PGD-20 images of the plain network, eps 0.1" not in what
     norms = {row.what: row.mean for row in found.rows if "squared norm" in row.what}
     assert len(norms) == 3 and all(value > 0 for value in norms.values())
+    left = {row.what: row.ours for row in found.rows if "white-box" in row.what}
+    for name in ("plain", "J-SIGR", "Jacobian alone"):
+        fast, step = (left[f"{name}: {w}, white-box, eps 0.2"] for w in ("fast", "one step"))
+        assert len(fast) == 2 and all(a <= b for a, b in zip(fast, step, strict=True))
+        assert (tmp_path / "out" / "white-box" / name / "seed1" / "result.json").exists()
     drawn = (tmp_path / "out" / "saliency.png").read_bytes()
     assert Image.open(io.BytesIO(drawn)).format == "PNG"

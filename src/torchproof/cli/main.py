@@ -18,12 +18,14 @@ from torchproof.cli.check_certificate import check_certificate
 from torchproof.cli.compare import compare
 from torchproof.cli.corrupt import corrupt
 from torchproof.cli.curve import curve
+from torchproof.cli.diagnose import diagnose
 from torchproof.cli.evaluate import evaluate
 from torchproof.cli.hypocrisy import hypocrisy
 from torchproof.cli.listing import listing
 from torchproof.cli.merge import merge
 from torchproof.cli.quickstart import quickstart
 from torchproof.cli.reproduce import reproduce
+from torchproof.cli.scan import scan
 from torchproof.cli.smooth import smooth
 from torchproof.cli.survey import survey
 from torchproof.cli.train import train
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 for command in (
     quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt, certify, verify, smooth, survey,
+    corrupt, certify, verify, smooth, survey, diagnose, scan,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("train-many")(train_many)

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.search import Search
+from torchproof.attack.starts import Zero
 from torchproof.core.files import write
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat
 from torchproof.data import load
+from torchproof.data.dataset import Dataset
 from torchproof.diagnose import jacobian
+from torchproof.evaluate import evaluate
 from torchproof.nn import load_model
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
@@ -27,7 +31,10 @@ from torchproof.reproduce.study import MNIST, Study
 from torchproof.train.saliency import saliency
 
 IMAGES, RADII = 200, (0.1, 0.2, 0.3)
+WHITE_BOX = 0.2
+"""The eps at which the networks are attacked themselves; the study does so at 0.1."""
 PLAIN, OURS = "plain", "J-SIGR"
+_PGD_20 = PGD(20, 0.25)
 
 
 def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
@@ -46,8 +53,9 @@ def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
 
 
 def inspected(request: Request, table: Table, found: Comparison) -> tuple[Row, ...]:
-    """Jacobian norms, the share of gradient in salient pixels, and transfer from a plain network,
-    with a plain network of the next seed as the control; draws saliency.png.
+    """Jacobian norms, the share of gradient in salient pixels, what is left under attack at
+    `WHITE_BOX`, and transfer from a plain network, with a plain network of the next seed as the
+    control; draws saliency.png.
     """
     plan = table.rows[PLAIN]
     test = load(plan.data, data_dir=request.data_dir, split="test").take(IMAGES)
@@ -66,6 +74,7 @@ def inspected(request: Request, table: Table, found: Comparison) -> tuple[Row, .
             ),
             Row(what=f"{name}: share of the gradient in salient pixels", ours=shares, n=IMAGES),
         ]
+        rows += _white_box(request, name, dict(zip(table.seeds, each, strict=True)), test)
     others = {**nets, "plain, next seed (control)": nets[PLAIN][1:] + nets[PLAIN][:1]}
     others.pop(PLAIN)
     if len(table.seeds) == 1:  # the next seed is the surrogate itself
@@ -97,9 +106,33 @@ def _measured(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     return float(slopes.square().sum((1, 2)).mean()), float(inside.mean())
 
 
-def _attacked(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """The worst images of PGD-20 against `net`."""
-    attack = Attack(Threat(Linf(), eps), CrossEntropy(), PGD(20, 0.25))
+def _white_box(
+    request: Request, name: str, nets: Mapping[int, nn.Module], test: Dataset
+) -> list[Row]:
+    """What one step and the suite `fast` leave of each seed's network: where the one leaves far
+    more, the loss is linear over less than eps.
+    """
+    found: dict[str, list[int]] = {"one step": [], "fast": []}
+    for seed, net in nets.items():
+        moved = _attacked(net, test.x, test.y, WHITE_BOX, PGD(1, 1.0, Zero()))
+        found["one step"].append(int((net(moved).argmax(1) == test.y).sum()))
+        out = request.out / "white-box" / name / f"seed{seed}"
+        report = evaluate(
+            net, test, Threat(Linf(), WHITE_BOX), "fast", seed=seed, out=out, resume=out.exists(),
+            save_adversarial=False, name=f"{name}, seed {seed}",
+        )  # fmt: skip
+        found["fast"].append(sum(example.status == "robust" for example in report.examples))
+        flags = ", ".join(flag.name for flag in report.flags) or "none"
+        request.say(f"{name}, seed {seed}, eps {WHITE_BOX}: red flags: {flags}")
+    return [
+        Row.share(f"{name}: {what}, white-box, eps {WHITE_BOX}", hits, [len(test)] * len(hits))
+        for what, hits in found.items()
+    ]
+
+
+def _attacked(net: nn.Module, x: Tensor, y: Tensor, eps: float, search: Search = _PGD_20) -> Tensor:
+    """The worst images of an attack on the cross-entropy of `net`."""
+    attack = Attack(Threat(Linf(), eps), CrossEntropy(), search)
     value = attack(net, x, y, run=Run(patience=float("inf"))).value
     assert isinstance(value, Tensor)
     return x + value

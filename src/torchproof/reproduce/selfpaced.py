@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
 from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.selfpaced_measures import OVER, measured
 from torchproof.reproduce.study import MNIST, Study, points
 
 
-def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
+def judge(lines: Mapping[str, Line], rows: Sequence[Row]) -> tuple[Verdict, str]:
     """Half a point of robust accuracy more than TRADES shows the claim, 2 less contradict it."""
     plain, ours = lines["TRADES"], lines["SPAT"]
     gain = ours.mean("robust") - plain.mean("robust")
@@ -20,6 +21,9 @@ def judge(lines: Mapping[str, Line], _: Sequence[Row]) -> tuple[Verdict, str]:
         f"makes {points(head)}; the suite finds {100 * weak:.1f} points that PGD-20 on "
         "cross-entropy misses"
     )
+    over = [row.mean for row in rows if row.what == f"SPAT: {OVER}"]
+    if over:
+        text += f", and {100 * over[0]:.1f} points that PGD-20 on unscaled cosines misses"
     if gain < -0.02:
         return "contradicts", text
     return ("shows" if gain >= 0.005 else "does not show at this scale"), text
@@ -49,8 +53,10 @@ selfpaced_study = Study(
         "accuracy term": _spat(consistency=False),
         "consistency term": _spat(accuracy=False),
         "SPAT": _spat(),
+        "plain training": {"method": "Standard"},
     },
     judge=judge,
     base=MNIST,
     published={},
+    more=measured,
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Anomaly detection with autoencoders, on training data that is contaminated."""

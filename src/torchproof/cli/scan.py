@@ -1,0 +1,157 @@
+"""`torchproof scan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from torchproof.backdoor.bank import Bank
+from torchproof.backdoor.rule import Origin, Rule
+from torchproof.backdoor.scan import Scan, calibrate_on
+from torchproof.backdoor.scan import scan as look
+from torchproof.backdoor.titrate import noise_images
+from torchproof.cli import options
+from torchproof.cli.inputs import network_and_data
+from torchproof.cli.options import console, percent, tell
+from torchproof.core.errors import InputError
+from torchproof.core.files import write
+from torchproof.data.dataset import Dataset
+from torchproof.report.titration_plots import draw, save
+
+SCHEMA = "torchproof.scan/1"
+IMAGES = 400
+RULE = "rule.json"
+
+NOISE = (
+    "from noise images, which are known to mislead: on small networks the curves of trojaned ones "
+    "were lower than those of clean ones"
+)
+
+
+def scan(
+    model: options.Model,
+    data: options.Data = "digits",
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            help="A rule written before (.json), or a folder of networks to calibrate one on."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", "--first", help=f"Test images; default {IMAGES}, or the rule's.", min=1
+        ),
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise-images", help="Start from noise images; gives no verdict.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Where scan.json and the picture go.")] = Path(
+        "runs/scan"
+    ),
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    data_dir: options.DataDir = None,
+) -> None:
+    """Look for a backdoor by how a network answers noise: is there one, and where does it lead?
+
+    Writes scan.json, curve.png and, with a folder as --bank, rule.json for the next time. Without a
+    bank there is a curve and the class that noise leads to, but no verdict. Exit code 1 says that a
+    backdoor is suspected.
+    """
+    if noise and bank is not None:
+        given, remedy = "--noise-images with --bank", "leave one of them out"
+        raise InputError(given, "real images, which rules are calibrated with", remedy)
+    loaded, test = network_and_data(model, data, data_dir, device)
+    rule = None if bank is None else _rule(bank, data, test, n, seed, out)
+    x, y = _images(test, rule, n, noise, seed)
+    network = str(loaded.card.get("model", loaded.name))
+    found = look(loaded.model, x, rule, y=y, origin=Origin(data, network), seed=seed)
+    told = (*found.cautions, NOISE) if noise else found.cautions
+    _write(out, found, told, loaded.name, loaded.sha256, data)
+    _show(found, told, f"{loaded.name} on {data} (test)", test.classes)
+    save(draw(found.titration, test.classes), out / "curve.png")
+    tell(f"stored in {out}")
+    raise typer.Exit(1 if found.verdict == "backdoor suspected" else 0)
+
+
+def _images(
+    test: Dataset, rule: Rule | None, n: int | None, noise: bool, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """The images to titrate, and their labels where they have some."""
+    if rule is not None and n is not None and n != rule.setting.n:
+        given = f"--n {n} with a rule that was calibrated with {rule.setting.n} images"
+        raise InputError(given, "the same number", "leave out --n")
+    count = rule.setting.n if rule is not None else n or min(IMAGES, len(test))
+    if noise:
+        channels, height, width = test.x.shape[1:]
+        return noise_images(count, (channels, height, width), seed), None
+    some = test.take(count)
+    return some.x, some.y
+
+
+def _rule(path: Path, data: str, test: Dataset, n: int | None, seed: int, out: Path) -> Rule:
+    """The rule of the file, or one calibrated on the networks of the folder, and then stored."""
+    if not path.is_dir():
+        return Rule.read(path)
+    bank, some = Bank.read(path), test.take(n or min(IMAGES, len(test)))
+    rule = calibrate_on(bank, some.x, Origin(data, bank.architecture), seed=seed)
+    rule.write(out / RULE)
+    tell(f"calibrated on {len(bank.entries)} networks: {out / RULE}")
+    return rule
+
+
+def _write(
+    out: Path, found: Scan, cautions: tuple[str, ...], name: str, sha256: str, data: str
+) -> None:
+    content = {
+        "schema": SCHEMA,
+        "model": name,
+        "model_sha256": sha256,
+        "data": data,
+        "command": options.command_line(),
+        **asdict(found),
+        "cautions": cautions,
+    }
+    write(out / "scan.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _show(found: Scan, cautions: tuple[str, ...], about: str, classes: tuple[str, ...]) -> None:
+    """The curve as a table, then the verdict."""
+    curve, how = found.titration, found.titration.setting
+    console.print(
+        f"{escape(about)}, n = {how.n}, changed answers with confidence above {how.gamma:g}"
+    )
+    table = Table()
+    for column in ("sigma", "T", "of changed", "most frequent answer"):
+        table.add_column(column, justify="left" if column.startswith("most") else "right")
+    for sigma, share, of, row in zip(
+        curve.sigmas, curve.share, curve.share_of_flips, curve.histogram, strict=True
+    ):
+        often = row.index(max(row))
+        most = f"{escape(classes[often] if often < len(classes) else str(often))}, "
+        table.add_row(
+            f"{sigma:g}", percent(share), percent(of), most + percent(max(row) / sum(row))
+        )
+    console.print(table)
+    half = "beyond" if curve.sigma_50 is None else f"{curve.sigma_50:.2f}"
+    tell(f"area over log sigma: {curve.area:.3f}; T reaches one half at sigma {half}")
+    suspected = classes[found.suspected] if found.suspected < len(classes) else found.suspected
+    if found.score is None or found.threshold is None or found.above is None:
+        tell(f"noise leads to class {suspected} (class number {found.suspected})")
+    else:
+        tell(
+            f"score {found.score:.2f}, threshold {found.threshold:.2f}; as much or more: "
+            f"{percent(found.above)} of the bank's clean networks"
+        )
+        tell(f"a backdoor would lead to class {suspected} (class number {found.suspected})")
+    console.print(f"[bold]{found.verdict}[/bold], in {found.seconds:.1f} s")
+    for caution in cautions:
+        tell(f"caution: {caution}")

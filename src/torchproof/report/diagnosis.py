@@ -1,0 +1,117 @@
+"""The page of `torchproof diagnose`: a section for each diagnostic, and its pictures as files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from torchproof.core.files import write
+from torchproof.diagnose.diagnosis import Diagnosis, Measured
+from torchproof.diagnose.parts import Landscapes
+from torchproof.report import (
+    flatness_plots,
+    lipschitz_plots,
+    prunability_plots,
+    tail_index_plots,
+    titration_plots,
+)
+
+KINDS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """file: its name without an ending; caption: what is to be seen."""
+
+    file: str
+    caption: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def _flatness(found: Any) -> dict[str, tuple[Figure, str]]:
+    figure = flatness_plots.draw_flatness({"this network": found})
+    return {"": (figure, "Average- and worst-case flatness, in nats above the reference.")}
+
+
+def _landscape(found: Landscapes) -> dict[str, tuple[Figure, str]]:
+    lines = {"random, attacked": found.robust, "worst, attacked": found.robust_worst}
+    clean = {"random, clean": found.clean, "worst, clean": found.clean_worst}
+    unit = "Radii in lengths of the filters; bands from the lowest to the highest direction."
+    return {
+        "": (flatness_plots.draw_landscapes(lines), f"The attacked loss along directions. {unit}"),
+        "clean": (flatness_plots.draw_landscapes(clean, robust=False), "The clean loss."),
+        "plane": (flatness_plots.draw_plane(found.plane), "The attacked loss on a plane of two."),
+    }
+
+
+def _tails(found: Any) -> dict[str, tuple[Figure, str]]:
+    return {
+        "": (tail_index_plots.draw_tails(found.overall), "Gradient noise, and all readings."),
+        "layers": (tail_index_plots.draw_layers(found), "Each parameter by itself."),
+    }
+
+
+def _prunability(found: Any) -> dict[str, tuple[Figure, str]]:
+    return {"": (prunability_plots.draw(found), "The training loss with the largest weights only.")}
+
+
+def _lipschitz(found: Any) -> dict[str, tuple[Figure, str]]:
+    return {"": (lipschitz_plots.draw(found), "Bounds of alpha(r) from below and above.")}
+
+
+def _titration(found: Any) -> dict[str, tuple[Figure, str]]:
+    return {"": (titration_plots.draw(found), "The response to noise, and where answers go.")}
+
+
+DRAWN: dict[str, Callable[[Any], dict[str, tuple[Figure, str]]]] = {
+    "flatness": _flatness,
+    "landscape": _landscape,
+    "tail-index": _tails,
+    "prunability": _prunability,
+    "lipschitz": _lipschitz,
+    "titration": _titration,
+}
+
+
+def render_diagnosis(found: Diagnosis, out: Path) -> Path:
+    """Writes out/diagnosis.html, which needs nothing beside it, and every picture as PNG and SVG;
+    the path of the page. Raises FileError.
+    """
+    sections = [(part, _pictures(name, part, out)) for name, part in found.parts.items()]
+    environment = Environment(
+        loader=PackageLoader("torchproof.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    html = environment.get_template("diagnosis.html.j2").render(found=found, sections=sections)
+    path = out / "diagnosis.html"
+    write(path, html.encode())
+    return path
+
+
+def _pictures(name: str, part: Measured, out: Path) -> list[Picture]:
+    made = []
+    for suffix, (figure, caption) in DRAWN[name](part.result(name)).items():
+        file = f"{name}-{suffix}" if suffix else name
+        bytes_ = {kind: _saved(figure, kind) for kind in KINDS}
+        for kind, content in bytes_.items():
+            write(out / f"{file}.{kind}", content)
+        made.append(Picture(file, caption, bytes_["png"]))
+    return made
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    about = {"Date": None} if kind == "svg" else {}
+    figure.savefig(buffer, format=kind, dpi=144, metadata=about)
+    return buffer.getvalue()

@@ -1,0 +1,50 @@
+"""Curves of the local Lipschitz constant alpha(r): from below by noise and by ascent, from above by
+certified bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
+
+from torchproof.diagnose.lipschitz import LipschitzCurve
+
+COLOURS = ("#1f6feb", "#d1690e", "#2b8a3e", "#8a3ffc", "#c2255c")
+
+
+def draw(found: LipschitzCurve | Mapping[str, LipschitzCurve]) -> Figure:
+    """One curve, or those of several networks by name, all of the same output."""
+    curves = {found.output: found} if isinstance(found, LipschitzCurve) else found
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    draw_on(figure.subplots(), curves)
+    return figure
+
+
+def draw_on(axes: Axes, curves: Mapping[str, LipschitzCurve]) -> None:
+    """Into a panel: lines are the largest so far, marks the value at each radius alone."""
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, radii = COLOURS[number % len(COLOURS)], curve.radii
+        lead = f"{name}: " if len(curves) > 1 else ""
+        axes.plot(radii, curve.attacked_so_far, "-", color=colour, label=f"{lead}gradient ascent")
+        axes.plot(radii, curve.attacked, "o", color=colour, markersize=4)
+        axes.plot(radii, curve.sampled_so_far, "--", color=colour, label=f"{lead}random noise")
+        axes.plot(radii, curve.sampled, "o", color=colour, markersize=4, fillstyle="none")
+        if curve.bound:
+            axes.plot(radii, curve.bound, ":", color=colour, label=f"{lead}certified bound")
+    first = next(iter(curves.values()))
+    if first.output == "softmax":
+        low, high = first.radii[0], first.radii[-1]
+        lengths = [low + (high - low) * i / 50 for i in range(51)]
+        most = [math.sqrt(2) / r for r in lengths]
+        axes.plot(lengths, most, "-.", color="#8a8f98", linewidth=1, label="√2 / r: saturation")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatterSciNotation())
+    axes.set_xlim(left=0)
+    axes.set_xlabel("r, Euclidean, input units")
+    axes.set_ylabel(f"|f(x+e) − f(x)| / |e|, f = {first.output}")
+    axes.grid(alpha=0.3, which="both", linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
