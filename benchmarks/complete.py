@@ -113,7 +113,7 @@ def main() -> int:
     if given.resume and path.exists():
         records = json.loads(path.read_text())["records"]
     done = {(r["network"], r["id"]) for r in records}
-    sound = True
+    sound = table(records)[1]
     for name in given.networks:
         about = examples(name, given.n)
         graph = graph_of(about.model, about.x[:1])

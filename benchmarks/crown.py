@@ -86,7 +86,7 @@ def compared(about: Subject, peer: Any, rounds: dict[str, int]) -> list[dict[str
         runs[method] = theirs(about, method, peer)
         if method == "CROWN":
             for run in runs.values():
-                run()  # the first call of either pays for what is kept
+                run()  # our first call pays for what is kept; theirs is built anew
         found |= timed(runs, rounds[method])
     return [_row(about, name, found[name], found[same]) for name, same in METHODS.items()]
 

@@ -5,15 +5,21 @@
 PATH: a checkout of Verified-Intelligence/alpha-beta-CROWN with its auto_LiRPA; PYTHON: an
 interpreter in which it runs. Each instance is a process of its own on one thread, with the settings
 that its authors entered the competition with, but one MIP solver instead of 32 and no CPLEX cuts.
-Its clock starts when its modules are loaded, ours with the reading of the network.
+Its clock starts when its modules are loaded, ours with the reading of the network; what either
+takes from the start of its process to the answer to the smallest instance is measured apart. Exit
+code 1 where it decides more of a benchmark, or a verdict of either contradicts the other's or the
+known one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -76,17 +82,7 @@ def asked(row: dict[str, str], peer: Path, python: str, timeout: float) -> dict[
             "--vnnlib_path", str(folder / "property.vnnlib"),
             "--results_file", str(folder / "answer.txt"), "--timeout", str(timeout),
         ]  # fmt: skip
-        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        started = time.monotonic()
-        with (folder / "log.txt").open("w") as log:
-            try:
-                subprocess.run(
-                    command, cwd=peer / "complete_verifier", env={**os.environ, **one},
-                    stdout=log, stderr=log, timeout=timeout + GRACE, check=False,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                log.write("\nended from outside\n")
-        record["seconds"] = time.monotonic() - started
+        record["seconds"] = _run(command, peer / "complete_verifier", folder, timeout)
         answer = folder / "answer.txt"
         verdict = answer.read_text().split("\n")[0].strip() if answer.exists() else ""
         if verdict not in ("sat", "unsat", "timeout", "unknown"):
@@ -98,26 +94,73 @@ def asked(row: dict[str, str], peer: Path, python: str, timeout: float) -> dict[
     return record
 
 
-def table(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
-    """Per benchmark the instances that both were asked, and how many each decided."""
-    mine = {(r["onnx"], r["vnnlib"]): r for r in ours}
-    rows = []
+def _run(command: list[str], where: Path, folder: Path, timeout: float) -> float:
+    """Seconds of a process on one thread, ended with all that it started when it is late."""
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    started = time.monotonic()
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=where, env={**os.environ, **one}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout + GRACE)
+        except subprocess.TimeoutExpired:
+            log.write("\nended from outside\n")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return time.monotonic() - started
+
+
+def starts(peer: Path, python: str, rounds: int = 3) -> dict[str, float]:
+    """Median seconds of whole processes that answer the smallest instance, in turn."""
+    row = next(r for r in sample("test", 99) if "nano" in r["onnx"])
+    took: dict[str, list[float]] = {"ours": [], "its": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for key, file in (("onnx", "network.onnx"), ("vnnlib", "property.vnnlib")):
+                (folder / file).write_bytes(gzip.decompress((DATA / row[key]).read_bytes()))
+            command = [sys.executable, "-m", "torchproof", "verify", "--timeout", "60",
+                       "--onnx", "network.onnx", "--vnnlib", "property.vnnlib"]  # fmt: skip
+            took["ours"].append(_run(command, folder, folder, 60.0))
+        took["its"].append(asked(row, peer, python, 60.0)["seconds"])
+    return {name: statistics.median(seconds) for name, seconds in took.items()}
+
+
+def decided(record: dict[str, Any]) -> bool:
+    return record["verdict"] in ("sat", "unsat")
+
+
+def opposed(*verdicts: str) -> bool:
+    return {"sat", "unsat"} <= set(verdicts)
+
+
+def table(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[str, bool]:
+    """Per benchmark the instances that both were asked and that it could read, and how many each
+    decided; whether ours decides no fewer, without a contradiction.
+    """
+    mine, rows, good = {(r["onnx"], r["vnnlib"]): r for r in ours}, [], True
     for name in dict.fromkeys(r["benchmark"] for r in theirs):
-        pairs = [(mine[key], r) for r in theirs if r["benchmark"] == name
+        own = [r for r in theirs if r["benchmark"] == name]
+        pairs = [(mine[key], r) for r in own if r["verdict"] != "error"
                  and (key := (r["onnx"], r["vnnlib"])) in mine]  # fmt: skip
-        both = [tuple(r["verdict"] in ("sat", "unsat") for r in pair) for pair in pairs]
-        seconds = [sorted(pair[i]["seconds"] for pair in pairs) for i in (0, 1)]
+        both = [(decided(a), decided(b)) for a, b in pairs]
+        against = sum(opposed(a["verdict"], b["verdict"]) or opposed(b["verdict"], b["known"])
+                      for a, b in pairs)  # fmt: skip
+        counts = [sum(pair[i] for pair in both) for i in (0, 1)]
+        good &= counts[0] >= counts[1] and not against
+        middle = [statistics.median(pair[i]["seconds"] for pair in pairs) if pairs else "–"
+                  for i in (0, 1)]  # fmt: skip
         rows.append([
-            name, len(pairs), sum(a for a, _ in both), sum(b for _, b in both),
-            sum(a and not b for a, b in both), sum(b and not a for a, b in both),
-            sum({a["verdict"], b["verdict"]} == {"sat", "unsat"} for a, b in pairs),
-            sum(b["verdict"] == "error" for _, b in pairs),
-            *(each[len(each) // 2] if each else float("nan") for each in seconds),
+            name, len(own), len(own) - len(pairs), len(pairs), *counts,
+            sum(a and not b for a, b in both), sum(b and not a for a, b in both), against, *middle,
         ])  # fmt: skip
-    head = ["benchmark", "instances", "ours decides", "alpha,beta-CROWN decides", "ours alone",
-            "it alone", "verdicts differ", "its errors", "our median seconds",
+    head = ["benchmark", "instances", "it cannot read", "compared", "ours decides", "it decides",
+            "ours alone", "it alone", "contradictions", "our median seconds",
             "its median seconds"]  # fmt: skip
-    return markdown(head, rows)
+    return markdown(head, rows), good
 
 
 def main() -> int:
@@ -129,6 +172,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--ours", default="vnncomp", help="the record of vnncomp.py")
     parser.add_argument("--out", default="vnncomp_peer")
+    parser.add_argument("--note", default="", help="what is to be known of its installation")
+    parser.add_argument("--version", default="not given", help="commits of it and of auto_LiRPA")
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,14 +189,31 @@ def main() -> int:
             kept.append(asked(row, given.peer, given.python, given.timeout))
             told = f"{kept[-1]['verdict']} (known {row['verdict']}), {kept[-1]['seconds']:.1f} s"
             print(benchmark, row["onnx"].split("/")[-1], told, flush=True)
-        text = (
-            "# VNN-COMP instances, beside alpha,beta-CROWN\n\nThe sample of `vnncomp.py`, "
-            f"{given.timeout:g} s each, one thread, CPU; its seconds include the start of its "
-            "process, and its limit starts after that. One MIP solver, no CPLEX cuts.\n\n"
-            + table(ours, kept)
+        save(given, ours, kept, None)
+    return 0 if save(given, ours, kept, starts(given.peer, given.python)) else 1
+
+
+def save(
+    given: argparse.Namespace, ours: list[dict[str, Any]], theirs: list[dict[str, Any]],
+    start: dict[str, float] | None,
+) -> bool:  # fmt: skip
+    """Stores what is known so far; is ours no worse?"""
+    body, good = table(ours, theirs)
+    text = (
+        "# VNN-COMP instances, beside alpha,beta-CROWN\n\nThe sample of `vnncomp.py`, "
+        f"{given.timeout:g} s each, one thread, CPU. Its seconds include the start of its process, "
+        "and its limit begins after that; ours begin with the reading of the network. The settings "
+        "are those of its authors, with one MIP solver instead of 32 and without CPLEX's cuts. "
+        f"{given.note}\n\n{body}"
+    )
+    if start is not None:
+        text += (
+            "\nThe smallest instance, from the start of the process: ours "
+            f"{start['ours']:.1f} s, its {start['its']:.1f} s (medians of 3, in turn).\n"
         )
-        store(given.out, {"facts": facts({}, {}), "records": kept}, text)
-    return 0
+    about = facts({"alpha,beta-CROWN": given.version}, {}) | {"dtype": "float64 (it: float32)"}
+    store(given.out, {"facts": about, "records": theirs, "start": start}, text)
+    return good
 
 
 if __name__ == "__main__":
