@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from torchproof.cli.anomaly import app as anomaly
 from torchproof.cli.attack import attack
 from torchproof.cli.certify import certify
 from torchproof.cli.check_certificate import check_certificate
@@ -53,6 +54,7 @@ for command in (
 app.command("train-many")(train_many)
 app.command("check-certificate")(check_certificate)
 app.command("list")(listing)
+app.add_typer(anomaly, name="anomaly")
 
 
 def main() -> None:

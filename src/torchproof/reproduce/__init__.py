@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from torchproof.reproduce.alternating import alternating
+from torchproof.reproduce.anomaly import anomaly_experiment
 from torchproof.reproduce.awp import awp_study
 from torchproof.reproduce.baselines import baselines_study
 from torchproof.reproduce.certified_training import certified_training
@@ -67,6 +68,7 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "lipschitz": lipschitz_experiment,
     "titration": titration_experiment,
     "weight-backdoor": weight_backdoor_experiment,
+    "anomaly": anomaly_experiment,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

@@ -1,0 +1,285 @@
+"""`reproduce anomaly`: what does training on contaminated images do to an autoencoder, and which
+way of rejecting the outliers mends it (Beggel et al. 2019)?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchproof import data as sets
+from torchproof.anomaly.baselines import BASELINES, fit_baseline
+from torchproof.anomaly.contamination import Contaminated, Sizes, contaminate, shrunk
+from torchproof.anomaly.detector import load
+from torchproof.anomaly.figures import auroc, told_apart
+from torchproof.anomaly.fit import Fitted, fit
+from torchproof.anomaly.itsr import ITSR
+from torchproof.anomaly.learner import Learner, Setting
+from torchproof.anomaly.networks import Architecture
+from torchproof.anomaly.rejection import EarlyRejection, Oracle
+from torchproof.anomaly.scores import rule_from, scores
+from torchproof.anomaly.stages import Method, Plain
+from torchproof.report.anomaly_plots import draw_heat_maps, save
+from torchproof.reproduce.anomaly_figures import (
+    AAE,
+    MAKE_WORSE,
+    ORACLE,
+    PLAIN,
+    PUBLISHED,
+    REJECT,
+    Areas,
+    Found,
+    Point,
+    Run,
+    judge,
+    rows,
+)
+from torchproof.reproduce.anomaly_picture import picture
+from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
+
+PAPER = "Beggel, Pfeiffer and Bischl 2019, arXiv 1901.06355"
+CLAIM = (
+    "an autoencoder trained on contaminated images learns to reconstruct the outliers as well, and "
+    "rejecting suspects during training prevents it"
+)
+TILES = "npz:magnetic_tile.npz"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of the class `normal`, and outliers: of the class `outlier`, or of all others (None).
+
+    Networks are dense; marks: the epochs at which they are judged, early and late among them; the
+    adversarial ones are trained as long. size: pixels that images are shrunk to.
+    """
+
+    data: str
+    split: str
+    normal: str
+    outlier: str | None
+    sizes: Sizes
+    size: int
+    width: int
+    marks: tuple[int, ...]
+    early: int
+    late: int
+    itsr: ITSR
+    shares: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)
+    share: float = 0.05
+
+    @property
+    def about(self) -> str:
+        name = "magnetic tiles" if self.data == TILES else self.data
+        return f"{name}, {self.normal} against {self.outlier or 'defects'}"
+
+    @property
+    def slug(self) -> str:
+        return "tiles" if self.data == TILES else self.data
+
+
+SMALL = ITSR(pretrain=50, rounds=10, refine=5, retrain=50)
+_MARKS = (5, 15, 50, 150)
+
+
+def parts_of(request: Request) -> tuple[Part, ...]:
+    """MNIST and magnetic tiles with defects; the bundled digits where they are not there. At scale
+    paper Fashion-MNIST as well, and the published networks and epochs.
+    """
+    paper = request.scale == "paper"
+    names = ("mnist", "fashion-mnist", TILES) if paper else ("mnist", TILES)
+    return tuple((_paper if paper else _small)(name) for name in at_hand(names, request))
+
+
+def _small(name: str) -> Part:
+    if name == "mnist":
+        sizes = Sizes(680, 100, 200)
+        return Part(name, "test", "0", "2", sizes, 28, 200, _MARKS, 15, 150, SMALL)
+    if name == TILES:
+        sizes = Sizes(600, 120, 200)
+        return Part(name, "all", "MT_Free", None, sizes, 32, 200, _MARKS, 15, 150, SMALL)
+    sizes = Sizes(100, 30, 40)
+    return Part(name, "all", "0", "2", sizes, 8, 100, _MARKS, 15, 150, SMALL)
+
+
+def _paper(name: str) -> Part:
+    marks = (50, 100, 400, 1000, 4000)
+    if name == TILES:
+        sizes = Sizes(600, 120, 200)
+        return Part(name, "all", "MT_Free", None, sizes, 64, 1000, marks, 400, 4000, ITSR())
+    if name == "digits":
+        return _small(name)
+    normal, outlier = ("0", "2") if name == "mnist" else ("T-shirt/top", "Pullover")
+    sizes, long = Sizes(4900, 400, 500), ITSR(retrain=1000 if name == "mnist" else 500)
+    return Part(name, "train", normal, outlier, sizes, 28, 1000, marks, 400, 4000, long)
+
+
+def anomaly_experiment(request: Request) -> Outcome:
+    """Plain autoencoders over epochs and contamination; at one contamination rejection by
+    reconstruction error, removal by the truth, the adversarial autoencoder without and with ITSR,
+    and detectors of scikit-learn.
+    """
+    parts = parts_of(request)
+    request.claim({"parts": f"{parts}"})
+    found = {part.about: _measured(request, part) for part in parts}
+    for part in parts:
+        _heat_maps(request, part)
+    return conclude(
+        request, name="anomaly", paper=PAPER, claim=CLAIM, settings=_settings(parts),
+        rows=[row for one in found.values() for row in rows(one)],
+        judged=judge(found), picture=picture(found),
+    )  # fmt: skip
+
+
+def _settings(parts: tuple[Part, ...]) -> dict[str, str]:
+    return {
+        part.about: f"{part.sizes.train} normal images and {100 * part.share:g} % outliers to "
+        f"train on, {part.sizes.held} normal ones held out, {part.sizes.test} of either kind to "
+        f"test; {part.size} x {part.size} pixels, {part.width} units, {part.late} epochs, ITSR "
+        f"{part.itsr.pretrain} + {part.itsr.rounds} x {part.itsr.refine} + {part.itsr.retrain}"
+        for part in parts
+    }
+
+
+def _measured(request: Request, part: Part) -> Found:
+    """All runs of a part; those whose file is there are read back."""
+    normal, outliers = _images(request, part)
+    runs: list[Run] = []
+    areas: list[Areas] = []
+    for seed in request.all_seeds:
+        folder = request.out / part.slug / f"seed{seed}"
+        for share in part.shares:
+            case = contaminate(normal, outliers, share, part.sizes, seed)
+            pieces: dict[str, Method] = {PLAIN: Plain(part.late)}
+            if share == part.share:
+                pieces = _methods(part, case)
+                areas.append(_baselines(folder / "baselines.json", case, seed))
+            for name, method in pieces.items():
+                path = folder / f"{name.replace(' ', '-')}-{share:g}.json"
+                if not path.exists():
+                    _run(part, case, name, method, share, seed, path).write(path)
+                    request.say(f"{part.about}, seed {seed}: {name} at {share:g}")
+                runs.append(Run.read(path))
+    return Found(
+        part.about, part.early, part.late, part.share, tuple(runs), tuple(areas),
+        PUBLISHED if part.data == "mnist" else {},
+    )  # fmt: skip
+
+
+def _images(request: Request, part: Part) -> tuple[Tensor, Tensor]:
+    """Normal images, and those that outliers are drawn from."""
+    found = sets.load(part.data, data_dir=request.data_dir, split=part.split)
+    normal = found.y == found.classes.index(part.normal)
+    bad = ~normal if part.outlier is None else found.y == found.classes.index(part.outlier)
+    return shrunk(found.x[normal], part.size), shrunk(found.x[bad], part.size)
+
+
+def _methods(part: Part, case: Contaminated) -> dict[str, Method]:
+    outliers = tuple(case.outlier.nonzero()[:, 0].tolist())
+    return {
+        PLAIN: Plain(part.late),
+        REJECT: EarlyRejection(part.early, part.late - part.early),
+        ORACLE: Oracle(outliers, part.late),
+        MAKE_WORSE: Oracle(outliers, part.late, -0.1),
+        AAE: Plain(_total(part.itsr)),
+        "ITSR": part.itsr,
+    }
+
+
+def _total(how: ITSR) -> int:
+    return how.pretrain + how.rounds * how.refine + how.retrain
+
+
+def _run(
+    part: Part, case: Contaminated, name: str, method: Method, share: float, seed: int, path: Path
+) -> Run:
+    """Trains and judges at the marks and at the end; the network of rejection is kept."""
+    adversarial = name in (AAE, "ITSR")
+    how = Architecture("dense", 2 if adversarial else 32, part.width, batch_norm=adversarial)
+    points: list[Point] = []
+    last = sum(stage.epochs for stage in method.stages())
+
+    def watch(learner: Learner, weights: Tensor) -> None:
+        if learner.epochs in {*part.marks, last}:
+            points.append(_point(learner, weights, case))
+
+    fitted = fit(case.x, method, Setting(how, adversarial, seed=seed), watch=watch)
+    if name == REJECT:
+        fitted.detector(case.held).save(path.parent / "detector")
+    return _told(fitted, case, name, share, seed, points)
+
+
+def _point(learner: Learner, weights: Tensor, case: Contaminated) -> Point:
+    """Errors on the training images; the rule of the paper, of kept training images, and that of
+    held-out ones, on the test images.
+    """
+    network, adversarial = learner.network, learner.setting.adversarial
+    train, test = scores(network, case.x), scores(network, case.test)
+    published = rule_from(train.take(weights > 0), adversarial)
+    held = rule_from(scores(network, case.held), adversarial)
+    errors = train.error[~case.outlier], train.error[case.outlier]
+    paper, ours = (told_apart(test, case.anomalous, rule) for rule in (published, held))
+    return Point(
+        epochs=learner.epochs, normal=float(errors[0].mean()),
+        outlier=float(errors[1].mean()) if len(errors[1]) else None,
+        balanced=paper.balanced, left_alone=paper.left_alone, found=paper.found,
+        balanced_held=ours.balanced, auroc=ours.auroc, auroc_error=ours.auroc_error,
+        auroc_likelihood=ours.auroc_likelihood,
+    )  # fmt: skip
+
+
+def _told(
+    fitted: Fitted, case: Contaminated, name: str, share: float, seed: int, points: list[Point]
+) -> Run:
+    """What was rejected at each stage, and the latent likelihoods of the training images."""
+    likelihood = scores(fitted.learner.network, case.x).likelihood
+    stages = [weights < 1 for weights in fitted.weights.values()]
+    keep = name in (AAE, "ITSR")
+    area = auroc(-likelihood, case.outlier) if case.planted else None
+    return Run(
+        method=name, share=share, seed=seed, planted=case.planted, points=tuple(points),
+        rejected=tuple(int(stage.sum()) for stage in stages),
+        true=tuple(int((stage & case.outlier).sum()) for stage in stages),
+        negative=int((fitted.last < 0).sum()),
+        negative_true=int(((fitted.last < 0) & case.outlier).sum()),
+        latent_area=area if keep else None,
+        likelihood_normal=tuple(likelihood[~case.outlier].tolist()) if keep else (),
+        likelihood_outlier=tuple(likelihood[case.outlier].tolist()) if keep else (),
+        contrast=tuple(
+            one.error_rejected / one.error_kept for one in fitted.premises.values() if one
+        ),
+    )  # fmt: skip
+
+
+def _baselines(path: Path, case: Contaminated, seed: int) -> Areas:
+    if not path.exists():
+        areas = {
+            name: auroc(fit_baseline(name, case.x, seed=seed).suspicion(case.test), case.anomalous)
+            for name in BASELINES
+        }
+        Areas(areas=areas, n=len(case.test)).write(path)
+    return Areas.read(path)
+
+
+def _heat_maps(request: Request, part: Part) -> None:
+    """Of the first seed: test images that the network of rejection suspects most, of each kind."""
+    path = request.out / f"heat-maps-{part.slug}.png"
+    if path.exists():
+        return
+    normal, outliers = _images(request, part)
+    case = contaminate(normal, outliers, part.share, part.sizes, request.all_seeds[0])
+    detector = load(request.out / part.slug / f"seed{request.all_seeds[0]}" / "detector")
+    suspicion = detector.suspicion(case.test)
+    chosen: list[Tensor] = []
+    pick: dict[str, Callable[[Tensor], Tensor]] = {"outlier": lambda a: a, "normal": lambda a: ~a}
+    titles: list[str] = []
+    for kind, of in pick.items():
+        mine = of(case.anomalous).nonzero()[:, 0]
+        few = mine[suspicion[mine].argsort(descending=True)[:4]]
+        chosen.append(few)
+        titles += [f"{kind}\n{value:.1f}" for value in suspicion[few].tolist()]
+    x = case.test[torch.cat(chosen)]
+    save(draw_heat_maps(x, detector.heat_maps(x), titles), path)
