@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from scipy.integrate import quad
-from scipy.special import erf, gamma
-from scipy.stats import chi2
+from scipy.special import erf, gamma, gammaincinv
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
@@ -84,7 +83,7 @@ def exit_time(
         remedy = "wait longer, or use more noise or more walkers"
         raise InputError(f"no exit of {walkers} within {longest}", "at least one", remedy)
     total = taken * step
-    low, high = (2 * total / float(chi2.ppf(p, 2 * left)) for p in (0.975, 0.025))
+    low, high = (total / float(gammaincinv(left, p)) for p in (0.975, 0.025))
     return ExitTime(total / left, low, high, left, walkers)
 
 

@@ -166,9 +166,12 @@ def _sound(lines: Sequence[Line], cells: Sequence[Cell]) -> bool:
 
 def picture(cells: Sequence[Cell]) -> bytes:
     """alpha against the radius, of probabilities and of logits; bands over seeds (PNG)."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    for axes, output in zip(figure.subplots(1, 2), ("softmax", "logits"), strict=True):
+    figure = Figure(figsize=(11, 5.0), layout="constrained")
+    both = figure.subplots(1, 2)
+    for axes, output in zip(both, ("softmax", "logits"), strict=True):
         _panel(axes, cells, output)
+    lines, words = both[0].get_legend_handles_labels()
+    figure.legend(lines, words, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
     return drawn.getvalue()
@@ -197,4 +200,3 @@ def _panel(axes: Axes, cells: Sequence[Cell], output: str) -> None:
     axes.set_ylabel(f"|f(x+e) − f(x)| / |e| at |e| = r, f = {output}")
     axes.set_title(f"{output}, {cells[0].points} training images", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)

@@ -9,7 +9,6 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import weibull_max
 from torch import Tensor, nn
 
 from torchproof.core import keys
@@ -83,6 +82,8 @@ def end_of(maxima: NDArray[np.float64]) -> float:
     """The right end of a reverse Weibull distribution, fitted by maximum likelihood to (N,) values;
     the largest of them where they hardly differ or no fit is better.
     """
+    from scipy.stats import weibull_max  # takes as long to load as half of torch
+
     top, spread = float(maxima.max()), float(maxima.std())
     if spread <= 1e-6 * abs(top):
         return top
