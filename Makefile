@@ -26,7 +26,7 @@ lint: $(STAMP)
 results: $(STAMP)
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
 	    "Training methods at small scale" awp friendly interpolated fgsm-tricks selfpaced jsigr \
-	    region ladder robust-overfitting baselines hat
+	    region ladder robust-overfitting baselines hat thrm extra-data
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/architectures.md \
 	    "Robust architectures at small scale" cifs tisode sparta feature-denoising hgd
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/inspection.md \

@@ -20,7 +20,7 @@ from torchproof.core.threats import parse
 from torchproof.data import load
 from torchproof.nn import load_model
 from torchproof.recipes import Many, Table
-from torchproof.recipes.comparison import Cell, difference, line_of
+from torchproof.recipes.comparison import Cell, Comparison, difference, line_of
 from torchproof.recipes.many import attacked
 
 BASE = """
@@ -119,6 +119,24 @@ def _the_cell_is_what_the_network_does(out: Path, cell: Cell) -> None:
     torch.nn.functional.cross_entropy(model(x), test.y).backward()
     moved = (test.x + 0.1 * x.grad.sign()).clamp(0, 1)
     assert fgsm == pytest.approx(float((model(moved).argmax(1) == test.y).float().mean()))
+
+
+def test_who_collapsed_is_told_seed_by_seed() -> None:
+    cells = {
+        seed: cell([0]).model_copy(update={"catastrophic": flagged, "fgsm": 0.9, "pgd": 0.3})
+        for seed, flagged in enumerate((0, 1))
+    }
+    calm = {seed: cell([0]) for seed in (0, 1)}
+    lines = [line_of("one", "FGSMAT()", cells, cells), line_of("two", "AT()", calm, cells)]
+    made = Comparison(
+        data="d", model="m", threat="t", suite="fast", weights="last", seeds=(0, 1),
+        reference="one", lines=lines, versions={},
+    )  # fmt: skip
+    told = made.markdown()
+    assert "| one | 60, 60 | 100, 100 | 0 of 1, 1 of 1 |" in told
+    assert "| two | 0, 0 | 100, 100 | 0 of 1, 0 of 1 |" in told
+    quiet = made.model_copy(update={"lines": lines[1:]})
+    assert "seed by seed" not in quiet.markdown()
 
 
 def test_a_plan_that_cannot_work_fails_before_anything_is_trained(tmp_path: Path) -> None:

@@ -13,10 +13,14 @@ from pydantic import ValidationError
 from torchproof.core.errors import InputError, TorchproofError, UnknownName
 from torchproof.core.threats import parse
 from torchproof.nn import build, cards
-from torchproof.recipes import RECIPES, Plan, prepare, recipe, run, small
+from torchproof.recipes import RECIPES, Plan, Table, prepare, recipe, run, small
 from torchproof.train import (
     AT,
     AWP,
+    EMA,
+    FAT,
+    FGSMAT,
+    IAT,
     JSIGR,
     LGD,
     MART,
@@ -85,11 +89,18 @@ def test_the_published_settings(folder: Path) -> None:
     assert isinstance(mnist.method, AT) and mnist.threat is not None
     assert (mnist.method.steps, mnist.threat.eps, mnist.plan.settings.lr) == (40, 0.3, 1e-4)
     assert mnist.method.length * mnist.threat.eps == pytest.approx(0.01)
-    trades = prepare(recipe("cifar10-trades"), folder, CPU).method
-    assert isinstance(trades, TRADES) and trades.beta == 6
+    trades = prepare(recipe("cifar10-trades"), folder, CPU)
+    assert isinstance(trades.method, TRADES) and trades.method.beta == 6
+    assert trades.plan.model.startswith("wide-resnet(depth=34, ")
+    chosen = trades.plan.settings
+    assert (chosen.epochs, chosen.weight_decay, chosen.schedule) == (76, 2e-4, "final")
+    assert (chosen.batch_size, chosen.lr, chosen.ema) == (128, 0.1, None)
+    averaged = prepare(recipe("cifar10-ema"), folder, CPU).method
+    assert isinstance(averaged, EMA) and averaged.decay == 0.995
+    assert isinstance(averaged.method, TRADES) and averaged.method.beta == 6
     awp = prepare(recipe("cifar10-awp"), folder, CPU).method
     assert isinstance(awp, AWP) and awp.gamma == 0.01
-    for name in ("cifar10-at", "cifar10-trades", "cifar10-awp"):
+    for name in ("cifar10-at", "cifar10-ema", "cifar10-awp"):
         plan = recipe(name)
         assert plan.threat == "linf:8/255" and plan.augment == "Compose(Crop(4), Flip())"
         settings = plan.settings
@@ -98,6 +109,17 @@ def test_the_published_settings(folder: Path) -> None:
     twins = recipe("digits-at"), recipe("digits-standard")
     assert twins[0].model_copy(update={"method": "Standard"}) == twins[1]
     assert isinstance(prepare(twins[1], None, CPU).method, Standard)
+
+
+def test_the_table_for_a_gpu_prepares(folder: Path) -> None:
+    table = Table.read(Path(__file__).parents[2] / "benchmarks" / "gpu_training.yaml")
+    kinds = [AT, TRADES, AWP, FAT, IAT, FGSMAT, Sum]
+    assert (table.evaluate.n, table.evaluate.suite, table.seeds) == (1000, "standard", (0, 1, 2))
+    for plan, kind in zip(table.rows.values(), kinds, strict=True):
+        assert isinstance(prepare(plan, folder, CPU).method, kind)
+        assert plan.data == "cifar10" and plan.threat == "linf:8/255" and plan.n is None
+        assert plan.model.startswith("preact-resnet18(")
+        assert (plan.settings.epochs, plan.settings.schedule) == (30, "cyclic")
 
 
 def test_the_settings_of_terms_wrappers_and_fine_tunings(folder: Path, tmp_path: Path) -> None:

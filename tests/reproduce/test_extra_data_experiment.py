@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchproof.core.errors import InputError
+from torchproof.core.errors import FileError, InputError
 from torchproof.data import load
 from torchproof.recipes.comparison import Cell, Line, line_of
 from torchproof.reproduce import Request, extra_data
@@ -88,6 +88,10 @@ def test_it_runs_from_end_to_end_and_goes_on(
         right = int((kept["y_train"] == train.y[100:250].numpy()).sum())
     (row,) = [row for row in found.rows if "right labels" in row.what]
     assert row.ours == (right / 150,) and row.n == 150
+    claimed = (tmp_path / "out" / "request.json").read_text()
+    assert str(tmp_path) not in claimed and '"stream": "' in claimed
+    with pytest.raises(FileError):  # before anything is trained
+        extra_data.extra_data_experiment(request)
     said.clear()
     again = extra_data.extra_data_experiment(dataclasses.replace(request, resume=True))
     assert again.rows == found.rows and not any("epoch" in text for text in said)

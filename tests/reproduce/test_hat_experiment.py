@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from torchproof.core.errors import FileError
 from torchproof.recipes.comparison import Cell, line_of
 from torchproof.reproduce import Request, hat
 from torchproof.reproduce.study import DIGITS
@@ -51,5 +52,16 @@ def test_it_runs_from_end_to_end_and_goes_on(
     assert {row.what.split(":")[0] for row in found.rows} == {"TRADES", "HAT", "MMA"}
     assert any(text.startswith("standard: epoch 2") for text in said)
     said.clear()
+    with pytest.raises(FileError):
+        hat.hat_experiment(request)
+    assert not any("epoch" in text for text in said)  # refused before anything is trained
     again = hat.hat_experiment(dataclasses.replace(request, resume=True))
     assert again.rows == found.rows and not any("epoch" in text for text in said)
+
+
+def test_at_the_scale_of_the_paper_methods_differ_in_the_method_alone(tmp_path: Path) -> None:
+    request = Request(tmp_path, scale="paper", data_dir=tmp_path, say=lambda text: None)
+    rows = hat.with_teacher(tmp_path / "standard").table(request).rows
+    own = {"method", "teacher"}
+    assert rows["TRADES"].model_dump(exclude=own) == rows["HAT"].model_dump(exclude=own)
+    assert rows["TRADES"].teacher is None and rows["TRADES"].method == "TRADES(beta=2.5)"

@@ -133,9 +133,35 @@ def test_verdicts_follow_their_thresholds() -> None:
     assert verdict(selfpaced, trades, head, line("SPAT", robust=0.4)) == against
 
     plain, alone = line("plain", robust=0.3), line("Jacobian alone")
-    assert verdict(jsigr, plain, alone, line("J-SIGR", robust=0.6)) == shows
-    assert verdict(jsigr, plain, alone, line("J-SIGR", robust=0.6, clean=0.8)) == not_here
-    assert verdict(jsigr, plain, alone, line("J-SIGR", robust=0.2)) == against
+    ours = {one.name: one for one in (plain, alone, line("J-SIGR", robust=0.6))}
+    assert jsigr.judge(ours, inspected())[0] == shows
+    assert jsigr.judge(ours, inspected(norm=5.0))[0] == not_here  # only 4.5 times smaller
+    assert jsigr.judge(ours, inspected(control=None))[0] == not_here  # one seed
+    assert jsigr.judge(ours, inspected(control=(0.5, 0.95, 0.9)))[0] == not_here
+    assert jsigr.judge(ours, inspected(control=(0.95, 0.96, 0.97)))[0] == against
+    lower = ours | {"J-SIGR": line("J-SIGR", robust=0.6, clean=0.8)}
+    assert jsigr.judge(lower, inspected())[0] == not_here
+
+
+def inspected(
+    norm: float = 4.0, control: tuple[float, ...] | None = (0.4, 0.36, 0.33)
+) -> list[Row]:
+    """Rows of J-SIGR's experiment: a plain network has a mean squared norm of 100, and J-SIGR keeps
+    90 % of transferred images.
+    """
+    squares = {"plain": 100.0, "J-SIGR": norm}
+    rows = [
+        Row(what=f"{name}: squared norm of dz/dx, mean over images", ours=(value,), n=9, unit="")
+        for name, value in squares.items()
+    ]
+    kept = {"J-SIGR": (0.9, 0.92, 0.91), "plain, next seed (control)": control}
+    for eps in jsigr.RADII:
+        rows += [
+            Row(what=f"{name}: PGD-20 images of the plain network, eps {eps}", ours=ours, n=9)
+            for name, ours in kept.items()
+            if ours is not None
+        ]
+    return rows
 
 
 def small(study: Study, names: list[str]) -> Study:

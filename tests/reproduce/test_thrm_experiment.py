@@ -47,10 +47,13 @@ def table(trades: tuple[int, int], *ours: tuple[int, int]) -> Table:
 @pytest.mark.parametrize(
     ("trades", "ours", "verdict"),
     [
-        ((900, 80), [(950, 20), (902, 60)], "shows"),
-        ((900, 60), [(950, 20), (902, 80)], "contradicts"),
-        ((900, 60), [(950, 20), (900, 60)], "does not show at this scale"),  # equal
-        ((900, 80), [(950, 20), (906, 60)], "does not show at this scale"),  # 0.6 points apart
+        ((900, 80), [(890, 20), (902, 60)], "shows"),
+        # the nearest weight has more risk, another one at a higher accuracy has less
+        ((900, 60), [(950, 20), (902, 80)], "shows"),
+        ((900, 60), [(880, 90), (899, 80)], "contradicts"),
+        # TRADES has less risk, but nothing as accurate as the first weight of THRM
+        ((900, 60), [(950, 40), (899, 80)], "does not show at this scale"),
+        ((900, 60), [(880, 90), (900, 60)], "does not show at this scale"),  # equal
         ((900, 80), [(950, 20), (902, 0)], "does not show at this scale"),  # nothing is left
     ],
 )
@@ -59,7 +62,13 @@ def test_the_verdict(trades: tuple[int, int], ours: list[tuple[int, int]], verdi
     assert thrm.pairs(made) == [(("TRADES", 6.0), ("THRM", 1.0))]
     found, because = thrm.judge(made)
     assert found == verdict, because
-    assert ("too far apart" in because) == (ours[1][0] == 906)
+    assert "TRADES (beta 6) minus THRM (beta 1)" in because
+
+
+def test_no_pair_is_equal_where_accuracies_are_apart() -> None:
+    made = table((900, 80), (906, 60))  # 0.6 points
+    assert thrm.judge(made)[1].endswith("within 0.5 points: none")
+    assert not any(row.published for row in thrm.rows(made))
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -76,8 +85,10 @@ def test_differences_are_paired_by_seed() -> None:
 def test_the_least_risk_at_no_lower_accuracy_is_told(tmp_path: Path) -> None:
     made = table((900, 80), (950, 10), (890, 0), (910, 30))  # 20, 0 and 33 % of the errors
     assert thrm.least(made, ("TRADES", 6.0)) == ("THRM", 0.0)
-    assert "the least of THRM at no lower accuracy 19.6 % (beta 0)" in thrm.judge(made)[1]
+    assert "THRM (beta 0) 19.6 % at 94.90 % (+59.6 points" in thrm.judge(made)[1]
     assert thrm.least(table((900, 80), (890, 0)), ("TRADES", 6.0)) is None
+    assert thrm.least(made, ("THRM", 1.0)) == ("TRADES", 6.0) and not thrm.beaten(made, ("THRM", 1))
+    assert "THRM (beta 0) 19.6 % at 94.90 %, TRADES nowhere as accurate" in thrm.judge(made)[1]
 
 
 def test_plans_differ_in_method_and_weight_alone(tmp_path: Path) -> None:

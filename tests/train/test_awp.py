@@ -133,6 +133,20 @@ def test_awp_with_a_tiny_gamma_is_plain_adversarial_training() -> None:
     assert torch.allclose(moved_losses, inner.losses(net, plain), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("inner", [AT(THREAT, steps=3), TRADES(THREAT, steps=3), Standard()])
+def test_awp_at_gamma_zero_is_the_inner_method(inner: Method) -> None:
+    net, b = network(0.3), batch()
+    method = AWP(inner, gamma=0)
+    ready, plain = method.prepare(net, b), inner.prepare(net, b)
+    assert ready.shift is None and ready.spent == plain.spent and not ready.noted
+    twin = copy.deepcopy(net)
+    for own, how, made in ((net, method, ready), (twin, inner, plain)):
+        with shifted(own, made.shift), drawn(made):
+            read(how, own, made).mean().backward()
+    assert all(map(torch.equal, gradients(net), gradients(twin)))
+    assert all(map(torch.equal, net.state_dict().values(), twin.state_dict().values()))
+
+
 def test_awp_raises_the_loss_and_more_steps_raise_it_more() -> None:
     net, b = network(), batch(20)
     inner = AT(THREAT, steps=3)

@@ -12,11 +12,26 @@ from torch import Tensor, nn
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.nn.cosine import CosineHead
-from torchproof.train import AWP, EMA, FAT, IAT, SPAT, Record, Settings, fit, method
+from torchproof.train import (
+    AT,
+    AWP,
+    EMA,
+    FAT,
+    IAT,
+    JSIGR,
+    SPAT,
+    TRADES,
+    Record,
+    Settings,
+    Sum,
+    fit,
+    method,
+)
 from torchproof.train.method import Method, layers
 
 THREAT = Threat(Linf(), 0.1)
 
+# text -> kinds from the outside in, and the figures that are noted
 COMPOSED: dict[str, tuple[tuple[type[Method], ...], set[str]]] = {
     "AWP(SPAT(beta=6, steps=2))": (
         (AWP, SPAT),
@@ -38,6 +53,11 @@ COMPOSED: dict[str, tuple[tuple[type[Method], ...], set[str]]] = {
         (FAT, SPAT),
         {"label_cosine", "rival_cosine", "friendly_steps", "tau"},
     ),
+    "AWP(FAT(TRADES(beta=6), tau=1))": (
+        (AWP, FAT, TRADES),
+        {"weight_shift", "friendly_steps", "tau"},
+    ),
+    "Sum(AT(), JSIGR(jacobian=0.1))": ((Sum, AT, JSIGR), {"salient_share"}),
 }
 
 

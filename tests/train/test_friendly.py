@@ -20,7 +20,20 @@ from torchproof.core.errors import InputError, UnknownName
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import Classification, Goal
 from torchproof.core.threats import Threat
-from torchproof.train import AT, AWP, FAT, IAT, MART, TRADES, Batch, Standard, Sum, fit, method
+from torchproof.train import (
+    AT,
+    AWP,
+    FAT,
+    IAT,
+    MART,
+    TRADES,
+    Batch,
+    GradAlign,
+    Standard,
+    Sum,
+    fit,
+    method,
+)
 from torchproof.train.friendly import TAUS
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import read
@@ -217,6 +230,19 @@ def test_a_sum_inside_is_friendly_too() -> None:
     inner = AT(THREAT, steps=3)
     ready = FAT(Sum(inner, Standard()), tau=0).prepare(net, b)
     assert torch.equal(ready.parts[0].adv, FAT(inner, tau=0).prepare(net, b).adv)
+
+
+def test_steps_are_those_of_the_attack_alone() -> None:
+    """Not the pass of a weight perturbation, nor the gradients of a term beside it."""
+    net, b, inner = network(), batch(), AT(THREAT, steps=3)
+    alone = FAT(inner, tau=0).prepare(net, b).noted["friendly_steps"]
+    assert 1 < float(alone[0]) < 3
+    for how in (AWP(inner), Sum(inner, GradAlign(THREAT)), AWP(Sum(Standard(), inner))):
+        ready = FAT(how, tau=0).prepare(net, b)
+        assert torch.equal(ready.noted["friendly_steps"], alone)
+        assert ready.spent[1] > float(alone.sum()) + 1
+    both = FAT(Sum(inner, inner), tau=0).prepare(net, b)
+    assert torch.equal(both.noted["friendly_steps"], 2 * alone)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_schedules_start_and_end_where_they_should(
         "piecewise": (0.1, 0.01, 0.001),
         "late": (0.1, 0.1, 0.001),
         "tail": (0.1, 0.1, 0.001),
+        "final": (0.1, 0.1, 0.01),
         "thirds": (0.1, 0.01, 0.001),
         "elevenths": (0.1, 0.01, 0.001),
         "proved": (0.1, 0.1, 0.001),

@@ -175,10 +175,11 @@ def test_impossible_methods_are_refused_at_construction() -> None:
     for make in (
         lambda: TRADES(THREAT, beta=-1),
         lambda: MART(THREAT, lam=-1),
-        lambda: AT(THREAT, steps=0),
+        lambda: AT(THREAT, steps=-1),
+        lambda: AT(THREAT, steps=False),
         lambda: AT(THREAT, length=0),
         lambda: AT(THREAT, ramp=2),
-        lambda: AWP(AT(THREAT), gamma=0),
+        lambda: AWP(AT(THREAT), gamma=-0.01),
         lambda: AWP(AT(THREAT), warmup=2),
         lambda: AWP(AT(THREAT), steps=0),
         lambda: AWP(AWP(AT(THREAT))),

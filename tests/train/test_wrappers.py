@@ -68,6 +68,20 @@ def test_a_sum_adds_the_weighted_losses_of_its_parts(network: Make) -> None:
     assert both.passes == 3 and both.threat == THREAT
 
 
+def test_figures_of_the_same_name_are_told_apart(network: Make) -> None:
+    class Noting(Standard):
+        def __init__(self, **figures: float) -> None:
+            object.__setattr__(self, "own", figures)
+
+        def prepare(self, model: nn.Module, batch: Batch) -> Batch:
+            return batch.with_note(**self.own)
+
+    how = Sum(Noting(a=1.0, b=2.0), Standard(), Noting(a=3.0))
+    noted = how.prepare(network(), batch().with_note(c=4.0)).noted
+    wanted = {"c": 4.0, "a 1": 1.0, "b": 2.0, "a 3": 3.0}
+    assert {name: float(rows[0]) for name, rows in noted.items()} == wanted
+
+
 def test_weight_perturbation_around_a_sum_raises_its_loss(network: Make) -> None:
     net, b = network().eval(), batch()
     both = Sum(AT(THREAT, steps=2), Standard())

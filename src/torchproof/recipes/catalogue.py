@@ -29,6 +29,7 @@ from torchproof.recipes.cifar10 import cifar10 as _cifar
 from torchproof.recipes.cifar10 import (
     cifar10_alp,
     cifar10_cifs,
+    cifar10_ema,
     cifar10_feature_denoising,
     cifar10_hat,
     cifar10_he,
@@ -44,6 +45,7 @@ from torchproof.recipes.cifar10 import (
     cifar10_standard,
     cifar10_swa,
     cifar10_thrm,
+    cifar10_trades,
 )
 from torchproof.recipes.continued import mnist_ladder, mnist_rat, mnist_standard
 from torchproof.recipes.ode import mnist_odenet, mnist_tisode
@@ -101,13 +103,6 @@ def cifar10_at() -> Plan:
     return _cifar("AT(steps=10, length=0.25)")
 
 
-def cifar10_trades() -> Plan:
-    """TRADES, beta 6, on CIFAR-10 with weight averaging (Zhang et al. 2019; decay as in Gowal et
-    al. 2020).
-    """
-    return _cifar("TRADES(beta=6)", ema=0.995)
-
-
 def cifar10_awp() -> Plan:
     """Adversarial weight perturbation, gamma 0.01, on CIFAR-10 (Wu et al. 2020)."""
     return _cifar("AWP(AT(steps=10, length=0.25), gamma=0.01)")
@@ -154,6 +149,7 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-mart": cifar10_mart,
     "cifar10-label-smoothing": cifar10_label_smoothing,
     "cifar10-swa": cifar10_swa,
+    "cifar10-ema": cifar10_ema,
     "cifar10-jsigr": cifar10_jsigr,
     "cifar10-awp": cifar10_awp,
     "cifar10-fat": cifar10_fat,

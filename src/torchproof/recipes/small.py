@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "cifar10-trades": f"TRADES({_PGD}, beta=6)",
     "cifar10-mart": f"MART({_PGD}, lam=3)",
     "cifar10-label-smoothing": f"LabelSmoothing(AT({_PGD}), amount=0.1)",
+    "cifar10-ema": f"EMA(TRADES({_PGD}, beta=6), decay=0.995)",
     "cifar10-swa": f"SWA(AT({_PGD}), start=0.5)",
     "cifar10-jsigr": f"Sum(AT({_PGD}), JSIGR(jacobian=0.1, selective=0.1, renew=2))",
     "cifar10-awp": f"AWP(AT({_PGD}), gamma=0.01)",

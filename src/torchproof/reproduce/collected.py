@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,7 +32,7 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
              "| experiment | verdict | because | seconds |", "|---|---|---|---:|"]  # fmt: skip
     seconds = {name: _seconds(folder / name / "comparison.md", outcome) for name, outcome in found}
     lines += [
-        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]:,.0f} |" for n, o in found
+        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]} |" for n, o in found
     ]
     lines += ["", _long(seconds)]
     for name, outcome in found:
@@ -41,24 +42,43 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _seconds(comparison: Path, outcome: Outcome) -> float:
-    """What an experiment took, all seeds together. An outcome that was resumed may know of its last
-    session only: then it is what the trainings of its table took, which is less than all of it.
+@dataclass(frozen=True)
+class Seconds:
+    """What an experiment took; whole: false where it is known to have taken more."""
+
+    value: float
+    whole: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.whole else 'at least '}{self.value:,.0f}"
+
+
+def _seconds(comparison: Path, outcome: Outcome) -> Seconds:
+    """Of all seeds together. An outcome that was resumed may know of its last session only: then it
+    is what the trainings of its table took, which is less than all of it.
     """
-    if not comparison.exists():
-        return outcome.seconds
-    table = comparison.read_text(encoding="utf-8")
+    table = comparison.read_text(encoding="utf-8") if comparison.exists() else ""
     if "| seconds |" not in table:
-        return outcome.seconds
+        return Seconds(outcome.seconds)
     trained = sum(int(value) for value in re.findall(r"\| (\d+) \|$", table, re.MULTILINE))
-    return max(outcome.seconds, float(trained * len(outcome.seeds)))
+    trainings = float(trained * len(outcome.seeds))
+    return Seconds(max(outcome.seconds, trainings), whole=outcome.seconds >= trainings)
 
 
-def _long(seconds: Mapping[str, float]) -> str:
-    over = [f"{name} ({value:,.0f} s)" for name, value in seconds.items() if value > LONG]
-    if not over:
-        return f"All of them took at most {LONG // 60} minutes."
-    return f"Longer than {LONG // 60} minutes: {', '.join(over)}. Seconds are as measured."
+def _long(seconds: Mapping[str, Seconds]) -> str:
+    over = [f"{name} ({each} s)" for name, each in seconds.items() if each.value > LONG]
+    resumed = [name for name, each in seconds.items() if not each.whole]
+    took = (
+        f"Longer than {LONG // 60} minutes: {', '.join(over)}."
+        if over
+        else f"All of them took at most {LONG // 60} minutes."
+    )
+    if not resumed:
+        return f"{took} Seconds are as measured, on a machine that did other work too."
+    return (
+        f"{took} Seconds are as measured, on a machine that did other work too; those of resumed "
+        f"experiments ({', '.join(resumed)}) are of the trainings alone, so at least that."
+    )
 
 
 def _tables(comparison: Path, outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ one, as a second stream of adversarial training.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from torchproof import data as sets
 from torchproof.core.files import replacing
 from torchproof.data.dataset import Dataset
-from torchproof.recipes import Comparison, Table
+from torchproof.recipes import Comparison, Plan, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
@@ -62,10 +63,21 @@ STUDY = Study(
 
 
 def extra_data_experiment(request: Request) -> Outcome:
-    """AT on few labelled images, with and without a stream of others (Carmon et al. 2019)."""
+    """AT on few labelled images, with and without a stream of others (Carmon et al. 2019). One
+    network, of seed 0, labels the stream of all seeds: they do not tell how much labellers differ.
+    """
     STUDY.table(request)  # refuses a scale that there are no settings for
-    stream = _stream(request)
-    return stream.study(request)
+    plan = _labeller(request)
+    stream, others = _stream(request, plan)
+    table = stream.study.table(request)
+    request.claim(
+        {
+            "table": _portable(table).model_dump_json(),
+            "labeller": plan.model_dump_json(),
+            "stream": _sha256(others),
+        }
+    )
+    return replace(stream, right=_labelled(request, plan, stream, others)).study.run(request)
 
 
 @dataclass(frozen=True)
@@ -94,26 +106,56 @@ class Stream:
 
     def counted(self, request: Request, table: Table, found: Comparison) -> tuple[Row, ...]:
         """The share of right pseudo-labels."""
-        return (Row.share(f"{PSEUDO}: right labels", [self.right], [self.n]),)
+        what = f"{PSEUDO}: right labels of the one network that labels for all seeds"
+        return (Row.share(what, [self.right], [self.n]),)
 
 
-def _stream(request: Request) -> Stream:
-    """Trains the network that labels (seed 0), and writes the stream with its labels and with the
-    true ones.
-    """
+def _labeller(request: Request) -> Plan:
+    """Plain training on the few images."""
     plan = replace(STUDY, rows={FEW: {"method": "Standard"}}).table(request).rows[FEW]
-    few, rest = SIZES[plan.data]
+    few = SIZES[plan.data][0]
     settings = plan.settings.model_copy(update={"held_out": few // 10})
-    plan = plan.model_copy(update={"n": few, "settings": settings})
-    model = trained(request, seeded(request, plan, 0), request.out / "labeller").eval()
+    return plan.model_copy(update={"n": few, "settings": settings})
+
+
+def _stream(request: Request, plan: Plan) -> tuple[Stream, Dataset]:
+    """Where the stream will be, and its images with their true labels."""
+    few, rest = SIZES[plan.data]
     train = sets.load(plan.data, data_dir=request.data_dir, split="train")
     others = train.subset(torch.arange(few, min(few + rest, len(train))))
+    files = {name: request.out / f"{key}.npz" for name, key in ((PSEUDO, "pseudo"), (TRUE, "true"))}
+    return Stream(files, few, 0, len(others)), others
+
+
+def _labelled(request: Request, plan: Plan, stream: Stream, others: Dataset) -> int:
+    """Trains the network that labels (seed 0), and writes the stream with its labels and with the
+    true ones; how many are right.
+    """
+    model = trained(request, seeded(request, plan, 0), request.out / "labeller").eval()
     with torch.no_grad():
         answers = torch.cat([model(x).argmax(1) for x in torch.split(others.x, 500)])
-    files = {name: request.out / f"{key}.npz" for name, key in ((PSEUDO, "pseudo"), (TRUE, "true"))}
-    for file, y in zip(files.values(), (answers, others.y), strict=True):
+    for file, y in zip(stream.files.values(), (answers, others.y), strict=True):
         _write(file, others, y)
-    return Stream(files, few, int((answers == others.y).sum()), len(others))
+    return int((answers == others.y).sum())
+
+
+def _portable(table: Table) -> Table:
+    """The table with the names of the stream's files in place of their paths."""
+    rows = {
+        name: plan
+        if plan.extra is None
+        else plan.model_copy(update={"extra": Path(plan.extra).name})
+        for name, plan in table.rows.items()
+    }
+    return table.model_copy(update={"rows": rows})
+
+
+def _sha256(images: Dataset) -> str:
+    """Of the images of the stream and their true labels; the labeller's come from its plan."""
+    found = hashlib.sha256()
+    for part in (images.x, images.y):
+        found.update(part.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _write(file: Path, images: Dataset, y: Tensor) -> None:

@@ -43,7 +43,10 @@ friendly_study = Study(
         "FAT, tau 0": {"method": _fat(AT, 0), "paper": "cifar10-fat"},
         "FAT, tau 1": {"method": _fat(AT, 1)},
         "FAT, tau 3": {"method": _fat(AT, 3)},
-        "TRADES": {"method": TRADES, "paper": "cifar10-trades"},
+        "TRADES": {
+            "method": TRADES,
+            "paper": {"recipe": "cifar10-fat-trades", "method": "TRADES(beta=6)"},
+        },
         "FAT for TRADES, tau 1": {"method": _fat(TRADES, 1), "paper": "cifar10-fat-trades"},
         "MART": {"method": MART},
         "FAT for MART, tau 1": {"method": _fat(MART, 1), "paper": "cifar10-fat-mart"},

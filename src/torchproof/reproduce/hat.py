@@ -42,7 +42,10 @@ STUDY = Study(
     claim="images beyond the adversarial one, with the answers of a network trained without an "
     "attack, give back clean accuracy at the same robust accuracy",
     rows={
-        "TRADES": {"method": f"TRADES({_PGD})", "paper": "cifar10-trades"},
+        "TRADES": {
+            "method": f"TRADES({_PGD})",
+            "paper": {"recipe": "cifar10-hat", "method": "TRADES(beta=2.5)", "teacher": None},
+        },
         "HAT": {"method": f"HAT({_PGD}, gamma=0.5, helper=2)", "paper": {"recipe": "cifar10-hat"}},
         "MMA": {"method": "MMA(steps=7, most=1.5, least=0.33)", "paper": "cifar10-mma"},
     },
@@ -62,8 +65,10 @@ def hat_experiment(request: Request) -> Outcome:
     plan = plain.table(request).rows["TRADES"].model_copy(update={"method": "Standard"})
     if request.scale == "paper":
         plan = recipe("cifar10-standard")
+    study = with_teacher(folder)
+    request.claim({"table": study.table(request).model_dump_json()})
     trained(request, seeded(request, plan, 0), folder)
-    return with_teacher(folder)(request)
+    return study.run(request)
 
 
 def with_teacher(folder: Path) -> Study:

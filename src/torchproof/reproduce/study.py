@@ -58,8 +58,12 @@ class Study:
     more: More | None = None
 
     def __call__(self, request: Request) -> Outcome:
+        request.claim({"table": self.table(request).model_dump_json()})
+        return self.run(request)
+
+    def run(self, request: Request) -> Outcome:
+        """The experiment, in a folder that has been claimed."""
         table = self.table(request)
-        request.claim({"table": table.model_dump_json()})
         runs = request.out / "runs"
         many = Many(table, runs, runs.exists(), request.data_dir, say=request.say)
         found = many.run()

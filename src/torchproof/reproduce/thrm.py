@@ -177,58 +177,81 @@ def rows(table: Table) -> tuple[Row, ...]:
         head = f"TRADES, beta {pair[0][1]:g}, minus THRM, beta {pair[1][1]:g}"
         for risk, words in RISKS.items():
             row = Row.per_seed(f"{head}: {words}", differences(table, pair, risk), n, least=-1.0)
-            if risk == HYPOCRITICAL:
+            if risk == HYPOCRITICAL and _equal(table, pair):
                 row = row.model_copy(update={"published": PUBLISHED, "setting": SETTING})
             found.append(row)
     return tuple(found)
 
 
 def judge(table: Table) -> tuple[Verdict, str]:
-    """Over the pairs of equal clean accuracy (within `NEAR`), averaged for each seed: shows where
-    the risk of TRADES is the higher one by the lower end of Student's interval over seeds, and no
-    network is without risk; contradicts where it is the lower one by the upper end.
+    """By dominance, as accuracy need not fall with the weight: a weight is beaten where the other
+    method has, at no lower clean accuracy, less risk by the lower end of Student's interval over
+    seeds. Shows where every weight of TRADES is beaten and no network is without risk; contradicts
+    where every weight of THRM is. The pairs of equal accuracy (within `NEAR`) are told.
     """
-    found = pairs(table)
-    text = "; ".join(_compared(table, pair) for pair in found)
-    equal = [pair for pair in found if _equal(table, pair)]
-    text = f"hypocritical risk at clean accuracies within {100 * NEAR:g} points: {text}"
-    if not equal:
-        return "does not show at this scale", f"{text}; no pair is so near"
-    by_pair = [differences(table, pair, HYPOCRITICAL) for pair in equal]
-    by_seed = [statistics.fmean(each) for each in zip(*by_pair, strict=True)]
-    row = Row.per_seed("", by_seed, len(by_seed), least=-1.0)
-    low, high = row.ci95 or (-1.0, 1.0)
-    text = (
-        f"{text}; TRADES minus THRM {100 * row.mean:+.1f} points ({100 * low:+.1f} to "
-        f"{100 * high:+.1f})"
-    )
-    if high < 0:
+    text = "; ".join(_compared(table, key) for key in table)
+    equal = [_paired(table, pair) for pair in pairs(table) if _equal(table, pair)]
+    near = f"at clean accuracies within {100 * NEAR:g} points"
+    text = f"hypocritical risk: {text}; {near}: {', '.join(equal) or 'none'}"
+    all_beaten = {
+        name: all(beaten(table, key) for key in table if key[0] == name) for name in (TRADES, THRM)
+    }
+    if all_beaten[THRM]:
         return "contradicts", text
     smallest = min(mean(records, HYPOCRITICAL) for records in table.values())
-    return ("shows" if low > 0 and smallest > 0 else "does not show at this scale"), text
-
-
-def _compared(table: Table, pair: tuple[Key, Key]) -> str:
-    said = [
-        f"{name} (beta {beta:g}) {100 * mean(table[name, beta], HYPOCRITICAL):.1f} % at "
-        f"{100 * mean(table[name, beta], 'clean_accuracy'):.2f} %"
-        for name, beta in pair
-    ]
-    words = f"{said[0]}, {said[1]}" + ("" if _equal(table, pair) else " (too far apart)")
-    best = least(table, pair[0])
-    if best is None:
-        return words
-    risk = 100 * mean(table[best], HYPOCRITICAL)
-    return f"{words}, the least of THRM at no lower accuracy {risk:.1f} % (beta {best[1]:g})"
+    shows = all_beaten[TRADES] and smallest > 0
+    return ("shows" if shows else "does not show at this scale"), text
 
 
 def least(table: Table, key: Key) -> Key | None:
-    """The weight of THRM with the least risk among those whose clean accuracy is no lower: what the
-    pairs leave out where accuracy does not fall with the weight. Not judged.
+    """The other method's weight with the least risk among those whose clean accuracy (mean over
+    seeds) is no lower; None where there is none.
     """
     clean = mean(table[key], "clean_accuracy")
-    known = [k for k in table if k[0] == THRM and mean(table[k], "clean_accuracy") >= clean]
+    known = [k for k in table if k[0] != key[0] and mean(table[k], "clean_accuracy") >= clean]
     return min(known, key=lambda k: mean(table[k], HYPOCRITICAL), default=None)
+
+
+def beaten(table: Table, key: Key) -> bool:
+    """Has the other method less risk at no lower accuracy, whatever the seeds?"""
+    other = least(table, key)
+    if other is None:
+        return False
+    ci95 = _apart(table, (key, other)).ci95
+    return ci95 is not None and ci95[0] > 0
+
+
+def _apart(table: Table, pair: tuple[Key, Key]) -> Row:
+    """The risk of the first minus that of the second."""
+    by_seed = differences(table, pair, HYPOCRITICAL)
+    return Row.per_seed("", by_seed, len(by_seed), least=-1.0)
+
+
+def _compared(table: Table, key: Key) -> str:
+    """A weight beside the least risk of the other method at no lower accuracy."""
+    other = least(table, key)
+    name = THRM if key[0] == TRADES else TRADES
+    if other is None:
+        return f"{_said(table, key)}, {name} nowhere as accurate"
+    return f"{_said(table, key)}, {_said(table, other)} ({_difference(table, (key, other))})"
+
+
+def _paired(table: Table, pair: tuple[Key, Key]) -> str:
+    (one, first), (other, second) = pair
+    return f"{one} (beta {first:g}) minus {other} (beta {second:g}) {_difference(table, pair)}"
+
+
+def _said(table: Table, key: Key) -> str:
+    risk, clean = (100 * mean(table[key], what) for what in (HYPOCRITICAL, "clean_accuracy"))
+    return f"{key[0]} (beta {key[1]:g}) {risk:.1f} % at {clean:.2f} %"
+
+
+def _difference(table: Table, pair: tuple[Key, Key]) -> str:
+    row = _apart(table, pair)
+    within = "" if row.ci95 is None else " ({:+.1f} to {:+.1f})".format(
+        *(100 * end for end in row.ci95)
+    )  # fmt: skip
+    return f"{100 * row.mean:+.1f} points{within}"
 
 
 def picture(table: Table) -> bytes:

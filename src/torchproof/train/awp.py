@@ -81,9 +81,9 @@ class AWP(Wrapper):
 
     The inner method prepares the batch at w; then v_l = gamma |w_l| g_l / |g_l| per weight tensor
     (no biases, no norm layers), or `steps` projected steps; the loop descends at w + v and takes v
-    away. gamma: 0.01 for AT, 0.005 for TRADES; warmup: share of the training without v. Batch-norm
-    statistics change in the descent pass only. Raises InputError for settings that cannot be
-    meant.
+    away. gamma: 0.01 for AT, 0.005 for TRADES, 0 for the inner method alone, bit for bit; warmup:
+    share of the training without v. Batch-norm statistics change in the descent pass only. Raises
+    InputError for settings that cannot be meant.
     """
 
     gamma: float = 0.01
@@ -102,7 +102,8 @@ class AWP(Wrapper):
             raise InputError(
                 f"warmup = {self.warmup!r}", "a share in [0, 1]", "write 0.05 for a twentieth"
             )
-        _ = self.within
+        if self.gamma != 0:
+            _ = self.within
 
     @cached_property
     def within(self) -> Relative:
@@ -114,7 +115,7 @@ class AWP(Wrapper):
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         batch = self.method.prepare(model, batch)
-        if batch.progress < self.warmup:
+        if batch.progress < self.warmup or self.gamma == 0:
             return batch
         oracle = Reading(self.method, model, batch)
         run = Run(keys.seed_of(batch.seed, "weights"), slots=1, patience=math.inf, last=True)

@@ -33,7 +33,8 @@ class FAT(Wrapper):
     image that is misclassified, inf (or the number of steps) is the inner method, bit for bit.
     tau: a number; pairs (share of the training, tau until then), the last share 1; or a schedule
     of the authors, "AT", "TRADES" or "MART"; "published" is the one of the inner method (AT's
-    for others). The figure `friendly_steps` counts the gradients that an image took.
+    for others). The figure `friendly_steps` counts the gradients that the inner attack
+    took for an image.
 
     The inner method brings the random start. Deviation: the authors add noise of 0.001 at each
     step around AT; here that is AT's own argument noise. Raises InputError for a tau that is
@@ -69,12 +70,17 @@ class FAT(Wrapper):
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         tau = self.due(batch.progress)
         ready = self.method.prepare(model, replace(batch, patience=min(tau, batch.patience)))
-        steps = (ready.spent[1] - batch.spent[1]) / max(len(batch.x), 1)
-        noted = {"friendly_steps": steps} | ({"tau": tau} if math.isfinite(tau) else {})
+        noted = {"friendly_steps": _taken(ready)} | ({"tau": tau} if math.isfinite(tau) else {})
         return replace(ready, patience=batch.patience).with_note(**noted)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.method.losses(model, batch)
+
+
+def _taken(batch: Batch) -> float:
+    """Gradients that the inner attacks took for each image, those of a sum's parts together."""
+    own = 0.0 if batch.taken is None else float(batch.taken.double().sum())
+    return own / max(len(batch.x), 1) + sum(_taken(part) for part in batch.parts)
 
 
 def _kind(method: Method) -> str:

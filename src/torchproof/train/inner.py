@@ -30,11 +30,11 @@ from torchproof.train.method import Batch, Method, answers
 class Adversarial(Method):
     """A method whose batches hold x', the last iterate of PGD on `objective`, made in eval mode.
 
-    steps: of PGD; length: of a step in units of eps (2/255 for 8/255); start: of PGD; ramp: share
-    of the training over which eps grows from 0, which spares small networks the plateau of a
-    constant answer; patience: wrong answers that an image may give before it is taken as it is,
-    infinite for the last iterate; noise: standard deviation, in input units, of the normal noise
-    added at each step. Raises InputError for parts that do not fit.
+    steps: of PGD, 0 for x itself, without a random start; length: of a step in units of eps (2/255
+    for 8/255); start: of PGD; ramp: share of the training over which eps grows from 0, which spares
+    small networks the plateau of a constant answer; patience: wrong answers that an image may give
+    before it is taken as it is, infinite for the last iterate; noise: standard deviation, in input
+    units, of the normal noise added at each step. Raises InputError for parts that do not fit.
     """
 
     threat: AnyThreat
@@ -57,7 +57,7 @@ class Adversarial(Method):
             raise InputError(f"patience = {self.patience!r}", "a number >= 0", remedy)
         if not 0 <= self.noise < math.inf:
             raise InputError(f"noise = {self.noise!r}", "a number >= 0", "0.001 is usual")
-        _ = self.attack  # a combination that cannot work fails here, not in the first step
+        _ = self.attack  # what cannot work fails here, not in the first step
 
     @property
     def objective(self) -> Objective:
@@ -65,8 +65,13 @@ class Adversarial(Method):
         return CrossEntropy()
 
     @property
+    def idle(self) -> bool:
+        """Is there no attack at all, so that x' is x?"""
+        return type(self.steps) is int and self.steps == 0
+
+    @property
     def search(self) -> Search:
-        chosen = (self.steps, self.length, self.start)
+        chosen = (1 if self.idle else self.steps, self.length, self.start)
         return NoisyPGD(*chosen, noise=self.noise) if self.noise else PGD(*chosen)
 
     @cached_property
@@ -75,7 +80,7 @@ class Adversarial(Method):
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
         """An objective about probabilities is asked about those of the clean images."""
-        if not self.objective.soft:
+        if self.idle or not self.objective.soft:
             return self.craft(model, batch)
         z, asked = clean_answers(model, batch)
         return self.craft(model, asked, goal=z.softmax(1))
@@ -84,6 +89,10 @@ class Adversarial(Method):
         """The batch with x' in `adv`; `goal` replaces the labels in the objective, but what is
         misclassified, and tries the patience, is a matter of the labels.
         """
+        if self.idle:
+            return replace(
+                batch, adv=batch.x, taken=torch.zeros(len(batch.x), device=batch.x.device)
+            )
         patience = min(self.patience, batch.patience)
         run = Run(batch.seed, batch.ids, max(len(batch.x), 1), patience, last=True)
         attack, y = self._due(batch.progress), batch.y if goal is None else goal
@@ -93,7 +102,8 @@ class Adversarial(Method):
         found = attack(model, batch.x, y, run=run)
         forward, backward = (int(n) for n in found.spent.sum(0))
         spent = (batch.spent[0] + forward, batch.spent[1] + backward)
-        return replace(batch, adv=_added(batch.x, found.value), spent=spent)
+        taken = found.spent[:, 1].to(batch.x.device)
+        return replace(batch, adv=_added(batch.x, found.value), taken=taken, spent=spent)
 
     def _due(self, progress: float) -> Attack:
         """The attack with the eps that is due: a straight line from (nearly) 0, reached after the

@@ -40,8 +40,10 @@ class Batch:
     parameter name -> perturbation of that weight; weight: (B,) factors of the losses; pairs: (B,)
     for each row the row that it is mixed with; drawn: what else was drawn or worked out beforehand,
     rows (B, ...); parts: the batch as each part of a sum prepared it; noted: figures worth
-    watching, (B,) each, whose means go into the epoch's record; spent: forward and backward samples
-    that `prepare` cost; place: (B,) the rows' places in the global batch, for `places`.
+    watching, (B,) each, whose means go into the epoch's record; taken: (B,) gradients that the
+    inner attack took on each image, without those of other parts and wrappers; spent: forward and
+    backward samples that `prepare` cost; place: (B,) the rows' places in the global batch, for
+    `places`.
     """
 
     x: Tensor
@@ -58,6 +60,7 @@ class Batch:
     drawn: dict[str, Tensor] = field(default_factory=dict)
     parts: tuple[Batch, ...] = ()
     noted: dict[str, Tensor] = field(default_factory=dict)
+    taken: Tensor | None = None
     spent: tuple[int, int] = (0, 0)
     place: Tensor | None = None
 
@@ -95,7 +98,7 @@ class Batch:
         return replace(self, **own, parts=tuple(part._rows(rows) for part in self.parts))
 
 
-_ROWS, _TABLES = ("x", "y", "ids", "adv", "weight", "place"), ("drawn", "noted")
+_ROWS, _TABLES = ("x", "y", "ids", "adv", "weight", "place", "taken"), ("drawn", "noted")
 
 
 def _too_little(what: str) -> InputError:

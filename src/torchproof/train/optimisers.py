@@ -69,6 +69,11 @@ def _tail(optimiser: Optimizer, steps: int) -> LRScheduler:
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
 
 
+def _final(optimiser: Optimizer, steps: int) -> LRScheduler:
+    """Divided by ten at epoch 75 of 76 (Zhang et al. 2019)."""
+    return torch_schedules.MultiStepLR(optimiser, [max(1, steps * 75 // 76)], gamma=0.1)
+
+
 def _cosine(optimiser: Optimizer, steps: int) -> LRScheduler:
     """Half a cosine down to 0."""
     return torch_schedules.CosineAnnealingLR(optimiser, T_max=steps)
@@ -97,6 +102,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
     "late": _late,
     "proved": _proved,
     "tail": _tail,
+    "final": _final,
     "thirds": _thirds,
     "elevenths": _elevenths,
     "fifths": _fifths,

@@ -20,7 +20,8 @@ class Sum(Method):
     """Sum(AT(), JSIGR(jacobian=0.1), weights=(1, 1)): the losses of several methods, added up.
 
     Each part prepares the same batch for itself, with the same seed, so that a sum of one part is
-    that part. weights: 1 each by default. Weight perturbations and averages stand around the sum.
+    that part. weights: 1 each by default. A figure that several parts note has the part's number
+    behind its name. Weight perturbations and averages stand around the sum.
     Raises InputError for fewer than one part, parts that are no methods, and other numbers of
     weights.
     """
@@ -64,9 +65,8 @@ class Sum(Method):
         if any(part.shift is not None for part in made):
             raise _perturbed()
         forward, backward = (sum(part.spent[way] for part in made) for way in (0, 1))
-        figures = {name: value for part in made for name, value in part.noted.items()}
         spent = (batch.spent[0] + forward, batch.spent[1] + backward)
-        return replace(batch, parts=made, noted={**batch.noted, **figures}, spent=spent)
+        return replace(batch, parts=made, noted=_figures(batch, made), spent=spent)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         made = zip(self.methods, self.weights, batch.parts, strict=True)
@@ -76,6 +76,19 @@ class Sum(Method):
     def learn(self, batch: Batch) -> None:
         for part, own in zip(self.methods, batch.parts, strict=True):
             part.learn(own)
+
+
+def _figures(batch: Batch, made: tuple[Batch, ...]) -> dict[str, Tensor]:
+    """What was noted before, and what the parts note; a name that more than one of them uses gets
+    the number of the part, from 1 on.
+    """
+    own = [{k: v for k, v in p.noted.items() if v is not batch.noted.get(k)} for p in made]
+    names = [name for each in own for name in each]
+    found = dict(batch.noted)
+    for number, each in enumerate(own, 1):
+        for name, value in each.items():
+            found[name if names.count(name) == 1 else f"{name} {number}"] = value
+    return found
 
 
 def _perturbed() -> InputError:

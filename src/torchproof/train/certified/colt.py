@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.attack.pgd import check_steps
 from torchproof.attack.starts import Start, Uniform
 from torchproof.core import keys
 from torchproof.core.errors import InputError, unknown
@@ -68,6 +69,7 @@ class COLT(Bounding):
         if self.depth is not None and not (whole and self.depth >= 0):
             remedy = "leave it out for all layers of ReLUs but the last"
             raise InputError(f"depth = {self.depth!r}", "a whole number >= 0", remedy)
+        check_steps(self.steps)
         _ = AT(self.threat, self.steps, self.length, self.start)
 
     @property

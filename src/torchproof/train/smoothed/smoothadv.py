@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
+from torchproof.attack.pgd import check_steps
 from torchproof.attack.starts import Start, Zero
 from torchproof.core.threats import AnyThreat
 from torchproof.train.at import AT
@@ -49,12 +50,13 @@ class SmoothAdv(Voting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_steps(self.steps)
         _ = self.attacker.attack  # what cannot work fails here, not in the first step
 
     @property
     def attacker(self) -> AT:
         """PGD on the smoothed classifier."""
-        length = self.length if self.length is not None else 2 / max(self.steps, 1)
+        length = self.length if self.length is not None else 2 / self.steps
         return AT(self.threat, self.steps, length, self.start, self.ramp)
 
     def prepare(self, model: nn.Module, batch: Batch) -> Batch:
