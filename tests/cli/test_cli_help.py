@@ -17,7 +17,7 @@ from torchproof.core.errors import InputError
 COMMANDS = (
     "quickstart", "train", "evaluate", "attack", "transfer", "reproduce", "merge", "hypocrisy",
     "compare", "corrupt", "curve", "list", "train-many", "certify", "verify", "smooth",
-    "survey", "check-certificate", "diagnose", "scan", "anomaly",
+    "survey", "check-certificate", "diagnose", "scan", "anomaly", "concepts",
 )  # fmt: skip
 GROUP: Any = typer.main.get_command(app)
 

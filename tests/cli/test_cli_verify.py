@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from torchproof.cli.main import main
@@ -15,6 +18,7 @@ pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr("sys.argv", ["torchproof", "verify", *map(str, arguments)])
+    monkeypatch.setattr("torchproof.cli.verify.STARTUP", 0.0)  # of pytest
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)
@@ -65,3 +69,71 @@ def test_bad_files(
     other.write_bytes(gzip.compress((text + "(assert (<= Y_0 0))").encode()))
     assert run(monkeypatch, "--onnx", folder / row["onnx"], "--vnnlib", other) == 2
     assert "property of 1 inputs" in " ".join(capsys.readouterr().err.split())
+
+
+def hard(folder: Path) -> tuple[Path, Path]:
+    """Twice the same function less itself, plus 0.01: never below 0, which takes long to prove."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw, inputs, width = np.random.default_rng(0), 20, 150
+    weight, bias = draw.normal(size=(width, inputs)), draw.normal(size=width)
+    last = np.repeat([[1.0], [-1.0]], width, 0)
+    constants = {"w": np.tile(weight, (2, 1)), "b": np.tile(bias, 2), "v": last, "c": [0.01]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Gemm", ["r", "v", "c"], ["y"]),
+        ],
+        "hard",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, inputs))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 1))],
+        [numpy_helper.from_array(np.float32(v), k) for k, v in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network, asked = folder / "hard.onnx", folder / "hard.vnnlib"
+    network.write_bytes(proto.SerializeToString())
+    text = "(declare-const Y_0 Real)(assert (<= Y_0 0))"
+    for i in range(inputs):
+        text += f"(declare-const X_{i} Real)(assert (<= X_{i} 1))(assert (>= X_{i} -1))"
+    asked.write_text(text)
+    return network, asked
+
+
+def test_the_time_limit_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within a second, on a clock of CPU seconds, which a busy machine does not change; the seconds
+    of starting up count, and nothing is bounded where reading took all there were.
+    """
+    clock = SimpleNamespace(monotonic=time.process_time)
+    for module in ("cli.verify", "verify.clock", "verify.decide"):
+        monkeypatch.setattr(f"torchproof.{module}.time", clock)
+    network, asked = hard(tmp_path)
+    out, given = tmp_path / "out.txt", ("--onnx", network, "--vnnlib", asked, "--timeout")
+    for seconds, by in ((0.1, "time, 0 boxes"), (6, "input split")):
+        began = time.process_time()
+        assert run(monkeypatch, *given, seconds, "--results", out) == 1
+        spent = time.process_time() - began
+        assert out.read_text() == "timeout\n" and by in " ".join(capsys.readouterr().out.split())
+        if by == "input split":
+            assert seconds - 0.1 <= spent <= seconds + 1
+
+
+def test_an_error_is_written_to_the_result_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, asked = hard(tmp_path)
+    asked.write_text("(declare-const X_0 Real)(assert (<= X_0")
+    out = tmp_path / "out.txt"
+    assert run(monkeypatch, "--onnx", network, "--vnnlib", asked, "--results", out) == 2
+    assert out.read_text() == "error\n" and "asked" not in capsys.readouterr().out
+    out.write_text("unsat\n")  # of another run
+    assert run(monkeypatch, "--onnx", tmp_path / "no.onnx", "--vnnlib", asked,
+               "--results", out) == 2  # fmt: skip
+    assert out.read_text() == "error\n"
+    nowhere = tmp_path / "no" / "where.txt"
+    (tmp_path / "no").write_text("a file")
+    assert run(monkeypatch, "--onnx", network, "--vnnlib", asked, "--results", nowhere) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "hard.vnnlib" in said.replace(" ", "") and "could not be written" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchproof.core.errors import FileError, InputError, ModelError, ResumeErro
 from torchproof.core.norms import L2, Linf
 from torchproof.core.threats import Threat
 from torchproof.evaluate import Certificates, Propagation, certify, evaluate
+from torchproof.evaluate.certificate import Proof
 
 
 class Distance(nn.Module):
@@ -110,7 +112,16 @@ def test_the_sandwich() -> None:
     assert report.certified_accuracy <= report.robust_accuracy <= report.clean_accuracy
     # a linear network leaves nothing undecided
     assert report.certified_accuracy == report.robust_accuracy
-    assert not any(flag.name == "certified-but-broken" for flag in report.flags)
+    assert not any(flag.name == "certificate-refuted" for flag in report.flags)
+
+    class Trusting(Propagation):
+        """Certifies whatever it is asked."""
+
+        def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Any) -> Proof:
+            return Proof(torch.ones(len(x), dtype=torch.bool), 1, 0)
+
+    false = evaluate(Distance().eval(), (x, y), about, "quick", verifier=Trusting())
+    assert any(flag.name == "certificate-refuted" for flag in false.flags)  # the name that counts
 
 
 def test_what_cannot_be_certified_is_refused() -> None:
@@ -153,7 +164,7 @@ def test_a_search_goes_on_until_it_decides_or_its_time_is_over() -> None:
     data, about = (x, net(x).argmax(1)), Threat(Linf(), 0.2)
     best = certify(net, data, about)
     found = certify(net, data, about, "cascade", timeout=20.0)
-    assert (best.timeout, found.timeout) == (None, 20.0)
+    assert (best.timeout, found.timeout) == (60.0, 20.0)
     assert found.certified_accuracy > best.certified_accuracy
     for one, two in zip(best.examples, found.examples, strict=True):
         assert two.status == "certified" or one.status != "certified"

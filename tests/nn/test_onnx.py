@@ -223,6 +223,20 @@ def test_what_is_refused(tmp_path: Path, make: Callable[[], Any], word: str) -> 
         load_model(str(saved(make(), tmp_path / "bad.onnx")))
 
 
+def test_all_unknown_operators_are_named_at_once(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("HardSwish", ["x"], ["a"], name="swish"),
+        helper.make_node("Relu", ["a"], ["b"], name="known"),
+        helper.make_node("Mystery", ["b"], ["c"], domain="com.evil"),
+        helper.make_node("HardSwish", ["c"], ["y"]),
+    ]
+    path = saved(model_proto(nodes, {}, ("batch", 4)), tmp_path / "bad.onnx")
+    with pytest.raises(FileError) as caught:
+        load_model(str(path))
+    named = r"HardSwish (node 'swish'), com.evil.Mystery (node 'c'), HardSwish (node 'y')"
+    assert named in caught.value.given and "known'" not in caught.value.given
+
+
 def test_truncated_files(tmp_path: Path) -> None:
     path = saved(network("batch"), tmp_path / "cut.onnx")
     whole = path.read_bytes()

@@ -167,6 +167,12 @@ def tried() -> Callable[[nn.Module, Tensor, Threat, int], Tensor]:
     return _tried
 
 
+@pytest.fixture(scope="session")
+def names() -> list[str]:
+    """Of every network, in order."""
+    return sorted(NETS)
+
+
 @pytest.fixture(params=sorted(NETS))
 def every_net(request: pytest.FixtureRequest) -> str:
     """The name of every network."""

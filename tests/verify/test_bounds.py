@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Callable
 
@@ -19,10 +20,12 @@ from torchproof.verify.bounds import Pass
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 
-Tried = Callable[[nn.Module, Tensor, Threat, int], Tensor]
 Load = Callable[[str], tuple[nn.Module, Tensor, dict[str, np.ndarray], Graph]]
 About = Callable[[str, bool], Threat]
-RELU = ("mlp_relu", "conv_relu", "conv_avgpool", "convtranspose", "adaptive_avg", "residual")
+RELU = (
+    "mlp_relu", "conv_relu", "conv_avgpool", "conv_groups_dil", "convtranspose", "adaptive_avg",
+    "residual",
+)  # fmt: skip
 NOISE = 2e-5  # of float32 sums
 
 
@@ -35,36 +38,69 @@ def answers(graph: Graph, x: Tensor, about: Threat, method: str) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("name", RELU)
-def test_equal_to_auto_lirpa_on_relu_networks(golden: Load, name: str, threat: About) -> None:
-    _, x, stored, graph = golden(name)
-    for method in ("ibp", "crown-ibp", "crown"):
-        lower, upper = answers(graph, x, threat("inf", False), method)
-        key = method.upper()
-        assert np.allclose(lower, stored[f"{key}_linf_lb"], atol=1e-4)
-        assert np.allclose(upper, stored[f"{key}_linf_ub"], atol=1e-4)
-
-
-def test_nothing_escapes_and_nothing_is_looser_than_auto_lirpa(
-    golden: Load, every_net: str, threat: About, tried: Tried
-) -> None:
-    """The clean point, random points and the corners that gradients point to lie within, with and
-    without the pixel box; by mean width nothing is looser than any stored bound (linf and l1; of
-    conv_bn the statistics are not stored), and the box makes nothing looser.
+def test_against_auto_lirpa_on_relu_networks(golden: Load, name: str, threat: About) -> None:
+    """Entry by entry: for Linf equal, with intersection off. For L2 and L1 never looser: equal for
+    dense networks, tighter for convolutions, where auto_LiRPA bounds the first layer over more than
+    the ball. `best`, which intersects, is never looser.
     """
-    net, x, stored, graph = golden(every_net)
-    for norm in ("inf", "2", "1", "0"):
-        widths: list[float] = []
-        for box in (False, True) if norm != "0" else (True,):
-            about, inner = threat(norm, box), x.clamp(0, 1) if box else x
-            lower, upper = answers(graph, inner, about, "best" if not box else "crown")
-            z = net(tried(net, inner, about, 60)).view(-1, *lower.shape)
-            assert bool((z >= lower - NOISE).all() and (z <= upper + NOISE).all()), (norm, box)
-            widths.append(float((upper - lower).mean()))
+    _, x, stored, graph = golden(name)
+    known = 0
+    for norm in ("inf", "2", "1"):
+        about = threat(norm, False)
+        best = answers(graph, x, about, "best")
+        for method in ("ibp", "crown-ibp", "crown"):
+            key = f"{method.upper()}_l{norm}"
+            if f"{key}_lb" not in stored:
+                continue
+            known += 1
+            theirs = [torch.from_numpy(stored[f"{key}_{end}"]) for end in ("lb", "ub")]
+            ours = answers(graph, x, about, method)
+            for found in (ours, best):
+                assert bool((found[0] >= theirs[0] - 1e-4).all()), (norm, method)
+                assert bool((found[1] <= theirs[1] + 1e-4).all()), (norm, method)
+            if norm == "inf" or name == "mlp_relu":
+                assert all(map(lambda a, b: torch.allclose(a, b, atol=1e-4), ours, theirs)), method
+    assert known == (6 if name == "conv_groups_dil" else 9)  # it fails there with crown
+
+
+def test_the_planes_above_a_maximum_differ_from_those_of_auto_lirpa(
+    golden: Load, threat: About
+) -> None:
+    """The exception among ReLU networks: neither plane is above the other. For Linf single bounds
+    are looser by up to 0.027 and tighter by up to 0.151; in the mean, and with L2 in every entry,
+    ours are tighter.
+    """
+    _, x, stored, graph = golden("conv_maxpool")
+    for norm, method in itertools.product(("inf", "2"), ("crown-ibp", "crown")):
+        low, high = answers(graph, x, threat(norm, False), method)
+        key = f"{method.upper()}_l{norm}"
+        their_low, their_high = (torch.from_numpy(stored[f"{key}_{end}"]) for end in ("lb", "ub"))
+        looser = torch.maximum(their_low - low, high - their_high)
+        assert float((high - low).mean()) < float((their_high - their_low).mean())
+        if norm == "2":
+            assert float(looser.max()) < 0
+        elif method == "crown":
+            assert float(looser.max()) == pytest.approx(0.0266, abs=5e-4)
+            assert float(looser.min()) < 0
+    exact = answers(graph, x, threat("inf", False), "ibp")
+    for found, end in zip(exact, ("lb", "ub"), strict=True):
+        assert np.allclose(found, stored[f"IBP_linf_{end}"], atol=1e-4)
+
+
+def test_by_mean_width_nothing_is_looser_than_auto_lirpa(
+    golden: Load, every_net: str, threat: About
+) -> None:
+    """Than any stored bound (of conv_bn the statistics are not stored)."""
+    _, x, stored, graph = golden(every_net)
+    for norm in ("inf", "2", "1"):
+        lower, upper = answers(graph, x, threat(norm, False), "best")
+        assert bool((lower.isfinite() & upper.isfinite()).all())
         for method in ("IBP", "CROWN-IBP", "CROWN"):
             key = f"{method}_l{norm}_lb"
-            if key in stored and every_net != "conv_bn" and norm in "inf1":
+            if key in stored and every_net != "conv_bn":
                 theirs = float((stored[key.replace("_lb", "_ub")] - stored[key]).mean())
-                assert widths[0] <= theirs + 1e-4, (norm, method, widths[0], theirs)
+                width = float((upper - lower).mean())
+                assert width <= theirs + 1e-4, (norm, method, width, theirs)
 
 
 @pytest.mark.parametrize("name", ["mlp_relu", "mlp_gelu", "conv_maxpool", "residual"])

@@ -128,6 +128,29 @@ def test_many_inputs_are_decided_by_bounds_or_a_search() -> None:
     assert decide(graph, (70,), near, 30).verdict == "sat"
 
 
+def test_what_halving_the_input_leaves_open_goes_on_with_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With no room for boxes the search over inputs says unknown; hinges decide what it was."""
+    monkeypatch.setattr("torchproof.verify.input_split.MOST", 0)
+    for activation, verdict in ((nn.ReLU(), "unsat"), (nn.Tanh(), "unknown")):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            net = nn.Sequential(nn.Linear(2, 20), activation, nn.Linear(20, 2)).double().eval()
+        graph = graph_of(net.requires_grad_(False), torch.zeros(1, 2, dtype=D))
+        y = grid(net, -1, 1)
+        text = "(declare-const Y_0 Real) (declare-const Y_1 Real)"
+        for i in range(2):
+            text += f"(declare-const X_{i} Real) (assert (and (<= X_{i} 1) (>= X_{i} -1)))"
+        gap = y[:, 0] - y[:, 1]
+        edge = float(gap.min() - 0.001 * (gap.max() - gap.min()))
+        asked = parse_property(text + f"(assert (<= Y_0 (+ Y_1 {edge})))")
+        found = decide(graph, (2,), asked, 60)
+        assert (found.verdict, found.by) == (
+            verdict, "branch and bound" if verdict == "unsat" else "input split"
+        )  # fmt: skip
+
+
 def test_questions_that_cannot_be_meant(small: tuple[nn.Module, Graph]) -> None:
     with pytest.raises(InputError, match="empty box"):
         box(1, -1, [[1, 0]], [0])

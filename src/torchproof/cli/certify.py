@@ -32,9 +32,7 @@ def certify(
             "`torchproof list verifiers`."
         ),
     ] = "best",
-    timeout: Annotated[
-        float, typer.Option(help="Seconds for each image, of methods that can be limited.")
-    ] = SECONDS,
+    timeout: Annotated[float, typer.Option(help="Seconds for each image.")] = SECONDS,
     n: options.First = None,
     batch_size: options.Slots = 16,
     out: Annotated[Path, typer.Option(help="Where the ledger and the result go.")] = Path(
@@ -63,8 +61,8 @@ def certify(
     """Prove for which test images no allowed perturbation changes the answer.
 
     Writes result.json, with the least bound of the margins of every image. A killed run goes on
-    with --resume. What is not certified is undecided: `torchproof evaluate --verifier METHOD`
-    attacks it.
+    with --resume. What is not certified is broken, where branch and bound met a counterexample, or
+    undecided: `torchproof evaluate --verifier METHOD` attacks it.
     """
     threats = threats_of(threat)
     if len(threats) > 1:
@@ -97,7 +95,7 @@ def _write(path: Path, found: Certificates, model: nn.Module, test: Dataset, abo
 
 def _show(found: Certificates, out: Path) -> None:
     count = {status: sum(row.status == status for row in found.examples) for status in
-             ("certified", "undecided", "wrong", "unfinished")}  # fmt: skip
+             ("certified", "broken", "undecided", "wrong", "unfinished")}  # fmt: skip
     low, high = found.certified_accuracy_ci95
     about = f"{found.threat['norm']} {found.threat['eps_text']}, n = {found.n}, {found.method}"
     console.print(

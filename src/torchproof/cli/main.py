@@ -17,6 +17,7 @@ from torchproof.cli.attack import attack
 from torchproof.cli.certify import certify
 from torchproof.cli.check_certificate import check_certificate
 from torchproof.cli.compare import compare
+from torchproof.cli.concepts import concepts
 from torchproof.cli.corrupt import corrupt
 from torchproof.cli.curve import curve
 from torchproof.cli.diagnose import diagnose
@@ -48,7 +49,7 @@ app = typer.Typer(
 )
 for command in (
     quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt, certify, verify, smooth, survey, diagnose, scan,
+    corrupt, certify, verify, smooth, survey, diagnose, scan, concepts,
 ):  # fmt: skip
     app.command(command.__name__)(command)
 app.command("train-many")(train_many)

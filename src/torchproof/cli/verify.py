@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,19 @@ import torch
 import typer
 
 from torchproof.cli.options import console, tell
-from torchproof.core.errors import FileError, InputError
+from torchproof.core.errors import FileError, InputError, TorchproofError
+from torchproof.core.files import write
 from torchproof.nn import load_model
 from torchproof.nn.traced import Traced
 from torchproof.verify import graph_of
+from torchproof.verify.clock import OutOfTime, left, limit, look
 from torchproof.verify.decide import Decision, decide
 from torchproof.verify.vnnlib import Property, Witness, read_property, recheck, write_result
+
+STARTUP = min(time.process_time(), 10.0)
+"""Seconds that the process took to come here, nearly all of them imports; not more than 10, for a
+process that has done other things before.
+"""
 
 
 def verify(
@@ -32,17 +40,28 @@ def verify(
     """Decide a VNN-LIB property of an ONNX network: unsat (it holds), sat (with a counterexample
     that is run again), unknown or timeout.
 
-    Complete for networks of few inputs (branch and bound over the input). Exit code 1 for unknown
-    and timeout.
+    Branch and bound, for up to 64 inputs over the input, else and after that over the signs of
+    ReLUs, for which it is complete. Exit code 1 for unknown and timeout. An error leaves the result
+    file `error`.
     """
-    started = time.monotonic()
+    started = time.monotonic() - STARTUP
+    try:
+        verdict = _verdict(onnx, vnnlib, started, timeout, results)
+    except TorchproofError:
+        if results is not None:
+            with suppress(FileError):  # the first error is the one to be told
+                write(results, b"error\n")
+        raise
+    raise typer.Exit(0 if verdict in ("sat", "unsat") else 1)
+
+
+def _verdict(onnx: Path, vnnlib: Path, started: float, timeout: float, results: Path | None) -> str:
     network = _network(onnx)
     property_ = read_property(vnnlib)
     shape = _shape(network, property_)
-    graph = graph_of(network, torch.zeros(1, *shape, dtype=torch.float64))
-    found = decide(graph, shape, property_, timeout - (time.monotonic() - started))
+    found = _decided(network, shape, property_, timeout - (time.monotonic() - started))
     witness = None if found.x is None else _witness(network, property_, found)
-    verdict = found.verdict
+    verdict: str = found.verdict
     if witness is not None:
         checked = recheck(onnx, property_, witness, lambda x: _asked(network, shape, x))
         tell(f"counterexample run again by {checked.by}: {'stands' if checked.near else 'FALLS'}")
@@ -51,8 +70,23 @@ def verify(
         write_result(results, property_, verdict, witness if verdict == "sat" else None)
         tell(f"result: {results}")
     console.print(f"[bold]{verdict}[/bold]")
-    tell(f"{property_}; {found.by}, {found.parts} boxes bounded, {found.seconds:.1f} s")
-    raise typer.Exit(0 if verdict in ("sat", "unsat") else 1)
+    spent = time.monotonic() - started
+    tell(f"{property_}; {found.by}, {found.parts} boxes bounded, {spent:.1f} s in all")
+    return verdict
+
+
+def _decided(
+    network: Traced, shape: tuple[int, ...], property_: Property, seconds: float
+) -> Decision:
+    """The verdict. Reading and tracing are not interrupted: the clock is looked at after each."""
+    try:
+        with limit(seconds):
+            look()
+            graph = graph_of(network, torch.zeros(1, *shape, dtype=torch.float64))
+            look()
+            return decide(graph, shape, property_, left())
+    except OutOfTime:
+        return Decision("timeout", None, "time", 0, seconds)
 
 
 def _network(path: Path) -> Traced:

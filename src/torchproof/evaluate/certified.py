@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
@@ -24,7 +25,9 @@ from torchproof.evaluate.stored import Stored
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.versions import versions
-from torchproof.verify.methods import ASSUMED, METHODS, SECONDS
+from torchproof.verify.inputs import InputSet
+from torchproof.verify.methods import ASSUMED, SECONDS
+from torchproof.verify.milp import Trial
 
 SCHEMA = "torchproof.certificate/1"
 ASSUMPTIONS = (
@@ -35,13 +38,14 @@ SOUND = (
     "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
     "that are rounded one by one"
 )
-Status = Literal["certified", "undecided", "wrong", "unfinished"]
+Status = Literal["certified", "broken", "undecided", "wrong", "unfinished"]
 
 
 class Row(BaseModel):
-    """One example. margin: the lower bound of z_y - z_t, t != y, that is the least with error_bound
-    taken off, null where none was asked for or none is finite; error_bound: how far it may be above
-    what holds in real arithmetic, null where that is not accounted for.
+    """One example. status: "broken" where a search met an input of the threat that the model itself
+    answers with another class. margin: the lower bound of z_y - z_t, t != y, that is the least with
+    error_bound taken off, null where none was asked for or none is finite; error_bound: how far it
+    may be above what holds in real arithmetic, null where that is not accounted for.
     """
 
     id: int
@@ -54,7 +58,8 @@ class Row(BaseModel):
 
 class Certificates(Stored):
     """The content of result.json. certified_accuracy: of all n examples, those that are classified
-    correctly and proved to stay so; timeout: seconds for each example, null for methods without.
+    correctly and proved to stay so; timeout: seconds for each example, null in results from before
+    there was a limit for every method.
     """
 
     file: ClassVar[str] = "result.json"
@@ -92,16 +97,16 @@ def certify(
     data: (x, y) or an object with .x and .y; method: a name of `verify.methods.METHODS`; slots:
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
     after which the rest stays "unfinished"; sound: takes off what float64 may have lost, where that
-    is known; timeout: seconds for each example, of methods that can be limited. Raises
+    is known; timeout: seconds for each example (of methods without a limit of their own, that many
+    times a batch, after which it is undecided). Raises
     UnknownName, InputError, ModelError (operations without a rule, all of them), FileError,
     ResumeError.
     """
     verifier, about = Propagation(method, sound, timeout), bounded(threat)
     examples = examples_of(data, n, ids, data_name, data_sha256)
     subject = Subject.of(model, examples, 0, False)
-    settings = {"threats": [identity.exact(threat)], "method": method, "sound": sound}
-    if METHODS[method].timed:
-        settings["timeout"] = timeout
+    settings = {"threats": [identity.exact(threat)], "method": method, "sound": sound,
+                "timeout": timeout}  # fmt: skip
     told = {"command": command, "threat": identity.threat_entry([threat])}
     header = identity.header(subject, model_sha256, name, settings, told)
     ledger = Ledger.open(header, None if out is None else Path(out), resume)
@@ -130,15 +135,18 @@ def _work(
         nonlocal done
         x, y = subject.rows(rows)
         clock.lap()
-        with subject.asked(CERTIFICATE):
+        with subject.asked(CERTIFICATE) as answer:
             right = (subject.model(x).argmax(1) == y).tolist()
             margins = verifier.margins(subject.model, x, y, threat)
+            broken = _refuted(answer, x, y, threat, margins)
         each = clock.lap() / len(rows)
         ledger.add(
             [
                 {"id": ids[row], "attack": CERTIFICATE, "correct": bool(correct), "margin": margin,
-                 "error_bound": error, "backward": margins.rows // len(rows), "seconds": each}
-                for row, correct, (margin, error) in zip(rows, right, _least(margins), strict=True)
+                 "error_bound": error, "backward": margins.rows // len(rows), "seconds": each,
+                 "broken": lost}
+                for row, correct, lost, (margin, error)
+                in zip(rows, right, broken, _least(margins), strict=True)
             ]
         )  # fmt: skip
         done += len(rows)
@@ -146,6 +154,19 @@ def _work(
             progress(Progress(CERTIFICATE, done, total, 0))
 
     in_batches(todo, room, clock.over, work)
+
+
+@torch.no_grad()
+def _refuted(model: Model, x: Tensor, y: Tensor, threat: AnyThreat, margins: Bounded) -> list[bool]:
+    """For each example, whether the model itself gives another class to what was found: in its own
+    dtype, brought into the set.
+    """
+    lost = [False] * len(x)
+    for row, at in enumerate(margins.found):
+        if at is not None:
+            trial = Trial(model, InputSet.of(x[row : row + 1], threat), int(y[row]))
+            lost[row] = trial.broken(at[None] - x[row : row + 1].to(at)) is not None
+    return lost
 
 
 def _least(margins: Bounded) -> list[tuple[float | None, float | None]]:
@@ -196,6 +217,7 @@ def _row(example: int, label: int, record: dict[str, Any] | None) -> Row:
                    seconds=0.0)  # fmt: skip
     margin, error = record["margin"], record["error_bound"]
     proved = record["correct"] and margin is not None and margin - (error or 0.0) > 0
-    status: Status = "certified" if proved else "undecided" if record["correct"] else "wrong"
+    lost: Status = "broken" if record.get("broken", False) else "undecided"
+    status: Status = "certified" if proved else lost if record["correct"] else "wrong"
     return Row(id=example, label=label, status=status, margin=margin, error_bound=error,
                seconds=record["seconds"])  # fmt: skip

@@ -14,7 +14,9 @@ from torchproof.core.sites import Model
 from torchproof.core.threats import AnyThreat
 from torchproof.evaluate.certificate import Proof
 from torchproof.verify import graph_of
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
+from torchproof.verify.inputs import refuse_outside
 from torchproof.verify.methods import METHODS, SECONDS
 from torchproof.verify.sound import METHODS as SOUND
 from torchproof.verify.sound import sound_margins, uncovered
@@ -22,12 +24,14 @@ from torchproof.verify.sound import sound_margins, uncovered
 
 class Bounded(NamedTuple):
     """lower: (B, K - 1) bounds of margins; error: how far they may be above what holds in real
-    arithmetic, (B, K - 1), None where that is not accounted for; rows: walks back.
+    arithmetic, (B, K - 1), None where that is not accounted for; rows: walks back; found: as of
+    `Margins`.
     """
 
     lower: Tensor
     error: Tensor | None
     rows: int
+    found: tuple[Tensor | None, ...] = ()
 
     @property
     def sure(self) -> Tensor:
@@ -47,9 +51,10 @@ class Propagation:
 
     Bounds are computed in float64 on a copy of the model; they are about the network in real
     arithmetic. With `sound` the rounding of float64 is taken off, where that is known: for the
-    methods of `verify.sound` and the operations that it covers. seconds: for each example, of the
-    methods that can be limited. Raises UnknownName for a method,
-    InputError for a model that is no `nn.Module`, ModelError for operations without a rule.
+    methods of `verify.sound` and the operations that it covers. seconds: for each example;
+    methods that keep no limit of their own have that many times the batch, after which nothing is
+    known of it. Raises UnknownName for a method, InputError for a model that is no `nn.Module` and
+    for x outside the pixel box, ModelError for operations without a rule.
     """
 
     method: str = "best"
@@ -69,13 +74,27 @@ class Propagation:
         return Proof((found.sure > 0).all(1), 1, -(-found.rows // max(len(x), 1)))
 
     def margins(self, model: Model, x: Tensor, y: Tensor, threat: AnyThreat) -> Bounded:
-        """Lower bounds (B, K - 1) of the margins, and the rows that they cost."""
-        kept, known = self._graph(model, x), METHODS[self.method]
+        """Lower bounds (B, K - 1) of the margins, and the rows that they cost; -inf where the time
+        was over.
+        """
+        refuse_outside(x, threat)
+        kept, x = self._graph(model, x), x.double()
+        own = METHODS[self.method].timed
+        try:
+            with limit(None if own else self.seconds * len(x)):
+                return self._bounded(kept, x, y, threat)
+        except OutOfTime:
+            with torch.no_grad():
+                nothing = torch.full_like(kept.graph.run(x)[kept.graph.output][:, 1:], -torch.inf)
+            return Bounded(nothing, None, 0)
+
+    def _bounded(self, kept: _Kept, x: Tensor, y: Tensor, threat: AnyThreat) -> Bounded:
+        known = METHODS[self.method]
         method = known.same or self.method
         if self.sound and method in SOUND and kept.covered:
-            return Bounded(*sound_margins(kept.graph, x.double(), y, threat, method))
-        found = known(kept.graph, x.double(), y, threat, seconds=self.seconds)
-        return Bounded(found.lower, None, found.rows)
+            return Bounded(*sound_margins(kept.graph, x, y, threat, method))
+        found = known(kept.graph, x, y, threat, seconds=self.seconds)
+        return Bounded(found.lower, None, found.rows, found.found)
 
     def _graph(self, model: Model, x: Tensor) -> _Kept:
         """The graph of a copy in float64, made once for each model."""

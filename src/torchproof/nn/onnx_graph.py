@@ -34,6 +34,7 @@ buffer.
 """
 
 _REMEDY = "export it again as one float model from images to logits"
+_REWRITE = "rewrite that part of the model, or add the operator to OPS in torchproof/nn/onnx_ops.py"
 
 
 def read_onnx(path: Path) -> Traced:
@@ -87,6 +88,7 @@ def _graph(onnx: ModuleType, proto: Any, source: str) -> tuple[Graph, Shape]:
     if len(inputs) != 1 or len(proto.graph.output) != 1:
         given = f"{source} with {len(inputs)} inputs and {len(proto.graph.output)} outputs"
         raise FileError(given, "images in, logits out", _REMEDY)
+    _check(proto.graph.node, source)
     steps: list[Step] = []
     learnt: set[str] = set()
     for node in proto.graph.node:
@@ -159,16 +161,27 @@ def _list(name: str, constants: Mapping[str, Tensor]) -> Any:
     return Ref(name) if name else None
 
 
+def _check(nodes: Any, source: str) -> None:
+    """Raises FileError where OPS has not the operators of some nodes, and names all of these."""
+    unknown = [
+        f"{node.domain}{'.' if node.domain else ''}{_label(node)}"
+        for node in nodes
+        if node.op_type not in (*OPS, "Constant") or node.domain not in ("", "ai.onnx")
+    ]
+    if unknown:
+        raise FileError(f"{source} with {', '.join(unknown)}", "known operators", _REWRITE)
+
+
+def _label(node: Any) -> str:
+    """The operator of a node, and its name or its first output's."""
+    return f"{node.op_type} (node {node.name or ''.join(node.output[:1])!r})"
+
+
 def _step(
     onnx: ModuleType, node: Any, version: int, source: str, constants: Mapping[str, Tensor]
 ) -> Step:
-    """One node as a step; raises FileError where OPS has not the operator, or not the attribute."""
-    label = f"{node.op_type} (node {node.name or node.output[0]!r})"
-    remedy = (
-        "rewrite that part of the model, or add the operator to OPS in torchproof/nn/onnx_ops.py"
-    )
-    if node.op_type not in OPS or node.domain not in ("", "ai.onnx"):
-        raise FileError(f"{source} with {node.domain}{label}", "a known operator", remedy)
+    """One node of OPS as a step; raises FileError where it has not the attribute."""
+    label, remedy = _label(node), _REWRITE
     attributes = {a.name: _attribute(onnx, a) for a in node.attribute}
     if any(node.output[1:]):
         raise FileError(f"{source}: {label} with {len(node.output)} outputs", "one output", remedy)

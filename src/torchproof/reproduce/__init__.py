@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from torchproof.reproduce.a_cav import a_cav_experiment
 from torchproof.reproduce.alternating import alternating
 from torchproof.reproduce.anomaly import anomaly_experiment
 from torchproof.reproduce.awp import awp_study
@@ -69,6 +70,7 @@ EXPERIMENTS: dict[str, Callable[[Request], Outcome]] = {
     "titration": titration_experiment,
     "weight-backdoor": weight_backdoor_experiment,
     "anomaly": anomaly_experiment,
+    "a-cav": a_cav_experiment,
 }
 
 __all__ = ["EXPERIMENTS", "Outcome", "Request", "Row"]

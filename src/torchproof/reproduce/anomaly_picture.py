@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from torchproof.report.anomaly_plots import curves_on, scores_on
+from torchproof.report.anomaly_plots import Curves, curves_on, scores_on
 from torchproof.reproduce.anomaly_figures import (
     AAE,
     LATENTS,
@@ -45,7 +45,7 @@ def picture(parts: Mapping[str, Found]) -> bytes:
 
 def _over_epochs(axes: Any, found: Found) -> None:
     marks = [point.epochs for point in found.of(PLAIN)[0].points]
-    ratios = {
+    ratios: Curves = {
         f"{100 * share:g} % outliers": {
             epochs: [run.at(epochs).ratio for run in found.of(PLAIN, share)] for epochs in marks
         }
@@ -58,7 +58,7 @@ def _over_epochs(axes: Any, found: Found) -> None:
         "balanced accuracy, held-out threshold": "balanced_held",
         "balanced accuracy, paper's threshold": "balanced",
     }
-    quality = {
+    quality: Curves = {
         name: {e: [_value(run.at(e), field) for run in found.of(PLAIN)] for e in marks}
         for name, field in what.items()
     }
@@ -73,7 +73,7 @@ def _over_shares(axes: Any, found: Found) -> None:
         f"balanced accuracy, {found.early} epochs": ("balanced", found.early),
         f"balanced accuracy, {found.late} epochs": ("balanced", found.late),
     }
-    curves = {
+    curves: Curves = {
         name: {
             100 * share: [_value(run.at(epochs), field) for run in found.of(PLAIN, share)]
             for share in found.shares
@@ -108,7 +108,7 @@ def _rejected(axes: Any, found: Found) -> None:
     itsr, reject = found.of(LATENTS), found.of(REJECT)
     rounds = range(1, len(itsr[0].true) - 1)
     early = [run.true[-1] / run.rejected[-1] for run in reject]
-    curves = {
+    curves: Curves = {
         "ITSR, candidates that are outliers": {
             r: [run.true[r] / max(1, run.rejected[r]) for run in itsr] for r in rounds
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -240,11 +240,12 @@ def _bars(axes: Axes, cells: Sequence[Cell]) -> None:
 
 def _widths(axes: Axes, sweep: Sequence[Wide]) -> None:
     units = sorted({cell.units for cell in sweep})
-    for colour, label, value in (
+    lines: tuple[tuple[str, str, Callable[[Wide], float]], ...] = (
         (COLOURS[0], "test error", lambda c: 1 - c.test),
         ("#8a8f98", "training error", lambda c: 1 - c.train),
         (COLOURS[1], f"fraction that {MAGNITUDE} keeps", lambda c: c.fraction),
-    ):
+    )
+    for colour, label, value in lines:
         each = [[value(c) for c in sweep if c.units == u] for u in units]
         mean = [statistics.fmean(values) for values in each]
         axes.plot(units, mean, "-o", color=colour, markersize=4, label=label)

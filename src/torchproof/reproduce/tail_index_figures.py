@@ -87,8 +87,8 @@ def _synthetic_rows(found: Synthetic) -> list[Row]:
     for kind, by in found.means.items():
         for alpha, each in by.items():
             what = f"synthetic, alpha {alpha}: {kind} estimator, {len(each)} sets"
-            read = Row.per_seed(what, each, found.draws, "")  # a set takes the place of a seed
-            made.append(read.model_copy(update={"digits": 4}))
+            row = Row.per_seed(what, each, found.draws, "")  # a set takes the place of a seed
+            made.append(row.model_copy(update={"digits": 4}))
     for alpha, hits in found.covered.items():
         what = f"synthetic, alpha {alpha}: published estimator, intervals that hold it"
         of, ends = found.repetitions, clopper_pearson(hits, found.repetitions)

@@ -10,7 +10,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import IBP, Bound, Margins, Pass, graph_of
 from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
-from torchproof.verify.inputs import InputSet, rows_of
+from torchproof.verify.inputs import InputSet, refuse_outside, rows_of
 from torchproof.verify.relu_split import split_hinges
 
 ROOT = (IBP, Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
@@ -30,20 +30,26 @@ def bab_margins(
 
     Margins are split until they are above 0 (complete for ReLU-like networks), so a positive bound
     says no more than that it is one. time_limit: seconds for each example, after which margins that
-    are open keep the least bound of their parts. Raises ModelError for operations without a rule.
+    are open keep the least bound of their parts. A counterexample that is met on the way (for Linf)
+    ends the example's search, and is given back. Raises ModelError for operations without a rule,
+    InputError for x outside the pixel box.
     """
+    refuse_outside(x, threat)
     graph = model if isinstance(model, Graph) else graph_of(model, x)
-    inside, found, walked = InputSet.of(x, threat), [], 0
-    for row in range(len(x)):
-        lower, cost = _one(graph, inside.take(torch.tensor([row])), y[row : row + 1], time_limit)
-        found.append(lower)
-        walked += cost
-    return Margins(torch.stack(found), walked)
+    inside = InputSet.of(x, threat)
+    each = [
+        _one(graph, inside.take(torch.tensor([row])), y[row : row + 1], time_limit)
+        for row in range(len(x))
+    ]
+    lower, walked, found = zip(*each, strict=True)
+    return Margins(torch.stack(lower), sum(walked), found)
 
 
 @torch.no_grad()
-def _one(graph: Graph, inside: InputSet, y: Tensor, seconds: float | None) -> tuple[Tensor, int]:
-    """(K - 1,) bounds of one example, and rows walked."""
+def _one(
+    graph: Graph, inside: InputSet, y: Tensor, seconds: float | None
+) -> tuple[Tensor, int, Tensor | None]:
+    """(K - 1,) bounds of one example, rows walked, and a counterexample if one is met."""
     rows = rows_of(y, graph.run(inside.x)[graph.output].shape[-1]).to(inside.x)
     best, walked = torch.full_like(rows[0, :, 0], -torch.inf), 0
     with limit(seconds):
@@ -53,13 +59,13 @@ def _one(graph: Graph, inside: InputSet, y: Tensor, seconds: float | None) -> tu
                 best = torch.maximum(best, passed.lower(rows)[0])
                 walked += passed.walk.walked
                 if bool((best > 0).all()):
-                    return best, walked
+                    return best, walked, None
         except OutOfTime:
-            return best, walked
+            return best, walked, None
         open_ = (best <= 0).nonzero()[:, 0]
         questions = [rows[0, t][None] for t in open_.tolist()]
         limits = [inside.x.new_zeros(1)] * len(questions)
         box = isinstance(inside.ball.norm, Linf)
         split = split_hinges(passed, questions, limits, falsify=box)
         best[open_] = torch.maximum(best[open_], split.lower)
-    return best, walked + split.walked
+    return best, walked + split.walked, split.x

@@ -18,7 +18,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.alpha import optimised
 from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind, traced
-from torchproof.verify.inputs import InputSet, rows_of
+from torchproof.verify.inputs import InputSet, refuse_outside, rows_of
 from torchproof.verify.interval import Interval
 from torchproof.verify.linear import Walk
 from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation
@@ -77,11 +77,13 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
 
 class Margins(NamedTuple):
     """lower: (B, K - 1) bounds of z_y - z_t, t != y in order; rows: walks back through the graph, a
-    backward pass of one example each.
+    backward pass of one example each. found: of methods that meet counterexamples, for each example
+    an input (...) that the graph gives a margin <= 0, or None.
     """
 
     lower: Tensor
     rows: int
+    found: tuple[Tensor | None, ...] = ()
 
 
 def margins(
@@ -95,7 +97,7 @@ def margins(
 
     An example whose bounds are all positive is classified as y everywhere in the set. Computed in
     the dtype of the model; float rounding is not accounted for. Raises UnknownName for a method,
-    ModelError for operations without a rule.
+    ModelError for operations without a rule, InputError for x outside the pixel box.
     """
     return bounded(model, x, y, threat, method).lower
 
@@ -106,6 +108,7 @@ def bounded(
     """`margins`, with what they cost."""
     if method not in BOUNDS:
         raise unknown("bound", method, BOUNDS)
+    refuse_outside(x, threat)
     graph = model if isinstance(model, Graph) else graph_of(model, x)
     with torch.no_grad():
         inside = InputSet.of(x, threat)

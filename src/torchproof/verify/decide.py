@@ -15,6 +15,7 @@ from torchproof.verify.bounds import Bound, Pass
 from torchproof.verify.clock import OutOfTime, left, limit, look
 from torchproof.verify.falsify import falsify
 from torchproof.verify.graph import Graph
+from torchproof.verify.hinge_parts import Neurons
 from torchproof.verify.input_split import split_inputs
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.question import Answer, Question, Verdict, certainly_not
@@ -104,22 +105,29 @@ def _answered(graph: Graph, questions: list[Question]) -> tuple[Answer, str]:
         open_ = [q for q, own in pairs if not bool(certainly_not(own[None], q.limits))]
         if not open_:
             return Answer("unsat", None, 1), "bounds"
-    if questions[0].low.numel() <= FEW_INPUTS:
-        return _by_inputs(graph, open_), "input split"
-    split = split_hinges(passed, [q.rows for q in open_], [q.limits for q in open_])
-    return Answer(split.verdict, split.x, 1 + split.parts), "branch and bound"
-
-
-def _by_inputs(graph: Graph, questions: list[Question]) -> Answer:
     parts = 1
+    if questions[0].low.numel() <= FEW_INPUTS:
+        answer, open_ = _by_inputs(graph, open_)
+        if answer.verdict != "unknown" or not len(Neurons.of(passed)):
+            return answer, "input split"
+        parts = answer.parts
+    split = split_hinges(passed, [q.rows for q in open_], [q.limits for q in open_])
+    return Answer(split.verdict, split.x, parts + split.parts), "branch and bound"
+
+
+def _by_inputs(graph: Graph, questions: list[Question]) -> tuple[Answer, list[Question]]:
+    """Also the questions whose boxes were too many; without time left, none of them helps."""
+    parts, many = 1, list[Question]()
     worst: Verdict = "unsat"
     for question in questions:
         answer = split_inputs(graph, question, left())
         parts += answer.parts
-        if answer.verdict == "sat":
-            return Answer("sat", answer.x, parts)
+        if answer.verdict == "unknown":
+            many.append(question)
+        if answer.verdict in ("sat", "timeout"):
+            return Answer(answer.verdict, answer.x, parts), many
         worst = answer.verdict if answer.verdict != "unsat" else worst
-    return Answer(worst, None, parts)
+    return Answer(worst, None, parts), many
 
 
 @torch.no_grad()

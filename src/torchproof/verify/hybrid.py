@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
@@ -119,6 +120,7 @@ class Sweep:
         made.found[graph.input] = _start(inside.box(), chosen)
         for node in graph.nodes:
             if node.name in graph.live:
+                look()
                 step = made._bend if nonlinear(node, graph) else made._map
                 made.found[node.name] = step(node)
         return made

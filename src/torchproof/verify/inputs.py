@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf
-from torchproof.core.sets import Ball
+from torchproof.core.sets import TOLERANCE, Ball
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat, Threat
 from torchproof.verify.interval import Interval
@@ -67,6 +67,19 @@ class InputSet:
         b = self.ball
         parts = (b.radius, b.scale, b.low, b.high, b.floor, b.ceiling)
         return InputSet(self.x[rows], Ball(b.norm, *(part[rows] for part in parts)))
+
+
+def refuse_outside(x: Tensor, threat: AnyThreat) -> None:
+    """Raises InputError for x outside the threat's pixel box by more than float noise: around it
+    the set may be empty, and bounds on nothing say anything.
+    """
+    if not isinstance(threat, Threat):
+        return
+    inside = (x >= threat.low - TOLERANCE) & (x <= threat.high + TOLERANCE)
+    if not bool(inside.all()):
+        given = f"inputs between {float(x.min()):.4g} and {float(x.max()):.4g}"
+        expected = f"the pixel box [{threat.low:g}, {threat.high:g}] of the threat"
+        raise InputError(given, expected, "scale the inputs, or give the threat their low and high")
 
 
 def rows_of(labels: Tensor, classes: int) -> Tensor:

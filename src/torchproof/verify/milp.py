@@ -4,7 +4,7 @@ open (Tjeng et al. 2019), after bounds and linear programmes have settled what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -90,7 +90,7 @@ def milp_verify(
 class Trial:
     """Runs inputs through the network that is judged."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Tensor]
     inside: InputSet
     label: int
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import BUDGET, graph_of
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -91,6 +92,7 @@ class Sweep:
         live = [node for node in graph.nodes if node.name in graph.live]
         last = {name: node.name for node in live for name in graph.inputs(node)}
         for node in live:
+            look()
             if nonlinear(node, graph):
                 made._bend(node)
             else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchproof.core.norms import Norm
 from torchproof.core.sets import Ball
 from torchproof.verify.bounds import BOUNDS, Pass
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
@@ -58,6 +59,7 @@ class Steepness:
         for node in reversed(graph.nodes):
             if node.name not in found:
                 continue
+            look()
             given = found.pop(node.name)
             yield node.name, given
             parts = (

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.norms import L2, Linf, Norm
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import rows_of
 from torchproof.verify.lipschitz.margin import dual, margins_at
@@ -73,6 +74,7 @@ class Constants:
         found.of[graph.input] = _one(x)
         for node in graph.nodes:
             if node.name in graph.live and nonlinear(node, graph):
+                look()
                 known = relaxation(node, bind(node.args, found.single))
                 slope = steepest(known, node, found.single[graph.inputs(node)[0]])
                 found.of[node.name] = slope * _total(found.whole(n) for n in graph.inputs(node))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.bounds import Bound, sought
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
@@ -54,6 +55,7 @@ class Pass:
         made._know(graph.input, outward(walk.inside.box()))
         for node in graph.nodes:
             if node.name in graph.live:
+                look()
                 if nonlinear(node, graph):
                     made._bend(node, settle)
                 else:

@@ -1,0 +1,147 @@
+"""Limits on time end what they limit, and counterexamples met on the way are not lost.
+
+The clock that limits look at shows CPU seconds here, so that a busy machine changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.core.errors import InputError
+from torchproof.core.norms import Linf
+from torchproof.core.threats import Threat, parse
+from torchproof.evaluate import certify
+from torchproof.evaluate.propagation import Propagation
+from torchproof.verify import graph_of, margins
+from torchproof.verify.bab import bab_margins
+from torchproof.verify.methods import METHODS
+
+UNTIMED = sorted(name for name, row in METHODS.items() if not row.timed)
+
+
+@pytest.fixture
+def cpu_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=time.process_time)
+    monkeypatch.setattr("torchproof.verify.clock.time", clock)
+
+
+class Hard(nn.Module):
+    """y_0 - y_1 = 0.01 everywhere: twice the same function less itself, which bounds see only once
+    hundreds of neurons are split, and no search ever breaks.
+    """
+
+    def __init__(self, inputs: int = 20, width: int = 150) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.first, self.last = nn.Linear(inputs, 2 * width), nn.Linear(2 * width, 2)
+        with torch.no_grad():
+            weight, bias = torch.randn(width, inputs, generator=g), torch.randn(width, generator=g)
+            self.first.weight.copy_(weight.repeat(2, 1))
+            self.first.bias.copy_(bias.repeat(2))
+            self.last.weight.zero_()
+            self.last.weight[0, :width], self.last.weight[0, width:] = 1.0, -1.0
+            self.last.bias.copy_(torch.tensor([0.01, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.last(self.first(x.flatten(1)).relu())
+        return answer
+
+
+@pytest.mark.usefixtures("cpu_clock")
+def test_branch_and_bound_ends_within_a_second_of_its_limit() -> None:
+    x = torch.full((1, 1, 4, 5), 0.5, dtype=torch.float64)
+    graph = graph_of(Hard().double().eval().requires_grad_(False), x)  # tracing is not limited
+    began = time.process_time()
+    found = bab_margins(graph, x, torch.tensor([0]), Threat(Linf(), 0.4), time_limit=1.0)
+    spent = time.process_time() - began
+    assert -1e9 < float(found.lower) <= 0.01 and found.found == (None,)
+    assert 0.9 <= spent <= 2.0
+
+
+def test_no_method_is_without_a_limit() -> None:
+    """Methods that take no limit of their own leave the batch undecided when it is over."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    given = (net, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), Threat(Linf(), 1e-4))
+    traced = Propagation()._graphs  # of the one network, for all of them
+    for method, sound in itertools.product(UNTIMED, (True, False)):
+        found = Propagation(method, sound, 1e-6, traced).margins(*given)
+        assert found.lower.shape == (2, 2) and bool((found.lower == -torch.inf).all()), method
+        assert not bool((found.sure > 0).any())
+        again = Propagation(method, sound, 60.0, traced).margins(*given)
+        assert bool(again.lower.isfinite().all()), method
+
+
+def test_an_undecided_batch_is_written_as_such() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+    x = torch.rand(3, 1, 2, 2)
+    found = certify(net, (x, net(x).argmax(1)), Threat(Linf(), 1e-4), "crown", timeout=1e-9)
+    assert [row.status for row in found.examples] == ["undecided"] * 3
+    assert all(row.margin is None for row in found.examples) and found.timeout == 1e-9
+
+
+def test_counterexamples_of_branch_and_bound_are_broken() -> None:
+    """Near the middle of a V the class changes within the threat, which the model itself says; far
+    from it nothing does.
+    """
+
+    class Fold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zero = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = x.flatten(1) - 0.5 + self.zero
+            depth = z.relu() + (-z).relu()
+            return torch.cat([depth, torch.full_like(depth, 0.05)], 1)
+
+    x = torch.tensor([0.95, 0.6, 0.52, 0.4]).view(4, 1, 1, 1)
+    y = torch.tensor([0, 0, 0, 0])
+    about = parse("linf:0.2")
+    net = Fold().eval()
+    found = certify(net, (x, y), about, "cascade", timeout=20)
+    statuses = [row.status for row in found.examples]
+    assert statuses == ["certified", "broken", "wrong", "broken"]
+    net.requires_grad_(False)
+    lower, _, inputs = bab_margins(net.double(), x.double(), y, about, time_limit=20.0)
+    for row, at in enumerate(inputs):
+        assert (at is None) == (row == 0)
+        if at is not None:
+            assert float((at - x[row]).abs().max()) <= 0.2 + 1e-6
+            assert float(net(at[None])[0] @ torch.tensor([1.0, -1.0], dtype=at.dtype)) <= 0
+    assert bool(lower[0] > 0) and bool((lower[1:] <= 0).all())
+
+
+def test_a_counterexample_that_the_model_does_not_confirm_is_none() -> None:
+    """A margin of 0 is found in float64, and the model keeps its class there: undecided."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zero = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = (x.flatten(1) - 0.5 + self.zero).relu()
+            return torch.cat([z, torch.zeros_like(z)], 1)
+
+    x = torch.full((1, 1, 1, 1), 0.6)
+    found = certify(Tied().eval(), (x, torch.tensor([0])), parse("linf:0.2"), "cascade", timeout=5)
+    assert found.examples[0].status == "undecided"
+
+
+@pytest.mark.parametrize("value", [1.5, -0.5, 1.01])
+def test_inputs_outside_the_pixel_box_are_refused(value: float) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double().eval()
+    x, y = torch.full((1, 1, 2, 2), value, dtype=torch.float64), torch.tensor([0])
+    about = parse("linf:0.1")
+    for bounds in (margins, bab_margins, Propagation("lp", sound=False).margins):
+        with pytest.raises(InputError, match=r"pixel box \[0, 1\]"):
+            bounds(net, x, y, about)
+    wide = Threat(Linf(), 0.1, low=-2.0, high=2.0)
+    assert bool(margins(net, x, y, wide).isfinite().all())
+    assert bool(margins(net, x.clamp(0, 1 + 1e-7), y, about).isfinite().all())
