@@ -42,7 +42,7 @@ def test_every_number_is_there_again(tmp_path: Path) -> None:
         assert isinstance(result, PARTS[name].kind)
         assert PARTS[name].reading(result) == part.reading
     x, y = about.sets.test
-    assert found.clean_accuracy == float((about.model(x).argmax(1) == y).float().mean())
+    assert found.clean_accuracy == float((about.model(x).argmax(1) == y).double().mean())
     titration = measured["titration"].result("titration")
     assert isinstance(titration, Titration) and sum(titration.histogram[0]) == len(x)
 
@@ -93,3 +93,32 @@ def test_bad_names() -> None:
         diagnose(subject(), ("flat",))
     with pytest.raises(InputError, match="no diagnostic"):
         diagnose(subject(), ())
+
+
+def test_two_classes_learnt_imperfectly_are_no_alarm() -> None:
+    about = subject()
+    x = about.sets.train.x
+
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3)) / 2], 1)
+
+    net = First().eval()
+    y = net(x).argmax(1)
+    y[:1] = 1 - y[:1]
+    learnt = replace(about, model=net, sets=Sets(Images(x, y), Images(x, y)))
+    found = diagnose(learnt, ("titration",))
+    assert found.train_accuracy == 1 - 1 / len(x) and found.notes == ()
+
+
+def test_labels_that_the_network_does_not_have() -> None:
+    about = subject()
+    train = Images(about.sets.train.x, about.sets.train.y + 1)
+    with pytest.raises(InputError, match="labels up to 3 for a network of 3 classes"):
+        diagnose(replace(about, sets=Sets(train, about.sets.test)), ("titration",))
+
+
+def test_batch_norm_is_spoken_of() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    found = diagnose(subject(model=net), ("flatness",))
+    assert "running statistics of the unmoved network" in found.parts["flatness"].reading

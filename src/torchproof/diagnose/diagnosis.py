@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter
-from torch.nn import functional as F
 
 from torchproof.attack.untouched import untouched
 from torchproof.core.errors import InputError, TorchproofError, unknown
 from torchproof.core.files import write
 from torchproof.core.fingerprints import model_sha256
 from torchproof.core.notes import Notes
-from torchproof.diagnose.parts import PARTS, Sets, Subject
+from torchproof.diagnose.parts import PARTS, Images, Subject
 
 SCHEMA = "torchproof.diagnosis/1"
 NOTES = "torchproof.diagnosis-notes/1"
@@ -67,12 +66,6 @@ class Diagnosis(BaseModel):
         write(out / FILE, (self.model_dump_json(indent=1) + "\n").encode())
 
 
-@dataclass(frozen=True)
-class _Look:
-    accuracy: float
-    loss: float
-
-
 def diagnose(
     subject: Subject,
     names: Sequence[str] = tuple(PARTS),
@@ -87,7 +80,7 @@ def diagnose(
     A diagnostic that does not apply to the network or the images is refused with its reason, and
     the others go on. about: what else the record is to say (names, versions, the command); out: a
     folder in which a killed run goes on with resume. Raises UnknownName for a diagnostic,
-    InputError without any, FileError, ResumeError.
+    InputError without any and for labels that the network does not have, FileError, ResumeError.
     """
     for name in names:
         if name not in PARTS:
@@ -95,6 +88,8 @@ def diagnose(
     if not names:
         raise InputError("no diagnostic", "at least one", f"name any of {', '.join(PARTS)}")
     started, own = time.monotonic(), model_sha256(subject.model)
+    clean, _ = _accuracy(subject, subject.sets.test)
+    train, classes = _accuracy(subject, subject.sets.train)
     settings = {"model": own, **subject.settings()}
     notes = Notes.open(NOTES, lambda record: str(record["name"]), settings, out, resume)
     try:
@@ -105,12 +100,10 @@ def diagnose(
     finally:
         notes.close()
     done = {name: notes.records[name] for name in names}
-    clean, train = _look(subject, subject.sets.test), _look(subject, subject.sets.train)
     made = Diagnosis(
         about=dict(about or {}), model_sha256=own, n=len(subject.sets.test.y),
         n_train=len(subject.sets.train.y), seed=subject.seed,
-        clean_accuracy=clean.accuracy, train_accuracy=train.accuracy,
-        notes=_warnings(train, subject.sets),
+        clean_accuracy=clean, train_accuracy=train, notes=_warnings(train, classes),
         parts={n: Measured(**r["measured"]) for n, r in done.items() if "measured" in r},
         refused={n: r["refused"] for n, r in done.items() if "refused" in r},
         seconds=time.monotonic() - started,
@@ -134,22 +127,25 @@ def _record(name: str, subject: Subject) -> dict[str, Any]:
     return {"name": name, "measured": measured.model_dump()}
 
 
-def _look(subject: Subject, images: Any) -> _Look:
-    """Accuracy and mean cross-entropy on images."""
-    hits, loss = 0, 0.0
+def _accuracy(subject: Subject, images: Images) -> tuple[float, int]:
+    """Accuracy on images, and the classes of the answer; raises InputError for other labels."""
+    hits, classes = 0, 0
     with untouched(subject.model, subject.seed, images.x.device), torch.no_grad():
-        for x, y in zip(images.x.split(subject.slots), images.y.split(subject.slots), strict=True):
+        parts = (torch.split(part, subject.slots) for part in images)
+        for x, y in zip(*parts, strict=True):
             logits = subject.model(x)
-            hits += int((logits.argmax(1) == y).sum())
-            loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    return _Look(hits / len(images.y), loss / len(images.y))
+            hits, classes = hits + int((logits.argmax(1) == y).sum()), logits.shape[1]
+    most = int(images.y.max())
+    if most >= classes:
+        given = f"labels up to {most} for a network of {classes} classes"
+        raise InputError(given, f"labels below {classes}", "name the data it was trained on")
+    return hits / len(images.y), classes
 
 
-def _warnings(train: _Look, sets: Sets) -> tuple[str, ...]:
-    classes = int(sets.train.y.max()) + 1
-    if train.accuracy < 2 / classes:
+def _warnings(train: float, classes: int) -> tuple[str, ...]:
+    if train < 0.5 * (1 + 1 / classes):  # nearer to a guess than to what was learnt
         return (
-            f"the network classifies {100 * train.accuracy:.1f} % of the training images: it was "
+            f"the network classifies {100 * train:.1f} % of the training images: it was "
             "hardly trained on them, and tail index, prunability and flatness say little",
         )
     return ()

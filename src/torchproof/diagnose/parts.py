@@ -12,14 +12,16 @@ from torchproof.backdoor.titrate import Titration, titrate
 from torchproof.core.errors import ModelError
 from torchproof.core.fingerprints import data_sha256
 from torchproof.core.threats import Threat
-from torchproof.diagnose.flatness import Flatness, Procedure, flatness
+from torchproof.diagnose.flatness import STALE, Flatness, Procedure, flatness
 from torchproof.diagnose.landscape import Landscape, Plane, weight_landscape, weight_plane
 from torchproof.diagnose.lipschitz import LipschitzCurve, local_lipschitz
 from torchproof.diagnose.prunability import Prunability, prunability
 from torchproof.diagnose.tail_index import TailIndex, tail_index
+from torchproof.diagnose.weight_balls import chosen
 
 RADII = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)  # L2, of local Lipschitz robustness
 LINE, GRID = tuple(i / 5 for i in range(-5, 6)), tuple(i / 4 for i in range(-4, 5))
+NEAR = tuple(i / 50 for i in range(-5, 6))  # along the worst direction, which is steep
 FEW = 64  # images of landscapes, which ask about them at every point
 
 
@@ -69,6 +71,7 @@ class Landscapes:
     robust_worst: Landscape
     plane: Plane
     n: int
+    notes: tuple[str, ...] = ()
 
 
 T = TypeVar("T")
@@ -84,6 +87,10 @@ class Part(Generic[T]):
     kind: type[T]
 
 
+def _noted(notes: tuple[str, ...]) -> str:
+    return "".join(f"; {note}" for note in notes)
+
+
 def _flatness(subject: Subject) -> Flatness:
     how = Procedure(worst_xi=0.003, draws=6, starts=3, seed=subject.seed, slots=subject.slots)
     return flatness(subject.model, *subject.sets.test, subject.threat, how)
@@ -95,7 +102,7 @@ def _read_flatness(found: Flatness) -> str:
         f"moved at random by {found.average_xi:g} of its weights' lengths, the robust loss rises "
         f"by {found.average:.3f} nats (draws spread by {found.spread:.3f}); in the worst direction "
         f"of {found.worst_xi:g}, by {found.worst:.3f}; unmoved it is {found.reference:.3f}. Lower "
-        "is flatter"
+        f"is flatter{_noted(found.notes)}"
     )
 
 
@@ -103,23 +110,24 @@ def _landscapes(subject: Subject) -> Landscapes:
     model, (x, y), seed = subject.model, subject.few, subject.seed
 
     def line(threat: Threat | None, along: str) -> Landscape:
-        return weight_landscape(model, x, y, threat, radii=LINE, directions=2, seed=seed,
+        radii = LINE if along == "random" else NEAR
+        return weight_landscape(model, x, y, threat, radii=radii, directions=2, seed=seed,
                                 along=along)  # fmt: skip
 
     threat = subject.threat
     return Landscapes(
         line(None, "random"), line(threat, "random"), line(None, "adversarial"),
         line(threat, "adversarial"), weight_plane(model, x, y, threat, radii=GRID, seed=seed),
-        len(x),
+        len(x), (STALE,) if chosen(model).batch_norm else (),
     )  # fmt: skip
 
 
 def _read_landscapes(found: Landscapes) -> str:
     return (
         "along random directions as long as the filters, the mean of the loss is above its least "
-        f"by {found.clean.rise:.3f} nats (clean) and {found.robust.rise:.3f} (attacked), along the "
-        f"worst ones by {found.clean_worst.rise:.3f} and {found.robust_worst.rise:.3f}; "
-        f"{found.n} images"
+        f"by {found.clean.rise:.3f} nats (clean) and {found.robust.rise:.3f} (attacked); along the "
+        f"worst ones, a tenth as far, by {found.clean_worst.rise:.3f} and "
+        f"{found.robust_worst.rise:.3f}; {found.n} images{_noted(found.notes)}"
     )
 
 
@@ -132,10 +140,13 @@ def _tails(subject: Subject) -> TailIndex:
 def _read_tails(found: TailIndex) -> str:
     own = found.overall
     word = "supported" if own.heavy_tailed else "not supported"
+    why = f" ({'; '.join(own.because)})" if own.because else ""
     return (
-        f"the paper's estimator reads alpha = {own.pooled.alpha:.2f}; on Gaussian noise with the "
-        f"same spread of scales it reads {own.gaussian.alpha:.2f}, and each coordinate by itself "
-        f"{own.per_coordinate.alpha:.2f}: a heavy tail is {word} ({'; '.join(own.because)})"
+        f"in batches of {found.batch_size} the paper's estimator reads alpha = "
+        f"{own.pooled.alpha:.2f}; on Gaussian noise with the same covariance it reads "
+        f"{own.correlated.alpha:.2f}, and each coordinate by itself "
+        f"{own.per_coordinate.alpha:.2f}: a heavy tail is {word}{why}. Larger batches read nearer "
+        "to 2"
     )
 
 

@@ -45,14 +45,17 @@ def _flatness(found: Any) -> dict[str, tuple[Figure, str]]:
 
 
 def _landscape(found: Landscapes) -> dict[str, tuple[Figure, str]]:
-    lines = {"random, attacked": found.robust, "worst, attacked": found.robust_worst}
-    clean = {"random, clean": found.clean, "worst, clean": found.clean_worst}
-    unit = "Radii in lengths of the filters; bands from the lowest to the highest direction."
+    draw, band = flatness_plots.draw_landscapes, "bands from the lowest to the highest direction."
     return {
-        "": (flatness_plots.draw_landscapes(lines), f"The attacked loss along directions. {unit}"),
-        "clean": (flatness_plots.draw_landscapes(clean, robust=False), "The clean loss."),
+        "": (draw({"random directions": found.robust}),
+             f"The attacked loss, in lengths of the filters; {band}"),
+        "clean": (draw({"random directions": found.clean}, robust=False), "The clean loss."),
+        "worst": (draw({"worst direction": found.robust_worst}),
+                  "The attacked loss along the worst direction, in lengths of the tensors."),
+        "worst-clean": (draw({"worst direction": found.clean_worst}, robust=False),
+                        "The clean loss along its worst direction."),
         "plane": (flatness_plots.draw_plane(found.plane), "The attacked loss on a plane of two."),
-    }
+    }  # fmt: skip
 
 
 def _tails(found: Any) -> dict[str, tuple[Figure, str]]:

@@ -26,7 +26,7 @@ from torchproof.train import Settings, Standard, fit
 PAPER = "Kuhn, Lyle, Gomez, Rothfuss and Gal 2021, arXiv 2103.06002"
 CLAIM = (
     "the smallest fraction of weights that magnitude pruning can keep without hurting the training "
-    "loss ranks networks by how they generalise, and tells what norms, margins and sharpness do not"
+    "loss ranks networks by how they generalise"
 )
 BETA, SLACK = 0.1, 0.1
 CHECK = 4  # steps between looks at the training loss
