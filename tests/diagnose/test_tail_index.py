@@ -19,11 +19,10 @@ from torchproof.core import keys
 from torchproof.core.errors import InputError, ModelError, UnknownName
 from torchproof.data import load
 from torchproof.diagnose import gradient_noise as noise_module
-from torchproof.diagnose import tail_index as tail_module
 from torchproof.diagnose.gradient_noise import gradient_noise, linear_hinge
 from torchproof.diagnose.stable import gaussian_reading, group_size, mohammadi, stable
 from torchproof.diagnose.tail_checks import gaussian_share, level
-from torchproof.diagnose.tail_index import tail_index, tail_index_over_training, tails
+from torchproof.diagnose.tail_index import _mixed, tail_index, tail_index_over_training, tails
 from torchproof.nn.cnn import SmallCNN
 
 P, M = 100, 1500
@@ -237,7 +236,7 @@ def test_finite_variance_is_told_from_a_stable_law() -> None:
 def test_gaussian_noise_of_the_same_covariance() -> None:
     noise = centred(gaussian()[:, :3] @ torch.tensor([[1.0, 2, 0], [0, 1, 0], [0, 0, 3]]))
     made = torch.Generator().manual_seed(1)
-    drawn = torch.cat([tail_module._mixed(noise, made) for _ in range(200)])
+    drawn = torch.cat([_mixed(noise, made) for _ in range(200)])
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(noise.T), rtol=0.06, atol=0.06)
 
 

@@ -362,7 +362,7 @@ def test_new_parameters_are_traced_again_and_dead_models_forgotten(plain: Make) 
         lambda: IBP(THREAT, kappa=0.5),
         lambda: IBP(THREAT, kappa=(1, 2)),
         lambda: SABR(THREAT, lam=0),
-        lambda: SABR(THREAT, steps=0),
+        lambda: SABR(THREAT, steps=-1),
         lambda: MTLIBP(THREAT, alpha=1.5),
         lambda: FastWarmUp(THREAT, tol=0),
         lambda: ReLUStability(THREAT, lam=-1),

@@ -126,7 +126,7 @@ RELAXED: dict[str, Maker] = {
     "hardswish": lambda *_: Curve(F.hardswish, (-3.0, 3.0)),
     "hardsigmoid": lambda *_: Curve(F.hardsigmoid, (-3.0, 3.0)),
     "abs": lambda *_: Curve(torch.abs, (0.0,)),
-    "square": lambda *_: Curve(torch.square),
+    "square": lambda *_: Curve(torch.square, floor=0.0),
     "exp": lambda *_: Curve(torch.exp),
     "log": lambda *_: Curve(torch.log, above=0.0),
     "sqrt": lambda *_: Curve(torch.sqrt, above=0.0),

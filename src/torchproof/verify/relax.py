@@ -5,6 +5,7 @@ Notation: on [l, u], low * z + low_at <= s(z) <= high * z + high_at.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Hinge(Relaxation):
 @dataclass(frozen=True)
 class Curve(Relaxation):
     """A function of one variable, by itself. breaks: where its slope begins to rise or to fall, or
-    jumps; above: the end of its domain, where it has one.
+    jumps; above: the end of its domain, where it has one; floor: what it never is below.
 
     For any slope k the tightest intercept below is min s(z) - k z on [l, u], which an end, a break
     or a root of s'(z) = k attains. The line chosen is the one that touches the convex hull of s at
@@ -120,6 +121,7 @@ class Curve(Relaxation):
     function: Callable[[Tensor], Tensor]
     breaks: tuple[float, ...] = ()
     above: float | None = None
+    floor: float = -math.inf
 
     @property
     def bounded(self) -> bool:
@@ -128,7 +130,7 @@ class Curve(Relaxation):
     def range(self, inputs: Sequence[Interval]) -> Interval:
         start, end = self._within(inputs[0])
         ends, _ = self._least(torch.zeros_like(start).expand(2, *start.shape), start, end, LAST)
-        return Interval(ends[0], -ends[1])
+        return Interval(ends[0].clamp_min(self.floor), -ends[1])
 
     def lines(self, inputs: Sequence[Interval]) -> Lines:
         with torch.no_grad():
@@ -179,6 +181,7 @@ class Curve(Relaxation):
         if halvings == LAST:  # between the two, tangents there say how much less it can be
             fall, rise = k - sign * self._slope(before), sign * self._slope(after) - k
             hidden = torch.minimum(fall, rise).clamp_min(0) * (after - before)
+            hidden = torch.where(after > before, hidden, torch.zeros_like(hidden))  # not inf * 0
             values[len(edges) :] -= torch.cat([hidden, hidden])
         value, best = values.min(0, keepdim=True)
         return value[0], places.gather(0, best)[0]
