@@ -11,7 +11,8 @@ import torch
 from matplotlib.collections import PolyCollection
 
 from torchproof.core.errors import InputError
-from torchproof.report.anomaly_plots import draw_curves, draw_heat_maps, draw_scores, save
+from torchproof.report.anomaly_plots import draw_curves, draw_heat_maps, draw_scores
+from torchproof.report.pictures import save
 
 
 def test_a_curve_is_the_mean_in_a_band_of_seeds() -> None:

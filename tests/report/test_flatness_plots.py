@@ -9,7 +9,8 @@ import pytest
 from torchproof.core.errors import InputError
 from torchproof.diagnose.flatness import Flatness
 from torchproof.diagnose.landscape import Landscape, Plane
-from torchproof.report.flatness_plots import draw_flatness, draw_landscapes, draw_plane, save
+from torchproof.report.flatness_plots import draw_flatness, draw_landscapes, draw_plane
+from torchproof.report.pictures import save
 
 LINES = Landscape((-1.0, 0.0, 1.0), ((2.0, 1.0, 3.0), (4.0, 1.0, 5.0)))
 

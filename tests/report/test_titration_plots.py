@@ -13,7 +13,8 @@ from torchproof.backdoor.roc import Roc
 from torchproof.backdoor.titrate import Setting, Titration
 from torchproof.core.errors import InputError
 from torchproof.core.metrics import clopper_pearson
-from torchproof.report.titration_plots import draw, draw_groups, draw_roc, save
+from torchproof.report.pictures import save
+from torchproof.report.titration_plots import draw, draw_groups, draw_roc
 
 
 def curve(*sure: int, classes: int = 3) -> Titration:

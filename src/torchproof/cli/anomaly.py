@@ -36,7 +36,8 @@ from torchproof.core.files import write
 from torchproof.core.keys import permutation
 from torchproof.data import load as load_data
 from torchproof.data.dataset import Dataset
-from torchproof.report.anomaly_plots import draw_heat_maps, draw_scores, save
+from torchproof.report.anomaly_plots import draw_heat_maps, draw_scores
+from torchproof.report.pictures import save
 
 SCHEMA = "torchproof.anomaly-scores/1"
 METHODS = ("plain", "adversarial", "itsr", "reject")

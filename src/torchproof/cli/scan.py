@@ -23,7 +23,8 @@ from torchproof.cli.options import console, percent, tell
 from torchproof.core.errors import InputError
 from torchproof.core.files import write
 from torchproof.data.dataset import Dataset
-from torchproof.report.titration_plots import draw, save
+from torchproof.report.pictures import save
+from torchproof.report.titration_plots import draw
 
 SCHEMA = "torchproof.scan/1"
 IMAGES = 400

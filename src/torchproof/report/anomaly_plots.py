@@ -4,69 +4,32 @@ histograms of scores, heat maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
-from pathlib import Path
-from typing import Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.core.files import replacing
 from torchproof.report.figures import DASHES, MARKERS
+from torchproof.report.pictures import blank, plainly
 
-KINDS = ("png", "svg", "pdf")
 NORMAL, ANOMALOUS = "#4c78a8", "#d1495b"
-P = ParamSpec("P")
 
 Curves = Mapping[str, Mapping[float, Sequence[float]]]
 """Of each name, at each place on the x axis, one value per seed."""
 
 
-@contextmanager
-def _plain() -> Iterator[None]:
-    """Without the style of a user, which must not change a picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield
-
-
-def _drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    @wraps(function)
-    def inside(*args: P.args, **more: P.kwargs) -> Figure:
-        with _plain():
-            return function(*args, **more)
-
-    return inside
-
-
-def save(figure: Figure, path: Path | str) -> None:
-    """As png, svg or pdf, by the ending; raises InputError for others, FileError where it cannot be
-    written.
-    """
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in KINDS:
-        expected = f"a name that ends in {', '.join(KINDS)}"
-        raise InputError(f"a picture {path.name}", expected, "write heat-maps.png")
-    with _plain(), replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=150)
-
-
-@_drawn
+@plainly
 def draw_curves(
     curves: Curves, along: str, measured: str, levels: Sequence[float] = (), log: bool = False
 ) -> Figure:
     """The mean of each curve over seeds in a band from the lowest to the highest; dotted lines at
     `levels`. log: of the x axis. Raises InputError for curves without a value.
     """
-    figure = _figure(6.4, 4.2)
+    figure = blank(6.4, 4.2)
     curves_on(figure.add_subplot(), curves, along, measured, levels, log)
     return figure
 
@@ -102,12 +65,12 @@ def curves_on(
     axes.legend(fontsize="small", frameon=False)
 
 
-@_drawn
+@plainly
 def draw_scores(
     normal: Sequence[float], anomalous: Sequence[float], what: str, threshold: float | None = None
 ) -> Figure:
     """Two histograms of one score as shares of their kind, and the threshold."""
-    figure = _figure(6.0, 3.6)
+    figure = blank(6.0, 3.6)
     scores_on(figure.add_subplot(), normal, anomalous, what, threshold)
     return figure
 
@@ -142,7 +105,7 @@ def scores_on(
     axes.grid(alpha=0.3, axis="y")
 
 
-@_drawn
+@plainly
 def draw_heat_maps(x: Tensor, maps: Tensor, titles: Sequence[str]) -> Figure:
     """Images x (N, C, H, W) above their squared errors by pixel (N, H, W), on one scale of colours.
 
@@ -151,7 +114,7 @@ def draw_heat_maps(x: Tensor, maps: Tensor, titles: Sequence[str]) -> Figure:
     if not len(x) == len(maps) == len(titles) or not len(x):
         given = f"{len(x)} images, {len(maps)} heat maps, {len(titles)} titles"
         raise InputError(given, "as many of each", "cut them to one length")
-    figure = _figure(1.25 * len(x) + 0.9, 3.1)
+    figure = blank(1.25 * len(x) + 0.9, 3.1)
     axes = figure.subplots(2, len(x), squeeze=False)
     heat_maps_on(axes, x, maps, titles)
     return figure
@@ -178,9 +141,3 @@ def heat_maps_on(axes: Any, x: Tensor, maps: Tensor, titles: Sequence[str]) -> N
     figure = axes[0][0].figure
     every = [part for row in axes for part in row]
     figure.colorbar(drawn, ax=every, label="squared error", fraction=0.05, pad=0.01)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

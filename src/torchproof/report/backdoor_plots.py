@@ -15,6 +15,7 @@ from torchproof.backdoor.metrics import Measured, Share
 from torchproof.backdoor.sweep import Setting, Sweep
 from torchproof.backdoor.triggers import Trigger
 from torchproof.core.errors import InputError
+from torchproof.report.pictures import blank, plainly
 
 COLOURS = {"success": "#c2410c", "clean": "#1f6feb", "agreement": "#15803d"}
 WORDS = {
@@ -26,9 +27,10 @@ DASHES = ("-", "--", ":", "-.")
 QUIET = "#8a8f98"
 
 
+@plainly
 def draw(sweeps: Sequence[Sweep], title: str = "") -> Figure:
     """Accuracies against the budget beside the trade-off; a sweep per seed of one network."""
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    figure = blank(9.5, 3.8)
     left, right = figure.subplots(1, 2)
     budgets(left, sweeps, title)
     trade_off(right, sweeps, {}, title)
@@ -134,13 +136,14 @@ def _percent(axes: Axes, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@plainly
 def draw_triggers(x: Tensor, triggers: Mapping[str, Trigger], figure: Any = None) -> Any:
     """The images x (N, C, H, W), stamped by each trigger, and how far each pixel went (red up, blue
     down); drawn into `figure`, a new one by default, which is returned.
     """
     count = len(x)
     rows = 1 + 2 * len(triggers)
-    figure = figure or Figure(figsize=(1.0 * rows + 0.4, 1.05 * count + 0.4), layout="constrained")
+    figure = figure or blank(1.0 * rows + 0.4, 1.05 * count + 0.4)
     panels = figure.subplots(count, rows, squeeze=False)
     columns: list[tuple[str, Tensor, bool]] = [("clean", x, False)]
     for name, trigger in triggers.items():

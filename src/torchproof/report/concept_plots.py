@@ -5,14 +5,10 @@ least activating images.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import ParamSpec
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -22,6 +18,7 @@ from torchproof.concept.quality import SUSPECT
 from torchproof.concept.tcav import LEVEL, Tcav
 from torchproof.core.errors import InputError
 from torchproof.core.metrics import student
+from torchproof.report.pictures import blank, plainly
 
 MEASURES = {
     "recall": ("recall of concept images", "#1f6feb"),
@@ -29,27 +26,14 @@ MEASURES = {
     "auroc": ("AUROC", "#2b8a3e"),
 }
 QUIET, INK = "#8a8f98", "#30343b"
-P = ParamSpec("P")
 
 
-def _drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Without the style of a user, which must not change a picture."""
-
-    @wraps(function)
-    def inside(*args: P.args, **more: P.kwargs) -> Figure:
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            return function(*args, **more)
-
-    return inside
-
-
-@_drawn
+@plainly
 def draw(found: Concept, classes: Sequence[str] = (), title: str = "") -> Figure:
     """Quality of the classifiers on the left, TCAV scores (if any) on the right."""
     scores = bool(found.tcav)
     height = 1.6 + max(0.62 * 2 * len(found.ways), 0.5 * len(found.tcav))
-    figure = _figure(11.5 if scores else 6.8, max(3.6, height))
+    figure = blank(11.5 if scores else 6.8, max(3.6, height))
     axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     bars(axes[0], found.ways, found.plan.group)
     if scores:
@@ -59,7 +43,7 @@ def draw(found: Concept, classes: Sequence[str] = (), title: str = "") -> Figure
     return figure
 
 
-@_drawn
+@plainly
 def draw_images(
     x: Tensor, most: Sequence[Shown], least: Sequence[Shown], labels: Mapping[int, str],
     title: str = "",
@@ -73,7 +57,7 @@ def draw_images(
         given = "no images to show"
         raise InputError(given, "at least one ranked image", "rank two images or more")
     wide = max(len(most), len(least))
-    figure = _figure(1.25 * wide + 0.5, 3.6)
+    figure = blank(1.25 * wide + 0.5, 3.6)
     panels = figure.subplots(2, wide, squeeze=False)
     for row, (name, shown) in enumerate((("most", most), ("least", least))):
         for place, axes in enumerate(panels[row]):
@@ -113,13 +97,7 @@ def bars(axes: Axes, ways: Sequence[Examined], group: int) -> None:
         axes.barh([0], [0], color=colour, alpha=0.5, label=words)
     axes.axvline(SUSPECT, color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [name for name, _ in lines], fontsize=9)
-    axes.set_xlim(0, 1.02)
-    axes.set_xlabel("on held-out images (dots: draws, lines: standard deviation)", fontsize=9)
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend(
-        frameon=False, fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0),
-        columnspacing=1.0,
-    )  # fmt: skip
+    _finished(axes, "on held-out images (dots: draws, lines: standard deviation)")
 
 
 def tcav_on(axes: Axes, scores: Sequence[Tcav], classes: Sequence[str] = ()) -> None:
@@ -140,11 +118,16 @@ def tcav_on(axes: Axes, scores: Sequence[Tcav], classes: Sequence[str] = ()) -> 
     axes.barh([0], [0], color=QUIET, alpha=0.6, label="concept, not significant")
     axes.barh([0], [0], color="#d5d8dd", alpha=0.6, label="random vectors")
     axes.axvline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    _finished(axes, "TCAV score: share of images whose logit grows (95 % interval)")
+
+
+def _finished(axes: Axes, words: str) -> None:
+    """The axis of a share, and the legend above the panel."""
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("TCAV score: share of images whose logit grows (95 % interval)", fontsize=9)
+    axes.set_xlabel(words, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0),
+        frameon=False, fontsize=8.5, ncols=3, loc="lower center", bbox_to_anchor=(0.42, 1.0),
         columnspacing=1.0,
     )  # fmt: skip
 
@@ -162,9 +145,3 @@ def _picture(axes: Axes, image: Tensor, label: str, shown: Shown) -> None:
                 interpolation=smooth)  # fmt: skip
     short = label if len(label) < 15 else label[:13] + "…"
     axes.set_title(f"{short}\n{shown.score:+.2f}".strip(), fontsize=8, pad=3)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

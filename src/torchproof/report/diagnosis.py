@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torchproof.report import (
     tail_index_plots,
     titration_plots,
 )
+from torchproof.report.pictures import content
 
 KINDS = ("png", "svg")
 
@@ -106,15 +106,8 @@ def _pictures(name: str, part: Measured, out: Path) -> list[Picture]:
     made = []
     for suffix, (figure, caption) in DRAWN[name](part.result(name)).items():
         file = f"{name}-{suffix}" if suffix else name
-        bytes_ = {kind: _saved(figure, kind) for kind in KINDS}
-        for kind, content in bytes_.items():
-            write(out / f"{file}.{kind}", content)
-        made.append(Picture(file, caption, bytes_["png"]))
+        both = {kind: content(figure, kind) for kind in KINDS}
+        for kind, bytes_ in both.items():
+            write(out / f"{file}.{kind}", bytes_)
+        made.append(Picture(file, caption, both["png"]))
     return made
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    about = {"Date": None} if kind == "svg" else {}
-    figure.savefig(buffer, format=kind, dpi=144, metadata=about)
-    return buffer.getvalue()

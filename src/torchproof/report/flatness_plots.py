@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from torchproof.core.errors import InputError
-from torchproof.core.files import replacing
 from torchproof.diagnose.flatness import Flatness
 from torchproof.diagnose.landscape import Landscape, Plane
+from torchproof.report.pictures import blank, plain
 
-KINDS = ("png", "svg", "pdf")
 COLOURS = ("#1f6feb", "#d1541f", "#2f8f5b", "#8256c9", "#b0892a", "#6b7280")
 LEVELS = 14  # contours of a plane
 WIDE = 20.0  # ratio of the highest to the lowest loss from which on the scale is logarithmic
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    """A user's own style must not change the picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        parameters: Any = matplotlib.rcParams
-        parameters.update({"axes.spines.top": False, "axes.spines.right": False,
-                           "svg.fonttype": "none", "svg.hashsalt": "torchproof"})  # fmt: skip
-        yield
-
-
-def save(figure: Figure, path: Path | str) -> None:
-    """Writes the figure; the ending says how: png, svg or pdf. Raises InputError, FileError."""
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in KINDS:
-        expected = f"a name that ends in {', '.join(KINDS)}"
-        raise InputError(f"a picture {path.name}", expected, "write landscape.png")
-    more: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
-    with _plain(), replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=150, **more)
 
 
 def draw_landscapes(found: Mapping[str, Landscape], robust: bool = True) -> Figure:
@@ -56,9 +28,8 @@ def draw_landscapes(found: Mapping[str, Landscape], robust: bool = True) -> Figu
     """
     if not found:
         raise InputError("no landscape", "at least one, by name", "pass {'AT': weight_landscape()}")
-    with _plain():
-        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
+    with plain():
+        figure = blank(5.4, 3.6)
         axes = figure.add_subplot()
         landscape_axes(axes, found, robust)
     return figure
@@ -99,9 +70,8 @@ def draw_plane(plane: Plane, title: str = "") -> Figure:
     if len(plane.radii) < 2:
         given = f"a plane of {len(plane.radii)} radii"
         raise InputError(given, "at least two", "measure it with weight_plane(radii=...)")
-    with _plain():
-        figure = Figure(figsize=(5.0, 4.1), layout="constrained")
-        FigureCanvasAgg(figure)
+    with plain():
+        figure = blank(5.0, 4.1)
         axes = figure.add_subplot()
         _contours(figure, axes, plane)
         axes.set_title(title)
@@ -117,7 +87,7 @@ def _contours(figure: Figure, axes: Axes, plane: Plane) -> None:
     if low == high:
         axes.text(0.5, 0.5, f"{low:.3g} everywhere", transform=axes.transAxes, ha="center")
     else:
-        norm = matplotlib.colors.LogNorm(low, high) if wide else None
+        norm = LogNorm(low, high) if wide else None
         shown = axes.contourf(
             plane.radii, plane.radii, columns, levels=levels, cmap="viridis", norm=norm
         )
@@ -156,10 +126,9 @@ def draw_flatness(found: Mapping[str, Flatness | Sequence[Flatness]]) -> Figure:
     if not kinds:
         remedy = "measure with draws or starts above 0"
         raise InputError("no flatness to draw", "at least one measured network", remedy)
-    with _plain():
+    with plain():
         size = 0.9 + 0.32 * len(groups)
-        figure = Figure(figsize=(3.7 * len(kinds) + 1, size + 0.4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = blank(3.7 * len(kinds) + 1, size + 0.4)
         every = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
         for axes, kind in zip(every, kinds, strict=True):
             _bars(axes, groups, kind)

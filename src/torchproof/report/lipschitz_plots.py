@@ -12,14 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation
 
 from torchproof.diagnose.lipschitz import LipschitzCurve
+from torchproof.report.pictures import blank, plainly
 
 COLOURS = ("#1f6feb", "#d1690e", "#2b8a3e", "#8a3ffc", "#c2255c")
 
 
+@plainly
 def draw(found: LipschitzCurve | Mapping[str, LipschitzCurve]) -> Figure:
     """One curve, or those of several networks by name, all of the same output."""
     curves = {found.output: found} if isinstance(found, LipschitzCurve) else found
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = blank(6.4, 4.2)
     draw_on(figure.subplots(), curves)
     return figure
 

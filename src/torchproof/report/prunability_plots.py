@@ -8,17 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from torchproof.diagnose.prunability import Prunability
+from torchproof.report.pictures import blank, plainly
 
 SHOWN = 4.0  # loss, nats, above which a curve is cut off
 COLOURS = ("#1f6feb", "#d1690e", "#2b8a3e", "#8a3ffc", "#8a8f98", "#c2255c")
 
 
+@plainly
 def draw(found: Prunability | Mapping[str, Prunability]) -> Figure:
     """One network, or several (or several ways of pruning one) by name. Marked is mu."""
     curves: Mapping[str, Prunability] = (
         {found.by: found} if isinstance(found, Prunability) else found
     )
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = blank(6.4, 4.0)
     draw_on(figure.subplots(), curves)
     return figure
 

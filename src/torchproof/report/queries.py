@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from torchproof.core.errors import InputError
-from torchproof.core.files import replacing
 from torchproof.evaluate.queries import QueryCurve
-
-KINDS = ("png", "svg", "pdf")
+from torchproof.report.pictures import KINDS, blank, plainly, save
 
 
 def draw_queries(curves: Sequence[QueryCurve], path: Path | str) -> None:
@@ -30,16 +26,12 @@ def draw_queries(curves: Sequence[QueryCurve], path: Path | str) -> None:
             f"at least one curve, and a name that ends in {', '.join(KINDS)}",
             "write draw_queries([query_curve(found)], 'queries.png')",
         )
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own style must not change the picture
-        figure = _figure(curves)
-        with replacing(path) as file:
-            figure.savefig(file, format=kind, dpi=150)
+    save(_figure(curves), path)
 
 
+@plainly
 def _figure(curves: Sequence[QueryCurve]) -> Figure:
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 4)
     axes = figure.add_subplot()
     for curve in curves:
         at, share, low, high = zip(*curve.points(), strict=True)

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from torchproof.core.errors import InputError
-from torchproof.core.files import replacing
 from torchproof.evaluate.curve import CurveRecord
 from torchproof.report.figures import MARKERS
+from torchproof.report.pictures import KINDS, blank, plainly, save
 
-KINDS = ("png", "svg", "pdf")
 LEVELS = 255  # grey levels of an 8-bit image
 _FEW_LEVELS = 0.15  # eps up to which they are shown beside input units: people think in them
 
@@ -38,16 +35,12 @@ def draw_curves(curves: Sequence[CurveRecord], path: Path | str) -> None:
             f"curves of one norm, and a name that ends in {', '.join(KINDS)}",
             "write draw_curves([found.record], 'curve.png')",
         )
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own style must not change the picture
-        figure = _figure(curves)
-        with replacing(path) as file:
-            figure.savefig(file, format=kind, dpi=150)
+    save(_figure(curves), path)
 
 
+@plainly
 def _figure(curves: Sequence[CurveRecord]) -> Figure:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 4.2)
     axes = figure.add_subplot()
     widest = max(curve.max_eps for curve in curves) or 1.0
     for number, curve in enumerate(curves):

@@ -7,10 +7,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -18,6 +16,7 @@ from torchproof.core.metrics import student
 from torchproof.diagnose.stable import Estimate, modulus_quantile, survival
 from torchproof.diagnose.tail_checks import SUMS
 from torchproof.diagnose.tail_index import TailIndex, Tails, TailTrack
+from torchproof.report.pictures import blank, plainly
 
 # What is drawn of readings, with its words and colour.
 READINGS = {
@@ -38,11 +37,12 @@ WORDS = {name: words for name, (words, _) in READINGS.items()} | {
 }
 
 
+@plainly
 def draw_tails(found: Tails, title: str = "") -> Figure:
     """Two histograms of moduli on logarithmic axes, of the pooled noise and of the noise that
     `level` makes of it, each with fitted laws; all readings with their intervals.
     """
-    figure = _figure(11.5, 3.9)
+    figure = blank(11.5, 3.9)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
     curve = found.curve
     histogram(left, curve.at, curve.pooled, "noise, all coordinates", "C0")
@@ -62,10 +62,11 @@ def draw_tails(found: Tails, title: str = "") -> Figure:
     return figure
 
 
+@plainly
 def draw_layers(found: TailIndex) -> Figure:
     """Readings and Gaussian controls of every parameter that has them."""
     named = [("all", found.overall), *((e.name, e.tails) for e in found.layers if e.tails)]
-    figure = _figure(6.8, 1.6 + 0.42 * len(named))
+    figure = blank(6.8, 1.6 + 0.42 * len(named))
     axes = figure.add_subplot()
     for place, (_, tails) in enumerate(named):
         assert tails is not None
@@ -82,9 +83,10 @@ def draw_layers(found: TailIndex) -> Figure:
 _SHOWN = ("filtered", "standardised", "gaussian", "correlated")
 
 
+@plainly
 def draw_track(track: TailTrack) -> Figure:
     """Readings over the steps of a training, with their 95 % intervals as bands."""
-    figure = _figure(6.4, 4.4)
+    figure = blank(6.4, 4.4)
     axes = figure.add_subplot()
     for name, (words, colour) in READINGS.items():
         each = [getattr(tails, name) for tails in track.tails]
@@ -195,11 +197,3 @@ def _legend(figure: Figure, axes: Axes) -> None:
         list(once.values()), list(once), frameon=False, fontsize=7, ncols=2,
         loc="outside lower center",
     )  # fmt: skip
-
-
-def _figure(width: float, height: float) -> Figure:
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own style must not change the picture
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure

@@ -4,68 +4,28 @@ of networks with bands, ROC curves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
-from pathlib import Path
-from typing import ParamSpec
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from torchproof.backdoor.roc import Roc
 from torchproof.backdoor.titrate import MODERATE, Titration
 from torchproof.core.errors import InputError
-from torchproof.core.files import replacing
 from torchproof.core.metrics import clopper_pearson
 from torchproof.report.figures import MARKERS
-
-KINDS = ("png", "svg", "pdf")
-P = ParamSpec("P")
+from torchproof.report.pictures import blank, plainly
 
 
-@contextmanager
-def _plain() -> Iterator[None]:
-    """Without the style of a user, which must not change a picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield
-
-
-def _drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    @wraps(function)
-    def inside(*args: P.args, **more: P.kwargs) -> Figure:
-        with _plain():
-            return function(*args, **more)
-
-    return inside
-
-
-def save(figure: Figure, path: Path | str) -> None:
-    """As png, svg or pdf, by the ending; raises InputError for others, FileError where it cannot be
-    written.
-    """
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in KINDS:
-        expected = f"a name that ends in {', '.join(KINDS)}"
-        raise InputError(f"a picture {path.name}", expected, "write curve.png")
-    with _plain(), replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=150)
-
-
-@_drawn
+@plainly
 def draw(
     titration: Titration, classes: Sequence[str] = (), band: tuple[float, float] = MODERATE
 ) -> Figure:
     """T against noise with its 95 % interval, the share among changed answers, and below it how
     often each class is answered.
     """
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 6.0)
     above, below = figure.subplots(2, 1, height_ratios=(3, 2.6))
     _noise_axis(above, [titration], band)
     total = titration.setting.n * titration.setting.draws
@@ -109,7 +69,7 @@ def _noise_axis(axes: Axes, curves: Sequence[Titration], band: tuple[float, floa
     axes.grid(alpha=0.3)
 
 
-@_drawn
+@plainly
 def draw_groups(
     groups: Mapping[str, Sequence[Titration]], band: tuple[float, float] = MODERATE
 ) -> Figure:
@@ -117,8 +77,7 @@ def draw_groups(
 
     Raises InputError for no groups, an empty one, and curves at different noise.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(6.4, 4.2)
     groups_on(figure.add_subplot(), groups, band)
     return figure
 
@@ -147,11 +106,10 @@ def groups_on(
     axes.legend(loc="upper left", fontsize="small")
 
 
-@_drawn
+@plainly
 def draw_roc(curves: Mapping[str, Roc]) -> Figure:
     """Found against false alarms, a step line for each, with its area and interval."""
-    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(4.8, 4.6)
     roc_on(figure.add_subplot(), curves)
     return figure
 

@@ -23,7 +23,8 @@ from torchproof.anomaly.networks import Architecture
 from torchproof.anomaly.rejection import EarlyRejection, Oracle
 from torchproof.anomaly.scores import rule_from, scores
 from torchproof.anomaly.stages import Method, Plain
-from torchproof.report.anomaly_plots import draw_heat_maps, save
+from torchproof.report.anomaly_plots import draw_heat_maps
+from torchproof.report.pictures import save
 from torchproof.reproduce.anomaly_figures import (
     AAE,
     MAKE_WORSE,
