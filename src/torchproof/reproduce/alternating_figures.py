@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from torchproof.core.metrics import student
+from torchproof.report.pictures import content
 from torchproof.reproduce.alternating_toy import EXPECTED, agrees
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
@@ -186,6 +186,4 @@ def picture(blocks: Sequence[Block]) -> bytes:
     axes.set_title("alternating losses (solid) and single ones (dotted)", fontsize=9)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, fontsize=7, ncols=2)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

@@ -4,7 +4,6 @@ gap.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from torchproof.diagnose import Landscape, weight_landscape
 from torchproof.nn import load_model
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Request, Row, Verdict
 from torchproof.reproduce.study import Study
 
@@ -77,9 +77,7 @@ def _drawn(found: Mapping[str, list[Landscape]]) -> bytes:
     axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)
 
 
 # Few images for many epochs, judged after the last: where adversarial training overfits.

@@ -4,7 +4,6 @@ leave of them (Gowal et al. 2019 and its successors).
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torchproof.data.dataset import Dataset
 from torchproof.evaluate import certify, evaluate
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, recipe
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import (
     Figures,
     Outcome,
@@ -243,6 +243,4 @@ def _picture(table: Table, n: int) -> bytes:
     panels[0].set_ylim(0, 102)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside upper center")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

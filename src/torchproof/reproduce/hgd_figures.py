@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from torchproof.nn import Purified
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 PLAIN, PIXELS, LGD, HALF, TENTH = "undefended", "pixels", "LGD", "LGD, five classes", "LGD, a tenth"
@@ -189,6 +189,4 @@ def picture(cells: Sequence[Cell]) -> bytes:
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
 
 from matplotlib.figure import Figure
 
 from torchproof.evaluate.friends import HypocrisyRecord
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.substandard import KINDS
 
@@ -108,6 +108,4 @@ def picture(table: Table) -> bytes:
         axes.set_title(data, fontsize=9)
         axes.grid(axis="y", alpha=0.3)
         axes.legend(*(part[:2] for part in axes.get_legend_handles_labels()), frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from torchproof.evaluate import evaluate
 from torchproof.nn import load_model
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Request, Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 from torchproof.train.saliency import saliency
@@ -188,9 +188,7 @@ def _drawn(nets: Mapping[str, nn.Module], x: Tensor, y: Tensor) -> bytes:
         for row, picture in enumerate(pictures):
             axes[row][column].imshow(picture.numpy(), cmap="gray" if column == 0 else "magma")
             axes[row][column].set_axis_off()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()
+    return content(figure, dpi=130)
 
 
 jsigr_study = Study(

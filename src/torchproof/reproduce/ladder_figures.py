@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -10,6 +9,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 from torchproof.train.ladder import LABEL
 
@@ -190,6 +190,4 @@ def picture(cells: Sequence[Cell]) -> bytes:
         for axes in (left, right):
             axes.set_ylim(-2, 102)
             axes.grid(axis="y", alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

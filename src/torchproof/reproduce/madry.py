@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import torch
 from matplotlib.figure import Figure
 
@@ -14,6 +12,7 @@ from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import Member, evaluate
 from torchproof.recipes import Plan, recipe
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import (
     Outcome,
     Request,
@@ -164,6 +163,4 @@ def _picture(table: dict[str, list[dict[str, float]]], threat: str) -> bytes:
     axes.set_title(f"PGD adversarial training, threat {threat}")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

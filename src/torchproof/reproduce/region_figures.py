@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from torchproof.core.objectives import Margin
 from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import evaluate
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 from torchproof.train.region_round import LABEL, resisted
 
@@ -195,6 +195,4 @@ def picture(cells: Sequence[Cell], shown: Semantic) -> bytes:
         axes.imshow(value.mean(0).numpy(), cmap="gray", vmin=-top, vmax=top)
         axes.set_title(str(number), fontsize=8)
         axes.axis("off")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

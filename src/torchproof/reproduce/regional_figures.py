@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from torchproof.core.metrics import student
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Row, Verdict
 
 GLOBAL = "global"
@@ -208,6 +208,4 @@ def picture(cases: Sequence[Case]) -> bytes:
             axes.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=7)
             axes.set_title(f"{'white-box' if kind else 'transfer'}: {name}", fontsize=9)
             axes.grid(axis="y", alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

@@ -4,7 +4,6 @@ attack confuses.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +21,7 @@ from torchproof.data import load
 from torchproof.data.dataset import Dataset
 from torchproof.nn import load_model
 from torchproof.recipes import Comparison, Table
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Request, Row
 from torchproof.train.cosine import scale_of
 
@@ -159,6 +159,4 @@ def drawn(pairs: Mapping[str, Tensor], classes: Sequence[str]) -> bytes:
         axes.set_axis_off()
     figure.supxlabel("answer under PGD-20", fontsize=9)
     figure.supylabel("true class (numbers: % of its images)", fontsize=9)
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=150)
-    return held.getvalue()
+    return content(figure)

@@ -4,7 +4,6 @@ in different ways are certified (Cohen et al. 2019 and those who built on it).
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torchproof.core.metrics import student
 from torchproof.data.dataset import Dataset
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, recipe
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import (
     Figures,
     Outcome,
@@ -217,6 +217,4 @@ def _picture(table: Table) -> bytes:
     panels[0].set_ylabel("certified accuracy, %")
     panels[0].set_ylim(0, 102)
     panels[0].legend(frameon=False, fontsize=8, loc="lower left")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

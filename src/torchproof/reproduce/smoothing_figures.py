@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.verify.smoothing import Log
 from torchproof.verify.smoothing.theories import NEYMAN_PEARSON
 
@@ -75,9 +74,10 @@ def _line(f: Found) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+@plainly
 def picture(found: Mapping[str, Found]) -> bytes:
     """Certified accuracy over the radius, a panel per data set, and ACR by theory, as PNG."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = blank(11, 3.8)
     left, middle, right = figure.subplots(1, 3)
     for axes, start in ((left, "CIFAR-10"), (middle, "MNIST")):
         for f in found.values():
@@ -100,6 +100,4 @@ def picture(found: Mapping[str, Found]) -> bytes:
     right.set_yticks(range(len(names)), names[::-1], fontsize=7)
     right.set_xlabel(f"ACR, % of {NEYMAN_PEARSON} (a dot per log)")
     right.grid(axis="x", alpha=0.3)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()
+    return content(figure, dpi=130)

@@ -4,7 +4,6 @@ be seen in it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from torchproof.recipes import Comparison, Many, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
 from torchproof.recipes.table import Judgement
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
 
 Judge = Callable[[Mapping[str, Line], Sequence[Row]], tuple[Verdict, str]]
@@ -134,9 +134,7 @@ def picture(found: Comparison) -> bytes:
     axes.set_xlabel(f"accuracy, % ({found.data}, {found.threat}, a dot per seed)")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)
 
 
 def points(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torchproof.evaluate import hypocrisy
 from torchproof.evaluate.friends import HypocrisyRecord
 from torchproof.recipes import Plan, recipe
 from torchproof.recipes.small import SETTINGS
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
 from torchproof.reproduce.study import DIGITS
 from torchproof.reproduce.subjects import seeded, tested_on, trained
@@ -274,6 +274,4 @@ def picture(table: Table) -> bytes:
         axes.grid(alpha=0.3)
     held = panels[0].get_legend_handles_labels()
     figure.legend(*held, frameon=False, ncols=2, loc="outside upper center")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.ode import NOISE
 from torchproof.recipes.small import SETTINGS
+from torchproof.report.pictures import content
 from torchproof.reproduce.experiment import Request, Row, Verdict
 from torchproof.reproduce.study import MNIST, Study
 
@@ -200,9 +200,7 @@ def _drawn(nets: Mapping[str, nn.Module], x: Tensor) -> bytes:
     axes.set_ylabel("mean |f(z(t))|")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)
 
 
 def _noting(seen: list[float]) -> Callable[[nn.Module, Any, Tensor], None]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 
 from torchproof.evaluate.survey import APPROACHES, Survey
 from torchproof.evaluate.survey.record import Cell, Row
+from torchproof.report.pictures import blank, content, plainly
 
 CLEAN, ATTACKED = "classified correctly", "not broken by attacks"
 Table = list[list[float]]
 NOTHING = math.nan
 
 
+@plainly
 def drawn(found: Survey) -> bytes:
     """A PNG: a row for each approach, a column for each network and threat; to the left how much it
     certifies, below what attacks leave, to the right its median seconds.
@@ -29,27 +27,22 @@ def drawn(found: Survey) -> bytes:
     limits = [[getattr(cell, k).value for cell in found.cells] for k in ("clean", "attacked")]
     times = [[_seconds(_of(cell, key)) for cell in found.cells] for key in shown]
     none = [[NOTHING] * len(found.cells)] * 2
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own style must not change the picture
-        wide, high = 4.5 + 2 * max(0.85 * len(found.cells), 1.9), 2.2 + 0.3 * (len(shown) + 2)
-        figure = Figure(figsize=(wide, high), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2, sharey=True)
-        text = [[f"{100 * v:.0f}" for v in row] for row in [*limits, *shares]]
-        _colours(left, [*limits, *shares], text, Normalize(0, 1), "Blues")
-        left.set_yticks(range(len(shares) + 2), [CLEAN, ATTACKED, *names])
-        left.set_title("certified accuracy, %")
-        text = [[_told(v) for v in row] for row in [*none, *times]]
-        top = max([found.seconds, *(v for row in times for v in row if v == v)])
-        _colours(right, [*none, *times], text, LogNorm(1e-3, top), "Oranges", 2)
-        right.set_title(f"median seconds of an image (limit {found.seconds:g})")
-        columns = [f"{c.network}\n{c.norm}:{c.eps_text}\n{c.training}" for c in found.cells]
-        for axes in (left, right):
-            axes.axhline(1.5, color="black", linewidth=1.2)
-            axes.set_xticks(range(len(columns)), columns, fontsize=7, rotation=35, ha="right")
-        drawn_to = io.BytesIO()
-        figure.savefig(drawn_to, format="png", dpi=130)
-    return drawn_to.getvalue()
+    wide, high = 4.5 + 2 * max(0.85 * len(found.cells), 1.9), 2.2 + 0.3 * (len(shown) + 2)
+    figure = blank(wide, high)
+    left, right = figure.subplots(1, 2, sharey=True)
+    text = [[f"{100 * v:.0f}" for v in row] for row in [*limits, *shares]]
+    _colours(left, [*limits, *shares], text, Normalize(0, 1), "Blues")
+    left.set_yticks(range(len(shares) + 2), [CLEAN, ATTACKED, *names])
+    left.set_title("certified accuracy, %")
+    text = [[_told(v) for v in row] for row in [*none, *times]]
+    top = max([found.seconds, *(v for row in times for v in row if v == v)])
+    _colours(right, [*none, *times], text, LogNorm(1e-3, top), "Oranges", 2)
+    right.set_title(f"median seconds of an image (limit {found.seconds:g})")
+    columns = [f"{c.network}\n{c.norm}:{c.eps_text}\n{c.training}" for c in found.cells]
+    for axes in (left, right):
+        axes.axhline(1.5, color="black", linewidth=1.2)
+        axes.set_xticks(range(len(columns)), columns, fontsize=7, rotation=35, ha="right")
+    return content(figure, dpi=130)
 
 
 def _named(key: str) -> str:
