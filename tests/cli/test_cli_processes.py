@@ -5,7 +5,9 @@ together.
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -102,8 +104,7 @@ def test_two_processes_train_the_same_network(
     given = ("train", "--model", "small-cnn(widths=(4, 8), hidden=16)", "--method", "AT(steps=2)",
              "--first", 120, "--epochs", 2, "--batch-size", 40)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(*given, "--out", two, launch=launch)
+    process = start(*given, "--out", two, launch=LAUNCH)
     assert cli(*given, "--out", one).code == 0
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
@@ -114,3 +115,45 @@ def test_two_processes_train_the_same_network(
     for a, b in zip(lines(two / "metrics.jsonl"), lines(one / "metrics.jsonl"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-5 and a["step"] == b["step"]
         assert (a["forward"], a["backward"]) == (b["forward"], b["backward"])
+
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def workers(out: Path) -> list[int]:
+    """The processes that torchrun started to write into `out`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_text().split("\0")
+        except OSError:  # no process, or one that has just ended
+            continue
+        if str(out) in words and "torch.distributed.run" not in words:
+            found.append(int(folder.name))
+    return found
+
+
+def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
+    cli: Callable[..., Any], start: Start, trained: Path, tmp_path: Path
+) -> None:
+    asked = ("evaluate", trained, "--threat", "linf:0.05", "--attack", "Square(queries=100)",
+             "--first", 48)  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert cli(*asked, "--out", one).code in (0, 1)
+    process = start(*asked, "--out", two, launch=LAUNCH)
+    limit = time.monotonic() + 60
+    while len(list(two.glob("parts/*/done-whole"))) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit, "the processes do not get on"
+        time.sleep(0.002)
+    os.kill(workers(two)[0], signal.SIGKILL)
+    process.communicate(timeout=60)  # torchrun ends the other one
+    assert process.returncode != 0 and not (two / "result.json").exists()
+    kept = len(list(two.glob("parts/*/done-whole")))
+    assert 3 <= kept < 16
+    process = start(*asked, "--out", two, "--resume", launch=LAUNCH)
+    said = process.communicate(timeout=120)[0]
+    ours, theirs = result(two), result(one)
+    assert ours == theirs, said
+    assert (two / "examples.csv").read_text() == (one / "examples.csv").read_text()
+    assert said.count("verdict") == 1  # one process speaks

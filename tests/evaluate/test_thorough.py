@@ -19,7 +19,7 @@ from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import Margin, TargetedMargin
 from torchproof.core.threats import Threat
-from torchproof.evaluate import Member, Nearest, Suite, evaluate, merge
+from torchproof.evaluate import Member, Nearest, Report, Suite, evaluate, merge, together
 from torchproof.evaluate.averaged import Averaged
 from torchproof.evaluate.certificate import Proof
 from torchproof.evaluate.flags import MASKING
@@ -164,6 +164,28 @@ def test_an_alarm_calls_the_reserve(net: nn.Module, blobs: Any, tmp_path: Path) 
     assert [vars(row) for row in joined.examples] == [vars(row) for row in report.examples]
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_processes_that_share_a_run_call_the_reserve_together(
+    net: nn.Module, blobs: Any, tmp_path: Path, masked: bool
+) -> None:
+    """All parts run it or none does, as one process would, in parts too small to tell alone."""
+    threat = Threat(Linf(), 0.08)
+    suite = Suite((first(threat),), reserve=(Member("Square", square(threat, 200)),))
+    model = Stairs(net).eval() if masked else net
+    x, y = blobs.x[:20], blobs.y[:20]
+    together.begin(tmp_path, len(x), 2, resume=False)
+
+    def one(shard: str, folder: Path, full: bool | None) -> Report:
+        return evaluate(model, (x, y), threat, suite, shard=shard, out=folder, resume=True,
+                        full=full)  # fmt: skip
+
+    assert together.evaluation(tmp_path, one, lambda: False, full=False)
+    joined, whole = merge(together.folders(tmp_path)), evaluate(model, (x, y), threat, suite)
+    assert [a.name for a in joined.attacks] == [a.name for a in whole.attacks]
+    assert len(whole.attacks) == 1 + masked
+    assert [vars(row) for row in joined.examples] == [vars(row) for row in whole.examples]
+
+
 # ---- randomised models
 
 
@@ -237,7 +259,17 @@ def test_certified_examples_get_quick_alone(net: nn.Module, blobs: Any) -> None:
     assert {(row.forward, row.backward) for row in alive} == {(1 + 3 + 42, 1 + 40)}
     assert report.certified_accuracy == len(sure) / 20
     assert not any(flag.name == "certificate-refuted" for flag in report.flags)
-    assert evaluate(net, blobs, tiny, "quick", n=5).certified_accuracy is None
+    assert [r.certificate for r in sure] == ["certified"] * len(sure)
+    assert [r.certificate for r in rest] == ["undecided"] * len(rest)
+    wrong = 20 - len(alive)
+    assert sum(row.certificate == "misclassified" for row in report.examples) == wrong
+    assert report.standing.model_dump() == {
+        "certified": len(sure), "broken": 0, "undecided": len(rest), "contradicted": 0,
+        "misclassified": wrong, "unfinished": 0,
+    }  # fmt: skip
+    plain = evaluate(net, blobs, tiny, "quick", n=5)
+    assert plain.certified_accuracy is None and plain.standing is None
+    assert {row.certificate for row in plain.examples} == {""}
 
 
 def test_a_broken_certificate_is_a_red_alarm(net: nn.Module, blobs: Any) -> None:
@@ -247,5 +279,8 @@ def test_a_broken_certificate_is_a_red_alarm(net: nn.Module, blobs: Any) -> None
     assert flag.severity == "severe" and report.verdict == "unreliable"
     held = sum(row.status == "robust" for row in report.examples)
     assert report.certified_accuracy == held / 20 < report.clean_accuracy
+    fallen = [row for row in report.examples if row.status == "broken"]
+    assert fallen and {row.certificate for row in fallen} == {"contradicted"}
+    assert report.standing.contradicted == len(fallen) and report.standing.broken == 0
     with pytest.raises(InputError, match="one threat"):
         evaluate(net, blobs, [threat, SMALL], "quick", n=5, verifier=Every(1.0))

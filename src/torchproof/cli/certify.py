@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from torch import nn
 
-from torchproof.cli import options
+from torchproof.cli import options, several
 from torchproof.cli.inputs import network_and_data, threats_of
 from torchproof.cli.options import console, percent, tell
 from torchproof.cli.show import progress_bar
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
+from torchproof.evaluate import together
 from torchproof.evaluate.certified import Certificates
 from torchproof.evaluate.certified import certify as prove
 from torchproof.verify.methods import SECONDS
@@ -61,25 +64,55 @@ def certify(
     """Prove for which test images no allowed perturbation changes the answer.
 
     Writes result.json, with the least bound of the margins of every image. A killed run goes on
-    with --resume. What is not certified is broken, where branch and bound met a counterexample, or
-    undecided: `torchproof evaluate --verifier METHOD` attacks it.
+    with --resume, and several processes share one: `torchrun --nproc-per-node 4 -m torchproof
+    certify ...` (with --first instead of --n). What is not certified is broken, where branch
+    and bound met a counterexample, or undecided: `torchproof evaluate --verifier METHOD` attacks
+    it.
     """
     threats = threats_of(threat)
     if len(threats) > 1:
         raise InputError(f"{len(threats)} threats", "one threat", "certify each on its own")
     if proof and method not in METHODS:
         raise unknown("method of a proof", method, METHODS)
-    loaded, test = network_and_data(model, data, data_dir, device)
-    with progress_bar() as show:
-        found = prove(
-            loaded.model, test, threats[0], method, n=n, slots=batch_size, out=out, resume=resume,
-            max_seconds=max_seconds, sound=sound, timeout=timeout, progress=show, name=loaded.name,
-            data_name=f"{data} (test)", model_sha256=loaded.sha256, data_sha256=test.sha256,
-            command=options.command_line(),
-        )  # fmt: skip
+    place = several.local(device)
+    loaded, test = network_and_data(model, data, data_dir, str(place))
+    one = partial(
+        prove, loaded.model, test, threats[0], method, n=n, slots=batch_size, sound=sound,
+        timeout=timeout, name=loaded.name, data_name=f"{data} (test)", model_sha256=loaded.sha256,
+        data_sha256=test.sha256, command=options.command_line(),
+    )  # fmt: skip
+    if several.started() > 1:
+        several.begin(out, len(test.y) if n is None else min(n, len(test.y)), place, resume)
+        found = _together(one, out, max_seconds)
+    else:
+        with progress_bar() as show:
+            found = one(out=out, resume=resume, max_seconds=max_seconds, progress=show)
     if proof:
         _write(out / "proof.json", found, loaded.model, test, threats[0])
     _show(found, out)
+
+
+def _together(
+    one: Callable[..., Certificates], out: Path, max_seconds: float | None
+) -> Certificates:
+    """This process's share of the parts; what all proved for the process that puts them together,
+    the others leave.
+    """
+    rest, found = several.left(max_seconds), []
+
+    def part(shard: str, folder: Path) -> bool:
+        proved = one(out=folder, resume=True, shard=shard, max_seconds=rest())
+        return all(row.status != "unfinished" for row in proved.examples)
+
+    if not together.work(out, part, several.over(rest)):
+        raise several.unfinished(out)
+
+    def whole(parts: Sequence[Path]) -> None:
+        found.append(one(out=out, resume=True, known=parts))
+
+    if not together.finish(out, whole, out / Certificates.file):
+        raise typer.Exit(0)
+    return found[0]
 
 
 def _write(path: Path, found: Certificates, model: nn.Module, test: Dataset, about: Threat) -> None:

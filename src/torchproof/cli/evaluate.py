@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
-from torchproof.cli import options
+from torchproof.cli import options, several
 from torchproof.cli.inputs import members_of, network_and_data, threats_of
-from torchproof.cli.options import tell
+from torchproof.cli.options import percent, tell
 from torchproof.cli.radii import measure_curve
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
-from torchproof.evaluate import Report
+from torchproof.evaluate import Report, merge, together
 from torchproof.evaluate import evaluate as measure
 from torchproof.evaluate.propagation import Propagation
 from torchproof.report import render
@@ -69,37 +72,32 @@ def evaluate(
 
     Writes result.json, examples.csv, the adversarial images and report.html. A killed run goes on
     with --resume and ends with the same result; neither batch size nor order nor sharding changes
-    any decision. Exit code 1 says that the result should not be believed, or is not complete.
+    any decision. On several GPUs or machines that share `--out`:
+    `torchrun --nproc-per-node 4 -m torchproof evaluate ...` (with --first instead of --n); the
+    result is that of one process. Exit code 1 says that the result should not be believed, or is
+    not complete.
     """
     threats = threats_of(threat)
     if curve:
         _check_curve(len(threats), target)
-    loaded, test = network_and_data(model, data, data_dir, device)
-    with progress_bar() as show:
-        report = measure(
-            loaded.model,
-            test,
-            threats if len(threats) > 1 else threats[0],
-            suite if attack is None else members_of(attack, threats),
-            seed=seed,
-            n=n,
-            slots=batch_size,
-            out=out,
-            resume=resume,
-            shard=shard,
-            quantised=quantised,
-            target=target,
-            save_adversarial=adversarial,
-            max_seconds=max_seconds,
-            progress=show,
-            name=loaded.name,
-            data_name=f"{data} (test)",
-            model_sha256=loaded.sha256,
-            data_sha256=test.sha256,
-            command=options.command_line(),
-            full=full,
-            verifier=None if verifier is None else Propagation(verifier),
-        )
+    place = several.local(device)
+    loaded, test = network_and_data(model, data, data_dir, str(place))
+    one = partial(
+        measure, loaded.model, test, threats if len(threats) > 1 else threats[0],
+        suite if attack is None else members_of(attack, threats), seed=seed, n=n, slots=batch_size,
+        quantised=quantised, target=target, save_adversarial=adversarial, name=loaded.name,
+        data_name=f"{data} (test)", model_sha256=loaded.sha256, data_sha256=test.sha256,
+        command=options.command_line(),
+        verifier=None if verifier is None else Propagation(verifier),
+    )  # fmt: skip
+    if several.started() > 1:
+        _check_alone(shard, curve)
+        several.begin(out, _count(test.y, n, target), place, resume)
+        report = _together(one, out, full, max_seconds)
+    else:
+        with progress_bar() as show:
+            report = one(out=out, resume=resume, shard=shard, max_seconds=max_seconds,
+                         full=full, progress=show)  # fmt: skip
     if curve:
         measure_curve(
             loaded.model, test, threats[0], out, seed=seed, n=n, slots=batch_size, resume=resume,
@@ -116,9 +114,49 @@ def evaluate(
     conclude(report, page)
 
 
+def _together(
+    one: Callable[..., Report], out: Path, full: bool, max_seconds: float | None
+) -> Report:
+    """This process's share of the parts; the report for the process that puts them together, the
+    others leave.
+    """
+    rest, found = several.left(max_seconds), []
+
+    def part(shard: str, folder: Path, full: bool | None) -> Report:
+        return one(out=folder, resume=True, shard=shard, max_seconds=rest(), full=full)
+
+    if not together.evaluation(out, part, several.over(rest), full):
+        raise several.unfinished(out)
+
+    def whole(parts: Sequence[Path]) -> None:
+        found.append(merge(parts, out, command=options.command_line()))
+
+    if not together.finish(out, whole, out / "result.json"):
+        raise typer.Exit(0)
+    return found[0]
+
+
+def _count(y: Tensor, n: int | None, target: int | None) -> int:
+    """The number of examples that are evaluated."""
+    first = y if target is None else y[y != target]
+    return len(first) if n is None else min(n, len(first))
+
+
+def _check_alone(shard: str | None, curve: bool) -> None:
+    for name, given in (("--shard", shard is not None), ("--curve", curve)):
+        if given:
+            remedy = f"leave out {name}, or start it without torchrun"
+            raise InputError(f"{name} under torchrun", "processes that share one run", remedy)
+
+
 def conclude(report: Report, page: Path) -> None:
     """Shows the result, what is special about it and where the page is, and exits."""
     show_report(report)
+    if report.standing is not None:
+        parts = report.standing.model_dump().items()
+        tell("verifier and attacks: " + ", ".join(f"{n} {name}" for name, n in parts if n))
+        low, high = report.certified_accuracy, report.robust_accuracy
+        tell(f"certified {percent(low)} <= robust accuracy <= attacked {percent(high)}")
     for label in report.labels:
         tell(f"label: {label}")
     tell(f"report: {page}")

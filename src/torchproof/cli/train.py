@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 import yaml
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from torchproof.cli import options
+from torchproof.cli import options, several
 from torchproof.cli.options import console, percent
 from torchproof.core.errors import InputError
 from torchproof.recipes import Prepared, prepare, recipe, run, small
@@ -88,7 +86,7 @@ def train(
     numbers = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     chosen = {k: v for k, v in numbers.items() if v is not None} | _settings(setting or [])
     given["settings"] = Settings.of(plan.settings.model_dump(), **chosen)
-    local = _local(device)
+    local = several.local(device)
     with distributed.joined(local):
         ready = prepare(plan.model_copy(update=given), data_dir, local)
         last = follow(
@@ -96,16 +94,6 @@ def train(
         )
     if last is None or last.epoch < ready.plan.settings.epochs:
         raise typer.Exit(1)
-
-
-def _local(name: str | None) -> torch.device:
-    """This process's device: under torchrun, the GPU of its rank."""
-    device = options.device_of(name)
-    rank = os.environ.get("LOCAL_RANK")
-    if device.type == "cuda" and device.index is None and rank is not None:
-        device = torch.device("cuda", int(rank))
-        torch.cuda.set_device(device)
-    return device
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ from torchproof.evaluate.ledger import Ledger
 from torchproof.evaluate.member import CERTIFICATE
 from torchproof.evaluate.propagation import Bounded, Propagation
 from torchproof.evaluate.stored import Stored
-from torchproof.evaluate.subject import Subject, examples_of
+from torchproof.evaluate.subject import Subject, examples_of, sharded
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.versions import versions
 from torchproof.verify.inputs import InputSet
@@ -90,7 +90,8 @@ def certify(
     timeout: float = SECONDS,
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
-    data_sha256: str | None = None, command: str | None = None,
+    data_sha256: str | None = None, command: str | None = None, shard: str | None = None,
+    known: Sequence[Path] = (),
 ) -> Certificates:  # fmt: skip
     """Bounds the margins of the first n examples over a threat; the model stays as it was.
 
@@ -98,20 +99,22 @@ def certify(
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,
     after which the rest stays "unfinished"; sound: takes off what float64 may have lost, where that
     is known; timeout: seconds for each example (of methods without a limit of their own, that many
-    times a batch, after which it is undecided). Raises
-    UnknownName, InputError, ModelError (operations without a rule, all of them), FileError,
-    ResumeError.
+    times a batch, after which it is undecided); shard: "i/k" takes every k-th example; known:
+    folders of the same run's shards, whose examples need not be bounded again. Raises UnknownName,
+    InputError, ModelError (operations without a rule, all of them), FileError, ResumeError.
     """
     verifier, about = Propagation(method, sound, timeout), bounded(threat)
-    examples = examples_of(data, n, ids, data_name, data_sha256)
+    examples = sharded(examples_of(data, n, ids, data_name, data_sha256), shard)
     subject = Subject.of(model, examples, 0, False)
     settings = {"threats": [identity.exact(threat)], "method": method, "sound": sound,
                 "timeout": timeout}  # fmt: skip
+    settings |= {} if shard is None else {"shard": shard}
     told = {"command": command, "threat": identity.threat_entry([threat])}
     header = identity.header(subject, model_sha256, name, settings, told)
     ledger = Ledger.open(header, None if out is None else Path(out), resume)
     clock = Clock(max_seconds)
     try:
+        ledger.take(known, ("shard", "ids"))
         _work(subject, ledger, clock, Room(slots), verifier, about, progress)
         ledger.sync()
     finally:

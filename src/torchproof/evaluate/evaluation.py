@@ -42,7 +42,7 @@ def evaluate(
     quantised: bool = False, max_seconds: float | None = None, save_adversarial: bool = True,
     progress: Callable[[Progress], None] | None = None, name: str | None = None,
     data_name: str | None = None, model_sha256: str | None = None,
-    data_sha256: str | None = None, command: str | None = None, full: bool = False,
+    data_sha256: str | None = None, command: str | None = None, full: bool | None = False,
     verifier: Verifier | None = None, target: Aim | None = None,
     rejecting: Rejecting | None = None,
 ) -> Report:  # fmt: skip
@@ -55,7 +55,8 @@ def evaluate(
     example (see `merge`);
     quantised: only images of 8 bits count; max_seconds: stops and says what is missing; name,
     data_name, the two hashes, command: what the record says of model, data and call; full: the
-    suite's reserve runs even where no red flag asks for it; verifier: certified examples get the
+    suite's reserve runs even where no red flag asks for it, None: nor where one does, for shards of
+    which only all together can tell; verifier: certified examples get the
     suite `quick` alone, and a break there is a severe flag; target: a class, or one per example
     (N,): an example is robust unless it is moved there, and examples of that class are left out;
     rejecting: for a model that may reject (see `core.rejection`), how it is judged: an example is
@@ -94,13 +95,13 @@ def evaluate(
             return _report(subject, course, save_adversarial)
 
 
-def _attack(subject: Subject, course: Course, planned: Sequence[Entry], full: bool) -> None:
+def _attack(subject: Subject, course: Course, planned: Sequence[Entry], full: bool | None) -> None:
     """The cascade, and the reserve after it where a red flag or the caller asks for it."""
     base = [entry for entry in planned if not entry.reserve]
     cascade(subject, course, base)
     probe(subject, course, base)
     ledger = course.ledger
-    if len(base) == len(planned) or course.clock.over():
+    if full is None or len(base) == len(planned) or course.clock.over():
         return
     if full or alarms(ledger.header, ledger.records):
         cascade(subject, course, planned)

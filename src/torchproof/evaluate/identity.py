@@ -55,7 +55,7 @@ def header(
         "data_sha256": examples.sha256,
         "ids": hashlib.sha256(json.dumps([ids, labels]).encode()).hexdigest()[:16],
         "seed": subject.seed,
-        "device": str(subject.device),
+        "device": subject.device.type,  # which GPU of a machine decides nothing
         "dtype": str(subject.dtype).removeprefix("torch."),
         "versions": versions(),
     }

@@ -9,7 +9,7 @@ the line that was being written; the run is resumed by doing what has no record.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,19 @@ class Ledger:
             if self.journal.due:
                 self.sync()
         self._remember(records)
+
+    def take(self, folders: Sequence[Path], own: Sequence[str]) -> None:
+        """Adds what the ledgers in these folders say and this one does not: parts of the same run,
+        which differ in the settings `own` alone. Raises ResumeError for others.
+        """
+        for folder in folders:
+            theirs, ours = (
+                {k: v for k, v in header.settings.items() if k not in own}
+                for header in (Header.read(folder), self.header)
+            )
+            require_same(theirs, ours)
+            records = read_records(folder / RECORDS)[0]
+            self.add([r for r in records if r["attack"] not in self.of(r["id"])])
 
     def sync(self) -> None:
         """Images first, then the records about them, on the disk."""

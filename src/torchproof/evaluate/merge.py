@@ -13,7 +13,7 @@ from torch import Tensor
 from torchproof.core.errors import FileError, InputError
 from torchproof.evaluate.ledger import RECORDS, RESULT, Header, Record, read_records
 from torchproof.evaluate.report import PICTURES, Report, read_pictures
-from torchproof.evaluate.summary import summarise
+from torchproof.evaluate.summary import alarms, summarise
 
 _OWN = ("shard", "ids")  # settings in which shards differ
 
@@ -51,15 +51,33 @@ def merge(
     if out is not None and (Path(out) / RESULT).exists():
         raise FileError(f"{out}, which has {RESULT}", "a new folder", "choose another")
     header = _joined(parts, command or f"torchproof.evaluate.merge({[str(f) for f in folders]})")
-    records: dict[int, dict[str, Record]] = {}
-    for part in parts:
-        for record in read_records(part.folder / RECORDS)[0]:
-            records.setdefault(record["id"], {})[record["attack"]] = record
+    records = _records(parts)
     result, rows = summarise(header, records)
     report = Report(result, rows, *_pictures(parts))
     if out is not None:
         report.save(out)
     return report
+
+
+def asked_of(folders: Sequence[Path]) -> list[str]:
+    """The flags after which the reserve of the suite is to be run, as all shards together raise
+    them; errors as of `merge`.
+    """
+    parts = sorted((_Part.read(folder) for folder in folders), key=lambda part: part.index)
+    if len(parts) > 1:
+        _require_whole(parts)
+    header = _joined(parts, "")
+    if not any(attack.get("reserve") for attack in header.settings["attacks"]):
+        return []
+    return alarms(header, _records(parts))
+
+
+def _records(parts: Sequence[_Part]) -> dict[int, dict[str, Record]]:
+    records: dict[int, dict[str, Record]] = {}
+    for part in parts:
+        for record in read_records(part.folder / RECORDS)[0]:
+            records.setdefault(record["id"], {})[record["attack"]] = record
+    return records
 
 
 def _require_whole(parts: Sequence[_Part]) -> None:
