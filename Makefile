@@ -24,11 +24,12 @@ lint: $(STAMP)
 
 # One page from the stored experiments; `torchproof reproduce NAME` renews one.
 results: $(STAMP)
+	$(BIN)/python -m torchproof.reproduce.results docs/results
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
-	    "Training methods at small scale" awp friendly interpolated fgsm-tricks selfpaced jsigr \
-	    region ladder robust-overfitting baselines hat thrm extra-data
+	    "Training methods at small scale" awp fat iat fgsm-tricks spat jsigr \
+	    rat ladder robust-overfitting baselines hat thrm extra-data
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/architectures.md \
-	    "Robust architectures at small scale" cifs tisode sparta feature-denoising hgd
+	    "Robust architectures at small scale" cifs tisode sparta denoise hgd
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/inspection.md \
 	    "Looking inside trained networks, at small scale" flatness tail-index prunability \
 	    lipschitz titration weight-backdoor

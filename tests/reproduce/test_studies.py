@@ -21,12 +21,11 @@ from torchproof.reproduce import (
     Request,
     Row,
     awp,
-    friendly,
-    interpolated,
+    iat,
     jsigr,
     overfitting,
-    selfpaced,
     single_step,
+    spat,
 )
 from torchproof.reproduce.study import DIGITS, Study
 
@@ -109,15 +108,15 @@ def test_verdicts_follow_their_thresholds() -> None:
     assert verdict(awp, at, line("AWP", loss=1.2, train_loss=0.5)) == against
 
     fat = "FAT, tau 0"
-    assert verdict(friendly, at, line(fat, clean=0.91, robust=0.45, backward=5)) == shows
-    assert verdict(friendly, at, line(fat, clean=0.91, robust=0.39, backward=5)) == not_here
-    assert verdict(friendly, at, line(fat, clean=0.91, robust=0.45, backward=7)) == not_here
-    assert verdict(friendly, at, line(fat, clean=0.85, robust=0.35, backward=5)) == against
+    assert verdict(fat, at, line(fat, clean=0.91, robust=0.45, backward=5)) == shows
+    assert verdict(fat, at, line(fat, clean=0.91, robust=0.39, backward=5)) == not_here
+    assert verdict(fat, at, line(fat, clean=0.91, robust=0.45, backward=7)) == not_here
+    assert verdict(fat, at, line(fat, clean=0.85, robust=0.35, backward=5)) == against
 
     half = line("half AT", clean=0.92)
-    assert verdict(interpolated, at, half, line("IAT", clean=0.93)) == shows
-    assert verdict(interpolated, at, half, line("IAT", clean=0.91)) == not_here
-    assert verdict(interpolated, at, half, line("IAT", clean=0.87)) == against
+    assert verdict(iat, at, half, line("IAT", clean=0.93)) == shows
+    assert verdict(iat, at, half, line("IAT", clean=0.91)) == not_here
+    assert verdict(iat, at, half, line("IAT", clean=0.87)) == against
 
     fgsm = line("FGSM-AT", catastrophic=2, pgd=0.1)
     pgd, combined = line("PGD-AT"), line(single_step.COMBINED)
@@ -128,9 +127,9 @@ def test_verdicts_follow_their_thresholds() -> None:
     assert verdict(single_step, line("FGSM-AT"), pgd, late) == against
 
     trades, head = line("TRADES"), line("TRADES, cosine head")
-    assert verdict(selfpaced, trades, head, line("SPAT", robust=0.51)) == shows
-    assert verdict(selfpaced, trades, head, line("SPAT", robust=0.5)) == not_here
-    assert verdict(selfpaced, trades, head, line("SPAT", robust=0.4)) == against
+    assert verdict(spat, trades, head, line("SPAT", robust=0.51)) == shows
+    assert verdict(spat, trades, head, line("SPAT", robust=0.5)) == not_here
+    assert verdict(spat, trades, head, line("SPAT", robust=0.4)) == against
 
     plain, alone = line("plain", robust=0.3), line("Jacobian alone")
     ours = {one.name: one for one in (plain, alone, line("J-SIGR", robust=0.6))}

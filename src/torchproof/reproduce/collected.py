@@ -25,7 +25,7 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     """Claims, verdicts and tables of the named experiments, as Markdown; raises FileError for one
     that is missing or damaged.
     """
-    found = [(name, _outcome(folder / name)) for name in names]
+    found = [(name, stored(folder / name)) for name in names]
     lines = [f"# {title}", "",
              "Generated from the stored experiments by `make results`. Published figures, where "
              "shown, are of the papers' own scale and no comparison.", "",
@@ -96,7 +96,8 @@ def _tables(comparison: Path, outcome: Outcome) -> str:
     return f"{table}\n\n{_without_title(outcome.model_copy(update={'rows': more}).table())}"
 
 
-def _outcome(folder: Path) -> Outcome:
+def stored(folder: Path) -> Outcome:
+    """The outcome in a folder; raises FileError where there is none, or a damaged one."""
     path = folder / "outcome.json"
     try:
         return Outcome.model_validate_json(path.read_text(encoding="utf-8"))

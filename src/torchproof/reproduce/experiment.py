@@ -21,6 +21,8 @@ from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.core.files import write
 from torchproof.core.metrics import clopper_pearson, student
 from torchproof.evaluate.versions import versions
+from torchproof.reproduce.fingerprint import fingerprint
+from torchproof.reproduce.places import PLACES
 
 SCHEMA = "torchproof.experiment/1"
 Verdict = Literal["shows", "does not show at this scale", "contradicts"]
@@ -84,7 +86,9 @@ class Row(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The stored result of an experiment (outcome.json)."""
+    """The stored result of an experiment (outcome.json). code: its `fingerprint`, "" where that is
+    not known.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,6 +104,7 @@ class Outcome(BaseModel):
     because: str
     seconds: float
     versions: dict[str, str]
+    code: str = ""
 
     def write(self, out: Path) -> None:
         """outcome.json and table.md, each whole or not at all; raises FileError."""
@@ -228,6 +233,7 @@ def conclude(
         name=name, paper=paper, claim=claim, scale=request.scale, settings=settings,
         seeds=request.all_seeds, rows=tuple(rows), verdict=judged[0], because=judged[1],
         seconds=spent if seconds is None else seconds, versions=versions(),
+        code=fingerprint(PLACES[name][0]) if name in PLACES else "",
     )  # fmt: skip
     outcome.write(request.out)
     write(request.out / "picture.png", picture)

@@ -1,0 +1,62 @@
+"""`reproduce survey`: the verdict on hand-made cells, and the stored survey told as an outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torchproof.core.errors import InputError
+from torchproof.evaluate.survey import Survey
+from torchproof.evaluate.survey.record import Cell, Row, Share, Violation
+from torchproof.reproduce import Request
+from torchproof.reproduce.survey.experiment import judge, rows, survey_experiment, told
+
+
+def cell(network: str, attacked: int, **certified: int) -> Cell:
+    made = tuple(
+        Row(method=name.replace("_", "-"), certified=Share.of(hits, 20), median_seconds=0.1, late=0,
+            enough=0)
+        for name, hits in certified.items()
+    )  # fmt: skip
+    return Cell(
+        network=network, training="plain", data="digits", norm="linf", eps=0.1, eps_text="0.1",
+        clean=Share.of(19, 20), attacked=Share.of(attacked, 20), decided=attacked, rows=made,
+    )  # fmt: skip
+
+
+def survey(*cells: Cell, violations: tuple[Violation, ...] = ()) -> Survey:
+    return Survey(
+        date="2026-01-01", n=20, seconds=4, in_all=20, attack="PGD", cells=cells,
+        violations=violations, spent=5.0, versions={},
+    )  # fmt: skip
+
+
+def test_the_verdict_follows_the_three_conditions() -> None:
+    few, many = cell("digits-a", 15, bab=15, crown=12), cell("mnist", 18, bab=10, crown=17)
+    verdict, because = judge(survey(few, many))
+    assert verdict == "shows" and "1 of 1 small" in because
+    loose = cell("digits-a", 15, bab=14, crown=12)
+    assert judge(survey(loose, many))[0] == "does not show at this scale"
+    ahead = cell("mnist", 18, bab=18, crown=17)
+    assert judge(survey(few, ahead))[0] == "does not show at this scale"
+    wrong = Violation(network="mnist", threat="linf:0.1", image=3, method="crown",
+                      wrong="certified but broken", told=1.0, reached=-1.0)  # fmt: skip
+    assert judge(survey(few, many, violations=(wrong,)))[0] == "contradicts"
+
+
+def test_a_survey_is_told_with_its_page_and_picture(tmp_path: Path) -> None:
+    found = survey(cell("digits-a", 15, bab=15, crown=12, ibp=0))
+    request = Request(tmp_path, seeds=1, say=lambda text: None)
+    outcome = told(found, request)
+    assert outcome.seconds == 5.0 and [r.what.split(": ")[-1] for r in outcome.rows] == [
+        "clean", "attacked", "certified by ibp", "certified by crown", "certified by bab"
+    ]  # fmt: skip
+    assert all(row.ci95 is not None for row in rows(found.cells))
+    for name in ("outcome.json", "table.md", "picture.png", "certification.md", "result.json"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_another_scale_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="your own networks"):
+        survey_experiment(Request(tmp_path / "out", scale="paper", say=lambda text: None))
