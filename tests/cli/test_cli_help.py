@@ -65,7 +65,7 @@ def test_help_begins_with_what_to_do_first(cli: Callable[..., Any]) -> None:
         (["train", "--epochs", "few"], "--epochs"),
         (["train", "--seed", "-1"], "--seed"),
         (["merge"], "Missing argument"),
-        (["reproduce"], "Missing argument"),
+        (["reproduce"], "reproduce --list"),
         (["reproduce", "madry", "--seeds", "0"], "--seeds"),
     ],
 )

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from torchproof.cli import options
 from torchproof.cli.options import console, tell
+from torchproof.core.errors import InputError
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request
 from torchproof.reproduce.collected import stored
 from torchproof.reproduce.experiment import Scale
@@ -37,9 +38,12 @@ def reproduce(
     says that our figures contradict it. `all` writes a folder for each below --out, leaves out
     what is there with --resume, and goes on where one fails, which makes the exit code 2.
     """
-    if known or name is None:
+    if known:
         _list()
         return
+    if name is None:
+        remedy = "see `torchproof reproduce --list`"
+        raise InputError("no experiment", "the name of one, or all", remedy)
     say = partial(console.print, markup=False, highlight=False)
 
     def run(one: str, folder: Path) -> Outcome:
