@@ -12,7 +12,7 @@ from torchproof.anomaly.fit import fit
 from torchproof.anomaly.itsr import CANDIDATES, ITSR
 from torchproof.anomaly.learner import Learner, Setting
 from torchproof.anomaly.networks import Architecture
-from torchproof.anomaly.premise import NO_WORSE, Premise, premise
+from torchproof.anomaly.premise import NO_WORSE, UNTRAINED, Premise, premise
 from torchproof.anomaly.rejection import EarlyRejection, Oracle, worst_reconstructed
 from torchproof.anomaly.scores import latents, scores
 from torchproof.anomaly.stages import Plain
@@ -101,7 +101,7 @@ def test_early_rejection_takes_the_worst_for_good() -> None:
     assert int(chosen.sum()) == 1
     held = found.premises["without the rejected"]
     assert held is not None and held.rejected == 3 and held.error_rejected > held.error_kept
-    assert found.premises["early"] is None and held.warning == ""
+    assert found.premises["early"] is None and held.warning == UNTRAINED, "three epochs are few"
 
 
 def test_the_oracle_knows() -> None:
@@ -117,7 +117,10 @@ def test_the_premise(learner: Learner) -> None:
     assert told is not None and told.rejected == 4
     assert told.error_rejected == pytest.approx(float(found.error[:4].mean()))
     assert told.likelihood_kept == pytest.approx(float(found.likelihood[4:].mean()))
-    assert Premise(4, 0, 0, 0.2, 0.2).warning == NO_WORSE
+    assert told.error_grey == pytest.approx(float(np.var(x[4:].numpy())))
+    assert told.warning == UNTRAINED, "this network has seen nothing"
+    assert Premise(4, 0, 0, 0.2, 0.2, 0.3).warning == NO_WORSE
+    assert Premise(4, 0, 0, 0.2, 0.21, 0.3).warning == ""
 
 
 def test_what_cannot_be_meant() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchproof.anomaly.figures import auroc, told_apart
+from torchproof.anomaly.figures import told, told_apart
 from torchproof.anomaly.networks import Architecture
 from torchproof.anomaly.scores import Rule, Scores, heat_maps, latents, log_prior, rule_from, scores
 from torchproof.core.errors import InputError
@@ -62,20 +62,22 @@ def test_figures_against_counting() -> None:
     error = torch.tensor(g.integers(0, 6, 30).astype("f4"))  # with ties
     likelihood, truth = torch.tensor(g.normal(size=30)), torch.tensor(g.random(30) < 0.4)
     rule = Rule(3.5, 1.0)
-    told = told_apart(Scores(error, likelihood), truth, rule)
+    found = told_apart(Scores(error, likelihood), truth, rule)
     bad, good = error[truth].tolist(), error[~truth].tolist()
-    assert told.found == pytest.approx(sum(e > 3.5 for e in bad) / len(bad))
-    assert told.left_alone == pytest.approx(sum(e <= 3.5 for e in good) / len(good))
-    assert told.balanced == pytest.approx((told.found + told.left_alone) / 2)
+    assert found.found == pytest.approx(sum(e > 3.5 for e in bad) / len(bad))
+    assert found.left_alone == pytest.approx(sum(e <= 3.5 for e in good) / len(good))
+    assert found.balanced == pytest.approx((found.found + found.left_alone) / 2)
     wins = [(b > n) + 0.5 * (b == n) for b, n in itertools.product(bad, good)]
-    assert told.auroc_error == told.auroc == pytest.approx(sum(wins) / len(wins))
-    assert told.auroc_likelihood == pytest.approx(1 - auroc(likelihood, truth))
+    assert found.auroc_error == found.auroc == pytest.approx(sum(wins) / len(wins))
+    assert 0 < found.ci95[0] < found.auroc < found.ci95[1] < 1
+    rare = [(b < n) for b, n in itertools.product(likelihood[truth], likelihood[~truth])]
+    assert found.auroc_likelihood == pytest.approx(sum(map(int, rare)) / len(rare))
 
 
 def test_what_cannot_be_meant() -> None:
     some = Scores(torch.rand(4), torch.rand(4))
     with pytest.raises(InputError, match="both kinds"):
-        auroc(some.error, torch.ones(4, dtype=torch.bool))
+        told(some.error, torch.ones(4, dtype=torch.bool))
     with pytest.raises(InputError, match="0 anomalies"):
         told_apart(some, torch.zeros(4, dtype=torch.bool), Rule(1.0, 1.0))
     with pytest.raises(InputError, match="thresholds"):

@@ -14,6 +14,7 @@ from torchproof.anomaly.detector import load
 from torchproof.cli import options
 from torchproof.cli.anomaly import app
 from torchproof.core.errors import FileError, InputError, MissingExtra, UnknownName
+from torchproof.data import load as load_data
 
 Ask = Callable[..., Result]
 FEW = ("--n", 60, "--classes", "0", "--epochs", 4, "--width", 8, "--batch-size", 16)
@@ -50,13 +51,26 @@ def test_fit_and_score(ask: Ask, tmp_path: Path, method: str) -> None:
     assert card["training"]["images"] == 48 and card["training"]["method"] == method
     rejected = len(card["training"]["rejected_rows"])
     assert rejected == 5 if method == "reject" else (rejected > 0) == (method == "itsr")
+    rows = card["training"]["rejected_rows"]
+    zeros = (load_data("digits", split="train").y == 0).nonzero()[:, 0].tolist()
+    assert set(rows) <= set(zeros[:60]), "rows of the data set, not of what was trained on"
+    record = json.loads((net / "fit.json").read_text())
+    assert record["rejected_rows"] == rows and len(record["rejected_weights"]) == rejected
+    page = (net / "fit.html").read_text()
+    assert f"{rejected} of 48 images" in page and "data:image/png" in page
+    assert (net / "rejected.svg").exists() == (rejected > 0)
     scored = ask("score", net, "--normal", "0", "--n", 50, "--out", out)
     assert scored.exit_code == 0 and "AUROC" in scored.output
     content = answer(out)
     assert len(content["suspicion"]) == len(content["error"]) == content["n"] == 50
     assert content["anomaly"] == [s > 0 for s in content["suspicion"]]
-    assert 0 <= content["told"]["auroc"] <= 1
-    assert {"heat-maps.png", "scores.png", "scores.json"} == {p.name for p in out.iterdir()}
+    low, high = content["told"]["ci95"]
+    assert 0 <= low <= content["told"]["auroc"] <= high <= 1
+    assert content["rule"]["error"] == detector.rule.error and len(content["data_sha256"]) == 64
+    assert {p.name for p in out.iterdir()} == {
+        "heat-maps.png", "heat-maps.svg", "scores.png", "scores.svg", "scores.json", "scores.html",
+    }  # fmt: skip
+    assert f"{content['told']['auroc']:.3f}" in (out / "scores.html").read_text()
 
 
 def test_a_baseline(ask: Ask, tmp_path: Path) -> None:
@@ -66,7 +80,9 @@ def test_a_baseline(ask: Ask, tmp_path: Path) -> None:
     told = answer(out)["told"]
     assert told["auroc"] > 0.9 and f"AUROC {told['auroc']:.3f}" in scored.output
     assert told["balanced"] == pytest.approx((told["found"] + told["left_alone"]) / 2)
-    assert not (out / "heat-maps.png").exists()
+    assert not (out / "heat-maps.png").exists() and (out / "scores.html").exists()
+    record = json.loads((net / "fit.json").read_text())
+    assert record["method"] == "lof" and record["images"] == 48
 
 
 def test_without_labels_nothing_is_told(ask: Ask, tmp_path: Path) -> None:

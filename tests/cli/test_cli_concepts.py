@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from torchproof import data as sets
 from torchproof.cli.concepts import concepts
-from torchproof.core.errors import TorchproofError, UnknownName
+from torchproof.concept import Cav, activations, reference
+from torchproof.core.errors import MissingExtra, TorchproofError, UnknownName
 
 APP = typer.Typer()
 APP.command("concepts")(concepts)
@@ -57,6 +59,11 @@ def test_record_vector_and_pictures(trained: Path, threes: Path, tmp_path: Path)
     assert len(stored["most"]) == len(stored["least"]) == 8
     for name in ("quality.png", "images.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (out / name).with_suffix(".svg").read_bytes()
+    page = (out / "concepts.html").read_text()
+    assert page.count("data:image/png") == 2 and "A-CAV, averages" in page
+    for one in stored["tcav"]:
+        assert f"<td>{one['score']:.2f}</td>" in page
     assert "A-CAV" in answer.output and "TCAV" in answer.output
 
 
@@ -71,6 +78,26 @@ def test_a_class_as_the_concept(trained: Path, tmp_path: Path) -> None:
     assert [one["target"] for one in stored["tcav"]] == [k for k in range(10) if counts[k] >= 5]
     wrong = run(*given, "--concept", "digits=eleven", "--out", tmp_path / "b")
     assert isinstance(wrong.exception, UnknownName)
+
+
+def test_captum_is_asked_or_named(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(*args: Any, **more: Any) -> Any:
+        model, layer, concept = args[:3]
+        return (0.625,), Cav.of(np.ones(activations(model, concept[:1], layer).shape[1]), 0.0)
+
+    given = (trained, "--concept", "digits=3", "--layer", "net.act3", "--draws", 2, "--n", 60,
+             "--most", 300, "--target", "8", "--captum", "--out", tmp_path / "out")  # fmt: skip
+    monkeypatch.setitem(sys.modules, "captum.concept", None)
+    assert isinstance(run(*given).exception, MissingExtra)
+    monkeypatch.setattr(reference, "captum_tcav", scores)
+    answer = run(*given)
+    assert answer.exit_code in (0, 1), answer.output
+    (one,) = json.loads((tmp_path / "out" / "concepts.json").read_text())["captum"]
+    assert one["target"] == 8 and one["scores"] == [0.625, 0.625] and len(one["cosines"]) == 2
+    assert "captum" in answer.output and "0.62" in answer.output
+    assert "captum was given" in (tmp_path / "out" / "concepts.html").read_text()
 
 
 def test_layers_are_listed_and_suggested(trained: Path, threes: Path, tmp_path: Path) -> None:

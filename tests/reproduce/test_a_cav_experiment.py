@@ -1,6 +1,4 @@
-"""`reproduce a-cav`: figures and verdict on hand-made cells, a whole run on the bundled digits, and
-captum's TCAV where it is installed.
-"""
+"""`reproduce a-cav`: figures and verdict on hand-made cells, a whole run on the bundled digits."""
 
 from __future__ import annotations
 
@@ -8,20 +6,17 @@ import functools
 import json
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from torchproof.concept import Cav, activations, cav, derivatives
+from torchproof.concept import activations, derivatives
 from torchproof.core.errors import FileError, MissingExtra, ResumeError
 from torchproof.reproduce import a_cav as experiment
 from torchproof.reproduce import a_cav_subjects as subjects
-from torchproof.reproduce.a_cav_captum import captum_tcav
 from torchproof.reproduce.a_cav_figures import (
     ADVERSARIAL,
     COMBINED,
@@ -205,48 +200,3 @@ def test_the_real_network_and_its_textures(data_dir: Path) -> None:
     assert widths == [5120, 1280]
     found = derivatives(about.model, about.x[:2], 340, about.layers[0], torch.eye(1, 5120))
     assert found.shape == (2, 1) and bool(found.isfinite().all())
-
-
-# ---- captum
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        g = torch.Generator().manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh())
-        self.head = nn.Linear(64, 3)
-        for parameter in self.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=g) / 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.body(x).flatten(1)
-        logits: Tensor = self.head(a * a)
-        return logits
-
-
-def test_captum_and_ours_agree() -> None:
-    pytest.importorskip("captum", reason="captum is not installed")
-    g = torch.Generator().manual_seed(1)
-    x = torch.rand(90, 1, 6, 6, generator=g)
-    up, down, asked = x[:40] * torch.linspace(0, 1, 6), x[40:80], x[80:]
-    model = Small().eval()
-    state, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    score, theirs = captum_tcav(model, "body", up, down, asked, 1)
-    assert torch.equal(state, torch.get_rng_state())
-    assert (np.random.get_state()[1] == numbers).all()  # type: ignore[index]
-    along = derivatives(model, asked, 1, "body", theirs.vector[None])
-    assert score == pytest.approx(float((along > 0).double().mean()))
-    a, b = activations(model, up, "body"), activations(model, down, "body")
-    ours = [cav(a, b, seed=seed) for seed in range(10)]
-    cosines = [float(one.vector @ theirs.vector) for one in ours]
-    among = [float(one.vector @ ours[0].vector) for one in ours[1:]]
-    assert statistics.fmean(cosines) > 0.7 * statistics.fmean(among)
-    assert isinstance(theirs, Cav)
-
-
-def test_without_captum_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "captum.concept", None)
-    x = torch.rand(4, 1, 6, 6)
-    with pytest.raises(MissingExtra, match="captum"):
-        captum_tcav(Small(), "body", x, x, x, 0)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
-from sklearn.neighbors import LocalOutlierFactor
-from sklearn.svm import OneClassSVM
 from torch import Tensor
 
 from torchproof.anomaly.detector import fitting
 from torchproof.core.errors import FileError, InputError, MissingExtra, unknown
 from torchproof.core.files import write
 from torchproof.core.keys import seed_of
+
+if TYPE_CHECKING:  # slow to load
+    from sklearn.decomposition import PCA
 
 SCHEMA = "torchproof.anomaly-baseline/1"
 FILE = "baseline.safetensors"
@@ -32,12 +32,36 @@ class Model(Protocol):
     def fit(self, x: Any) -> Any: ...
 
 
+def _isolation_forest(seed: int) -> Model:
+    from sklearn.ensemble import IsolationForest
+
+    made: Model = IsolationForest(n_estimators=200, random_state=seed)
+    return made
+
+
+def _one_class_svm(seed: int) -> Model:
+    from sklearn.svm import OneClassSVM
+
+    made: Model = OneClassSVM(kernel="rbf", gamma="scale", nu=0.1)
+    return made
+
+
+def _lof(seed: int) -> Model:
+    from sklearn.neighbors import LocalOutlierFactor
+
+    made: Model = LocalOutlierFactor(n_neighbors=20, novelty=True)
+    return made
+
+
 BASELINES: Mapping[str, Callable[[int], Model]] = {
-    "isolation-forest": lambda seed: IsolationForest(n_estimators=200, random_state=seed),
-    "one-class-svm": lambda seed: OneClassSVM(kernel="rbf", gamma="scale", nu=0.1),
-    "lof": lambda seed: LocalOutlierFactor(n_neighbors=20, novelty=True),
+    "isolation-forest": _isolation_forest,
+    "one-class-svm": _one_class_svm,
+    "lof": _lof,
 }
 PYOD = "pyod:"
+# These rank an image among all that are asked about with it; asked one by one, it is judged by the
+# training images alone.
+TOGETHER = ("pyod:ECOD", "pyod:COPOD")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +108,8 @@ def fit_baseline(
     held: images for the threshold; without them those of training. Raises UnknownName, InputError,
     MissingExtra where pyod is not there.
     """
+    from sklearn.decomposition import PCA
+
     model = _made(name, seed)
     few = min(components, len(x) - 1, x[0].numel())
     if x.ndim != 4 or few < 1:
@@ -115,7 +141,10 @@ def load_baseline(folder: str | os.PathLike[str]) -> Baseline:
 def _raw(name: str, model: Any, reduction: PCA, x: Tensor) -> Tensor:
     """Higher is more suspicious: scikit-learn's scores fall with suspicion, those of pyod rise."""
     reduced = reduction.transform(_flat(x))
-    raw = model.decision_function(reduced)
+    if name in TOGETHER:
+        raw = np.concatenate([model.decision_function(row[None]) for row in reduced])
+    else:
+        raw = model.decision_function(reduced)
     return torch.as_tensor(raw if name.startswith(PYOD) else -raw, dtype=torch.float64)
 
 
@@ -124,18 +153,20 @@ def _flat(x: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _made(name: str, seed: int) -> Model:
+    number = seed_of(seed, "baseline") % 2**32
     if name.startswith(PYOD):
-        return _of_pyod(name.removeprefix(PYOD))
+        return _of_pyod(name.removeprefix(PYOD), number)
     if name not in BASELINES:
         raise unknown("baseline", name, [*BASELINES, "pyod:ECOD"])
-    return BASELINES[name](seed_of(seed, "baseline") % 2**32)
+    return BASELINES[name](number)
 
 
-def _of_pyod(name: str) -> Model:
-    """pyod keeps class ECOD in pyod.models.ecod, and so on."""
+def _of_pyod(name: str, seed: int) -> Model:
+    """pyod keeps class ECOD in pyod.models.ecod, and so on; those that draw take a random_state."""
     try:
-        module = importlib.import_module(f"pyod.models.{name.lower()}")
-        made: Model = getattr(module, name)()
+        kind = getattr(importlib.import_module(f"pyod.models.{name.lower()}"), name)
+        draws = "random_state" in inspect.signature(kind).parameters
+        made: Model = kind(random_state=seed) if draws else kind()
     except Exception as error:  # a package that is broken raises anything
         remedy = "pip install 'torchproof[pyod]', and look at the name of the class"
         raise MissingExtra(f"pyod:{name} ({error})", "a class of pyod.models", remedy) from error

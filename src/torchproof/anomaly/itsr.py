@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from sklearn.svm import OneClassSVM
 from torch import Tensor
 
 from torchproof.anomaly.learner import Learner
@@ -21,6 +20,8 @@ Choose = Callable[[Learner, Tensor, float], Tensor]
 
 def outside_one_class_svm(learner: Learner, x: Tensor, share: float) -> Tensor:
     """Latents outside a one-class SVM (Gaussian kernel, nu = share): the published choice."""
+    from sklearn.svm import OneClassSVM  # slow to load
+
     z = latents(learner.network, x).double().cpu().numpy()
     outside = OneClassSVM(kernel="rbf", nu=share).fit(z).predict(z) < 0
     return torch.as_tensor(outside, device=x.device)

@@ -1,4 +1,6 @@
-"""Do the images that a method rejects look like outliers to the network that rejects them?"""
+"""Do the images that a method rejects look like outliers to the network that rejects them, and does
+it know enough to say so?
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,18 @@ NO_WORSE = (
     "the rejected images were reconstructed no worse than the others when they were chosen: what "
     "they were chosen by does not tell outliers"
 )
+UNTRAINED = (
+    "when images were rejected the network reconstructed the others no better than one grey does: "
+    "it had learnt nothing yet, so train longer before rejecting"
+)
 
 
 @dataclass(frozen=True)
 class Premise:
     """Of the rejected images and the kept ones, at the moment of rejection: how many are rejected,
-    mean log-likelihoods of latents (nats), mean reconstruction errors. Later errors say nothing:
-    images that are not learnt get worse by that alone.
+    mean log-likelihoods of latents (nats), mean reconstruction errors; error_grey: of the kept,
+    were all pixels of their mean grey. Later errors say nothing: images that are not learnt get
+    worse by that alone.
     """
 
     rejected: int
@@ -27,10 +34,13 @@ class Premise:
     likelihood_rejected: float
     error_kept: float
     error_rejected: float
+    error_grey: float
 
     @property
     def warning(self) -> str:
-        """Empty where the rejected images are reconstructed worse."""
+        """Empty where the rejected images are reconstructed worse, by a network that has learnt."""
+        if self.error_kept >= self.error_grey:
+            return UNTRAINED
         return "" if self.error_rejected > self.error_kept else NO_WORSE
 
 
@@ -49,4 +59,5 @@ def premise(learner: Learner, x: Tensor, weights: Tensor) -> Premise | None:
         likelihood_rejected=float(out.likelihood.mean()),
         error_kept=float(kept.error.mean()),
         error_rejected=float(out.error.mean()),
+        error_grey=float(x[~rejected].var(correction=0)),
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -19,9 +20,8 @@ from torchproof.anomaly.baselines import (
     fit_baseline,
     load_baseline,
 )
-from torchproof.anomaly.contamination import shrunk
 from torchproof.anomaly.detector import Detector, load
-from torchproof.anomaly.figures import auroc, told_apart
+from torchproof.anomaly.figures import Told, told, told_apart
 from torchproof.anomaly.fit import CHECKPOINT
 from torchproof.anomaly.fit import fit as train
 from torchproof.anomaly.itsr import ITSR
@@ -30,18 +30,18 @@ from torchproof.anomaly.networks import Architecture, Kind
 from torchproof.anomaly.rejection import EarlyRejection
 from torchproof.anomaly.stages import Method, Plain
 from torchproof.cli import options
+from torchproof.cli.anomaly_images import Picked, cut, mask, pick
 from torchproof.cli.options import tell
-from torchproof.core.errors import FileError, InputError, unknown
+from torchproof.core.errors import FileError, unknown
 from torchproof.core.files import write
-from torchproof.core.keys import permutation
 from torchproof.data import load as load_data
-from torchproof.data.dataset import Dataset
-from torchproof.report.anomaly_plots import draw_heat_maps, draw_scores
-from torchproof.report.pictures import save
+from torchproof.evaluate.versions import versions
+from torchproof.report.anomaly_sheet import SHOWN, fit_sheet, score_sheet, warnings_of
+from torchproof.report.sheet import write_sheet
 
 SCHEMA = "torchproof.anomaly-scores/1"
+FIT_SCHEMA = "torchproof.anomaly-fit/1"
 METHODS = ("plain", "adversarial", "itsr", "reject")
-SHOWN = 8
 
 app = typer.Typer(
     help="Train a detector of anomalies on images that may hold some, and score others.",
@@ -88,46 +88,57 @@ def fit(
 
     --classes says which classes the images are of, by default all. `reject` is a plain autoencoder
     that drops the worst reconstructed images early; `itsr` is the published adversarial autoencoder
-    with rejection by latents.
+    with rejection by latents. Writes the detector, fit.json, and of an autoencoder fit.html with
+    the rejected images.
     """
     known = (*METHODS, *BASELINES)
     if method not in known and not method.startswith(PYOD):
         raise unknown("method", method, [*known, "pyod:ECOD"])
-    found = _chosen(load_data(data, data_dir=data_dir, split=split), classes)
-    x = _sized(found if n is None else found.take(n), size)
-    images, held = _cut(x, hold_out, seed)
+    whole = load_data(data, data_dir=data_dir, split=split)
+    kept, held = cut(pick(whole, classes, n, size), hold_out, seed)
     _free(out, resume)
-    if method not in METHODS:
-        fit_baseline(method, images, held, seed=seed).save(out)
-        tell(f"{method} on {len(images)} images: stored in {out}")
-        return
-    adversarial = method in ("adversarial", "itsr")
-    how = Architecture(
-        _kind(network), latent or (2 if adversarial else 32), width, batch_norm=adversarial
-    )
-    setting = Setting(how, adversarial, batch_size, lr, seed)
-    there = options.device_of(device)
-    images, held = images.to(there), None if held is None else held.to(there)
-    fitted = train(images, _method(method, epochs, share), setting, out=out, resume=resume)
-    kept = images[fitted.last > 0] if held is None else held
-    rejected = (fitted.last < 1).nonzero()[:, 0].tolist()
-    more = {
-        "training": {
-            "data": data, "classes": classes, "split": split, "images": len(images),
-            "method": method, "epochs": fitted.learner.epochs, "rejected_rows": rejected,
-            "thresholds_from": "training images" if held is None else "held-out images",
-            "command": options.command_line(),
-        }
+    about = {
+        "data": data, "data_sha256": whole.sha256, "classes": classes, "split": split,
+        "images": len(kept.x), "method": method, "seed": seed, "versions": versions(),
+        "thresholds_from": "training images" if held is None else "held-out images",
+        "command": options.command_line(),
     }  # fmt: skip
-    fitted.detector(kept).save(out, more)
+    if method in METHODS:
+        setting = _setting(method, network, latent, width, batch_size, lr, seed)
+        there = Picked(kept.x.to(options.device_of(device)), kept.rows)
+        plan = _method(method, epochs, share)
+        about |= _trained(there, held, plan, setting, about, out, resume)
+    else:
+        fit_baseline(method, kept.x, None if held is None else held.x, seed=seed).save(out)
+        tell(f"{method} on {len(kept.x)} images")
+    _write(out / "fit.json", {"schema": FIT_SCHEMA, **about})
+    tell(f"stored in {out}")
+
+
+def _trained(
+    kept: Picked, held: Picked | None, method: Method, setting: Setting, about: Mapping[str, Any],
+    out: Path, resume: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains, stores detector and page; what is to be told of the rejections."""
+    fitted = train(kept.x, method, setting, out=out, resume=resume)
+    rejected = (fitted.last < 1).nonzero()[:, 0].cpu()
+    more = {
+        "epochs": fitted.learner.epochs,
+        "rejected_rows": kept.rows[rejected].tolist(),
+        "rejected_weights": fitted.last.cpu()[rejected].tolist(),
+        "stages": {name: one and asdict(one) for name, one in fitted.premises.items()},
+    }
+    base = kept.x[fitted.last > 0] if held is None else held.x.to(kept.x.device)
+    fitted.detector(base).save(out, {"training": {**about, **more}})
+    page = fit_sheet(fitted, kept.x, kept.rows.tolist(), {**about, **more}, "fit.json")
+    write_sheet(page, out / "fit.html")
     tell(
-        f"{method} on {len(images)} images, {fitted.learner.epochs} epochs; "
+        f"{about['method']} on {len(kept.x)} images, {fitted.learner.epochs} epochs; "
         f"{len(rejected)} rejected"
     )
-    cautions = {one.warning for one in fitted.premises.values() if one and one.warning}
-    for caution in cautions:
+    for caution in warnings_of(fitted):
         tell(f"caution: {caution}")
-    tell(f"stored in {out}")
+    return more
 
 
 @app.command("score")
@@ -140,7 +151,7 @@ def score(
     size: Annotated[
         int | None, typer.Option(min=1, help="Shrink images to so many pixels.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where scores.json and the pictures go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where record, page and pictures go.")] = Path(
         "runs/anomaly-scores"
     ),
     device: options.Device = None,
@@ -148,59 +159,83 @@ def score(
 ) -> None:
     """Score images: higher is more suspicious, above 0 is an anomaly.
 
-    Writes scores.json, scores.png and, of an autoencoder, heat-maps.png of the most suspicious.
+    Writes scores.json, scores.html and its pictures as PNG and SVG: a histogram and, of an
+    autoencoder, heat maps of the most suspicious images.
     With the normal classes named by --normal, all others count as anomalies, and the AUROC and the
     balanced accuracy are told.
     """
     found = load_data(data, data_dir=data_dir, split=split)
     found = found if n is None else found.take(n)
-    truth = None if not normal else ~_mask(found, normal)
-    detector: Detector | Baseline
-    detector = load_baseline(model) if (model / FILE).exists() else load(model)
+    truth = mask(found, normal).logical_not() if normal else None
     there = options.device_of(device)
-    if isinstance(detector, Detector):
-        detector.network.to(there)
-    x = _sized(found, size).to(there)
+    detector = _stored(model, there)
+    x = pick(found, size=size).x.to(there)
     suspicion = detector.suspicion(x).cpu()
-    content: dict[str, object] = {
-        "schema": SCHEMA, "model": str(model), "data": data, "split": split, "n": len(found),
-        "command": options.command_line(), "suspicion": suspicion.tolist(),
-        "anomaly": (suspicion > 0).tolist(),
+    judged = None if truth is None else _told(detector, x, suspicion, truth)
+    about = {
+        "model": str(model), "data": data, "data_sha256": found.sha256, "split": split,
+        "n": len(found), "versions": versions(), "command": options.command_line(),
     }  # fmt: skip
+    content = {
+        "schema": SCHEMA, **about, "suspicion": suspicion.tolist(),
+        "anomaly": (suspicion > 0).tolist(), **_details(detector, x),
+        **({} if judged is None else {"told": asdict(judged)}),
+    }  # fmt: skip
+    _write(out / "scores.json", content)
+    shown = _most(detector, x, suspicion)
+    page = score_sheet(suspicion, about, "scores.json", truth, judged, shown)
+    write_sheet(page, out / "scores.html")
     tell(f"{int((suspicion > 0).sum())} of {len(found)} images are anomalies")
-    if isinstance(detector, Detector):
-        scores = detector.scores(x)
-        content |= {"error": scores.error.tolist(), "likelihood": scores.likelihood.tolist()}
-        order = suspicion.argsort(descending=True)[:SHOWN]
-        titles = [f"{row}: {suspicion[row]:.1f}" for row in order.tolist()]
-        chosen = x[order.to(there)]
-        save(draw_heat_maps(chosen, detector.heat_maps(chosen), titles), out / "heat-maps.png")
-    if truth is not None:
-        content |= _told(detector, x, suspicion, truth)
-    kinds = (suspicion, suspicion[:0]) if truth is None else (suspicion[~truth], suspicion[truth])
-    write(out / "scores.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    save(draw_scores(kinds[0].tolist(), kinds[1].tolist(), "suspicion", 0.0), out / "scores.png")
+    if judged is not None:
+        tell(
+            f"AUROC {judged.auroc:.3f} ({judged.ci95[0]:.3f} to {judged.ci95[1]:.3f}); anomalies "
+            f"found {100 * judged.found:.1f} %, normal images left alone "
+            f"{100 * judged.left_alone:.1f} %, balanced accuracy {100 * judged.balanced:.1f} %"
+        )
     tell(f"stored in {out}")
 
 
-def _told(
-    detector: Detector | Baseline, x: Tensor, suspicion: Tensor, truth: Tensor
-) -> dict[str, object]:
-    """How well the kinds are told apart, said and answered."""
-    area = auroc(suspicion, truth)
-    flags = suspicion > 0
-    rates = float(flags[truth].float().mean()), 1 - float(flags[~truth].float().mean())
-    balanced = sum(rates) / 2
-    tell(
-        f"AUROC {area:.3f}; anomalies found {100 * rates[0]:.1f} %, normal images left alone "
-        f"{100 * rates[1]:.1f} %, balanced accuracy {100 * balanced:.1f} %"
-    )
+def _stored(folder: Path, device: torch.device) -> Detector | Baseline:
+    """Raises FileError."""
+    return load_baseline(folder) if (folder / FILE).exists() else load(folder, device)
+
+
+def _told(detector: Detector | Baseline, x: Tensor, suspicion: Tensor, truth: Tensor) -> Told:
     if isinstance(detector, Detector):
         scores = detector.scores(x)
-        return {"told": asdict(told_apart(scores, truth.to(scores.error.device), detector.rule))}
+        return told_apart(scores, truth.to(scores.error.device), detector.rule)
+    return told(suspicion, truth)
+
+
+def _details(detector: Detector | Baseline, x: Tensor) -> dict[str, Any]:
+    """Both scores of an autoencoder, and its thresholds."""
+    if not isinstance(detector, Detector):
+        return {"threshold": detector.threshold}
+    scores = detector.scores(x)
     return {
-        "told": {"found": rates[0], "left_alone": rates[1], "balanced": balanced, "auroc": area}
-    }
+        "error": scores.error.tolist(), "likelihood": scores.likelihood.tolist(),
+        "rule": asdict(detector.rule),
+    }  # fmt: skip
+
+
+def _most(
+    detector: Detector | Baseline, x: Tensor, suspicion: Tensor
+) -> tuple[Tensor, Tensor, list[int]] | None:
+    """The most suspicious images, their heat maps and rows; none of a baseline."""
+    if not isinstance(detector, Detector):
+        return None
+    order = suspicion.argsort(descending=True)[:SHOWN]
+    chosen = x[order.to(x.device)]
+    return chosen, detector.heat_maps(chosen), order.tolist()
+
+
+def _setting(
+    method: str, network: str, latent: int | None, width: int, batch_size: int, lr: float, seed: int
+) -> Setting:
+    adversarial = method in ("adversarial", "itsr")
+    some = latent or (2 if adversarial else 32)
+    how = Architecture(_kind(network), some, width, batch_norm=adversarial)
+    return Setting(how, adversarial, batch_size, lr, seed)
 
 
 def _method(name: str, epochs: int, share: float) -> Method:
@@ -221,47 +256,12 @@ def _kind(name: str) -> Kind:
     return kinds[name]
 
 
-def _mask(found: Dataset, classes: str) -> Tensor:
-    """Which images are of these classes: (N,), bool; raises UnknownName."""
-    labels = []
-    for word in classes.split(","):
-        name = word.strip()
-        if name in found.classes:
-            labels.append(found.classes.index(name))
-        elif name.isdigit() and int(name) < len(found.classes):
-            labels.append(int(name))
-        else:
-            raise unknown("class", name, found.classes)
-    return torch.isin(found.y, torch.tensor(labels))
-
-
-def _chosen(found: Dataset, classes: str) -> Dataset:
-    if not classes:
-        return found
-    rows = _mask(found, classes).nonzero()[:, 0]
-    return found.subset(rows)
-
-
-def _sized(found: Dataset, size: int | None) -> Tensor:
-    return found.x if size is None else shrunk(found.x, size)
-
-
-def _cut(x: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Images for training, and those held out, chosen by the seed."""
-    if not 0 <= share <= 0.5:
-        raise InputError(f"--hold-out {share:g}", "a share from 0 to 0.5", "try 0.2")
-    held = round(share * len(x))
-    if not held:
-        return x, None
-    if held < 2 or len(x) - held < 2:
-        given = f"{len(x)} images, {held} of them held out"
-        raise InputError(given, "2 or more in each part", "give more images, or --hold-out 0")
-    order = permutation(len(x), seed, "held out")
-    return x[order[held:]], x[order[:held]]
-
-
 def _free(out: Path, resume: bool) -> None:
     taken = [f for f in (FILE, CHECKPOINT, "model.safetensors") if (out / f).exists()]
     if taken and not resume:
         given = f"{out}, which holds {taken[0]}"
         raise FileError(given, "a new folder", "add --resume, or choose another --out")
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,11 +22,13 @@ from torchproof.cli.inputs import network_and_data
 from torchproof.cli.options import console, tell
 from torchproof.concept import Concept, Margin, Plan, layer_names, read_pictures
 from torchproof.concept import concepts as look
+from torchproof.core import keys
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.files import write
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate.versions import versions
-from torchproof.report.concept_plots import draw, draw_images
+from torchproof.report.concept_sheet import concept_sheet
+from torchproof.report.sheet import write_sheet
 
 SCHEMA = "torchproof.concepts/1"
 FILE = "concepts.json"
@@ -61,7 +64,10 @@ def concepts(
     noise: Annotated[int, typer.Option(help="Gram-Schmidt random concepts to add.", min=0)] = 0,
     n: Annotated[int | None, typer.Option("--n", "--first", help="Test images.", min=2)] = None,
     most: Annotated[int, typer.Option(help="Random images taken from their set.", min=3)] = 1000,
-    out: Annotated[Path, typer.Option(help="Where record and pictures go.")] = Path(
+    captum: Annotated[
+        bool, typer.Option("--captum", help="Set captum's TCAV beside ours (extra concepts).")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Where record, page and pictures go.")] = Path(
         "runs/concepts"
     ),
     seed: options.Seed = 0,
@@ -72,8 +78,8 @@ def concepts(
     """Find a concept in a layer: concept vectors (CAV, A-CAV), the classes that depend on them
     (TCAV), the images that show them most.
 
-    Writes concepts.json, vector.npz, quality.png and images.png. Exit code 1 where a classifier
-    marks most random images, so that its recall says nothing.
+    Writes concepts.json, vector.npz, concepts.html and its pictures as PNG and SVG. Exit code 1
+    where a classifier marks most random images, so that its recall says nothing.
     """
     loaded, test = network_and_data(model, data, data_dir, device, n)
     if layer == "?":
@@ -83,16 +89,18 @@ def concepts(
     margin = Margin(eps, side)  # type: ignore[arg-type]  # checked there
     plan = Plan(draws=draws, n=per_draw, margin=margin, noise=noise, seed=seed)
     rows = _images(concept, data, test, data_dir)
-    pool = _pool(random, concept, data, test, data_dir)[:most]
+    pool = _pool(random, concept, data, test, data_dir)
+    pool = pool[keys.permutation(len(pool), seed, "pool")[:most]]  # sets may be sorted by class
     targets = _targets(target, test)
     found = look(loaded.model, layer, rows, pool, test.x, test.y, targets, plan,
-                 batch_size=batch_size)  # fmt: skip
+                 batch_size=batch_size, captum=captum)  # fmt: skip
     about = {"model": loaded.name, "model_sha256": loaded.sha256, "concept": concept,
              "random": random or f"{data} (train)", "data": data, "data_sha256": test.sha256,
              "versions": versions(), "command": options.command_line()}  # fmt: skip
     _store(found, about, out)
     title = f"{concept} in {layer} of {loaded.name}"
-    _pictures(found, test, title, out)
+    page = concept_sheet(found, test.x, test.y, test.classes, title, about, FILE)
+    write_sheet(page, out / "concepts.html")
     _show(found, test.classes, title, out)
 
 
@@ -169,19 +177,6 @@ def _store(found: Concept, about: dict[str, Any], out: Path) -> None:
     write(out / "vector.npz", packed.getvalue())
 
 
-def _pictures(found: Concept, test: Dataset, title: str, out: Path) -> None:
-    labels = {
-        shown.row: test.classes[int(test.y[shown.row])] for shown in (*found.most, *found.least)
-    }
-    drawn = {"quality.png": draw(found, test.classes, title)}
-    if found.most:
-        drawn["images.png"] = draw_images(test.x, found.most, found.least, labels, title)
-    for name, figure in drawn.items():
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
-        write(out / name, png.getvalue())
-
-
 def _show(found: Concept, classes: tuple[str, ...], title: str, out: Path) -> None:
     console.print(
         f"{escape(title)}: {found.n_concept} concept and {found.n_random} random images per draw, "
@@ -196,14 +191,20 @@ def _show(found: Concept, classes: tuple[str, ...], title: str, out: Path) -> No
         ))  # fmt: skip
     console.print(table)
     if found.tcav:
-        scores = Table("class", "n", "TCAV", "p", "TCAV of A-CAV", "p")
-        for one, other in zip(found.tcav, found.tcav_adversarial, strict=True):
-            scores.add_row(
-                escape(classes[one.target]), str(one.n), f"{one.score:.2f}", f"{one.p:.2g}",
-                f"{other.score:.2f}", f"{other.p:.2g}",
-            )  # fmt: skip
-        console.print(scores)
+        console.print(_scores(found, classes))
     for line in found.cautions:
         tell(f"beware: {line}")
     tell(f"stored in {out}")
     raise typer.Exit(1 if any(way.unreliable for way in found.ways) else 0)
+
+
+def _scores(found: Concept, classes: tuple[str, ...]) -> Table:
+    columns = ("class", "n", "TCAV", "p", "TCAV of A-CAV", "p")
+    theirs = {one.target: f"{statistics.fmean(one.scores):.2f}" for one in found.captum}
+    table = Table(*columns, *(["captum"] if theirs else []))
+    for one, other in zip(found.tcav, found.tcav_adversarial, strict=True):
+        table.add_row(
+            escape(classes[one.target]), str(one.n), f"{one.score:.2f}", f"{one.p:.2g}",
+            f"{other.score:.2f}", f"{other.p:.2g}", *([theirs[one.target]] if theirs else []),
+        )  # fmt: skip
+    return table

@@ -10,6 +10,7 @@ from torchproof.concept.draws import Examined, Halves, draw, draw_random, examin
 from torchproof.concept.gram_schmidt import random_concepts, residuals, span
 from torchproof.concept.pictures import read_pictures
 from torchproof.concept.quality import Quality, Spread, margin_of, quality, spread
+from torchproof.concept.reference import Reference, captum_tcav
 from torchproof.concept.tcav import Tcav, tcav
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "Margin",
     "Plan",
     "Quality",
+    "Reference",
     "Shown",
     "Spread",
     "Tcav",
     "a_cav",
     "activations",
     "average",
+    "captum_tcav",
     "cav",
     "concepts",
     "derivatives",

@@ -5,7 +5,7 @@ Activations are flattened: (N, D) for a layer that answers (N, ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from torchproof.attack.untouched import home, untouched
 from torchproof.core.checks import check_images
-from torchproof.core.errors import InputError, ModelError, unknown
+from torchproof.core.errors import InputError, ModelError
+from torchproof.nn.taps import tapped
 
 BATCH = 64
 
@@ -54,9 +55,8 @@ def activations(model: nn.Module, x: Tensor, layer: str, batch_size: int = BATCH
     found = []
     with untouched(model), torch.no_grad():
         for part in torch.split(x, batch_size):
-            with _told(model, layer, len(part), torch.clone) as told:
-                model(part.to(home(model)))
-            found.append(told[0].flatten(1).cpu())
+            _, (answer,) = tapped(model, part.to(home(model)), (layer,))
+            found.append(answer.flatten(1).cpu())
     return torch.cat(found)
 
 
@@ -96,11 +96,8 @@ def derivatives(
 
 
 def _gradient(model: nn.Module, x: Tensor, classes: Tensor, layer: str) -> Tensor:
-    def leaf(out: Tensor) -> Tensor:
-        return out.detach().clone().requires_grad_()
-
-    with torch.enable_grad(), _told(model, layer, len(x), leaf) as told:
-        logits = model(x)
+    with torch.enable_grad(), _cut(model, layer):
+        logits, (answer,) = tapped(model, x, (layer,))
     if logits.ndim != 2 or len(logits) != len(x):
         given = f"logits of shape {tuple(logits.shape)} for {len(x)} images"
         raise ModelError(given, "logits (B, K)", "give a classifier")
@@ -112,7 +109,7 @@ def _gradient(model: nn.Module, x: Tensor, classes: Tensor, layer: str) -> Tenso
     if not chosen.requires_grad:
         given = f"layer {layer!r}, on which no logit depends"
         raise ModelError(given, "a layer that the logits depend on", remedy)
-    (gradient,) = torch.autograd.grad(chosen, told[0], allow_unused=True)
+    (gradient,) = torch.autograd.grad(chosen, answer, allow_unused=True)
     if gradient is None:
         given = f"layer {layer!r}, whose answer the logits do not use"
         raise ModelError(given, "a layer that the logits depend on", remedy)
@@ -120,40 +117,22 @@ def _gradient(model: nn.Module, x: Tensor, classes: Tensor, layer: str) -> Tenso
 
 
 @contextmanager
-def _told(
-    model: nn.Module, layer: str, rows: int, keep: Callable[[Tensor], Tensor]
-) -> Iterator[list[Tensor]]:
-    """keep(answer) of the layer in the forward pass inside; the network goes on with a copy of it,
-    so that what follows may write in place.
-    """
-    known = dict(model.named_modules())
-    if layer not in known or not layer:
-        raise unknown("layer", layer, [name for name in known if name])
-    told: list[Tensor] = []
-    seen: list[object] = []
+def _cut(model: nn.Module, layer: str) -> Iterator[None]:
+    """The layer answers with a leaf of the graph: what comes before it is not differentiated."""
 
-    def after(module: nn.Module, args: object, out: object) -> object:
-        seen.append(out)
-        if not isinstance(out, Tensor) or not _rows(out, rows):
-            return None
-        told.append(keep(out))
-        return told[-1].clone()
+    def leaf(module: nn.Module, args: object, out: object) -> object:
+        if isinstance(out, Tensor) and out.is_floating_point():
+            return out.detach().clone().requires_grad_()
+        return None
 
-    hook = known[layer].register_forward_hook(after)
+    module = dict(model.named_modules()).get(layer)
+    hook = None if module is None else module.register_forward_hook(leaf)
     try:
-        yield told
+        yield
     finally:
-        hook.remove()
-    if len(seen) != 1 or len(told) != 1:
-        how = f"answers {len(seen)} times" if len(seen) != 1 else f"answers with {_kind(seen[0])}"
-        remedy = "choose another layer; `layer_names` lists those that can be asked about"
-        given = f"layer {layer!r}, which {how}"
-        raise ModelError(given, f"one float tensor of {rows} rows, once", remedy)
+        if hook is not None:
+            hook.remove()
 
 
 def _rows(out: object, rows: int) -> bool:
     return isinstance(out, Tensor) and out.is_floating_point() and out.shape[:1] == (rows,)
-
-
-def _kind(out: object) -> str:
-    return f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import SGDClassifier
 from torch import Tensor
 
 from torchproof.core import keys
@@ -54,6 +53,8 @@ def cav(concept: Tensor, random: Tensor, alpha: float = 0.01, seed: int = 0) -> 
 
     The penalty, and so the vector, depends on the unit of the activations; see `unit_of`.
     """
+    from sklearn.linear_model import SGDClassifier  # slow to load
+
     a, y = both(concept, random)
     made = SGDClassifier(
         loss="hinge", alpha=alpha, max_iter=1000, tol=1e-3,

@@ -24,6 +24,7 @@ from torchproof.concept.draws import (
     ways,
 )
 from torchproof.concept.quality import cautions
+from torchproof.concept.reference import Reference, references
 from torchproof.concept.tcav import Tcav, tcav
 from torchproof.core.errors import InputError
 
@@ -66,7 +67,7 @@ class Concept:
     at random: per draw) and held out; unit: root mean square of the activations; ways: plain CAV,
     logistic regression, A-CAV; tcav: of the plain vectors (Kim et al. 2018), tcav_adversarial of
     those of A-CAV; most, least: images by the averaged A-CAV, the strongest first; vector, bias: of
-    that, for activations divided by `unit`.
+    that, for activations divided by `unit`; captum: its TCAV of the same classes, if asked for.
     """
 
     layer: str
@@ -85,18 +86,19 @@ class Concept:
     vector: tuple[float, ...]
     bias: float
     cautions: tuple[str, ...]
+    captum: tuple[Reference, ...] = ()
 
 
 def concepts(
     model: nn.Module, layer: str, concept: Tensor, random: Tensor, images: Tensor,
     labels: Tensor, targets: Sequence[int] = (), plan: Plan | None = None, shown: int = 8,
-    batch_size: int = BATCH,
+    batch_size: int = BATCH, captum: bool = False,
 ) -> Concept:  # fmt: skip
     """The concept of images `concept` (N, C, H, W) against `random` (M, C, H, W) in this layer.
 
     images, labels: of the network's own data, which are ranked, and those of each class of
-    `targets` asked for its TCAV score. Raises InputError for too few images, or for a target
-    without any; and what `activations` and `tcav` raise.
+    `targets` asked for its TCAV score; captum: ask that package too. Raises InputError for too few
+    images, or for a target without any; and what `activations`, `tcav` and `captum_tcav` raise.
     """
     plan = Plan() if plan is None else plan
     missing = [k for k in targets if not bool((labels == k).any())]
@@ -108,13 +110,16 @@ def concepts(
     n = min(len(halves.concept), len(halves.pool)) if plan.n is None else plan.n
     made = draw(halves, ways(plan.margin, plan.decay, plan.noise), plan.draws, n, plan.seed)
     apart = draw_random(halves, plan.draws, n, plan.seed)
+    asked = [(images[labels == k], k) for k in targets]
     scores = {
         name: tuple(
-            tcav(model, images[labels == k], k, layer, made[name], apart, len(targets), batch_size)
-            for k in targets
+            tcav(model, x, k, layer, made[name], apart, len(targets), batch_size) for x, k in asked
         )
         for name in (PLAIN, ADVERSARIAL)
     }
+    theirs = references(
+        model, layer, (concept, random), halves, made[PLAIN], asked, n, plan.seed
+    ) if captum else ()  # fmt: skip
     found, whole = examine(halves, made, plan.group), average(made[ADVERSARIAL])
     most, least = ranked(model, layer, images, whole, halves.unit, shown, batch_size)
     return Concept(
@@ -122,7 +127,8 @@ def concepts(
         n_concept_held=len(halves.concept_held), n_random=n,
         n_random_held=len(halves.pool_held), unit=halves.unit, plan=plan, ways=found,
         tcav=scores[PLAIN], tcav_adversarial=scores[ADVERSARIAL], most=most, least=least,
-        vector=tuple(whole.vector.tolist()), bias=whole.bias, cautions=_said(found, halves),
+        vector=tuple(whole.vector.tolist()), bias=whole.bias,
+        cautions=_said(found, halves, scores[PLAIN]), captum=theirs,
     )  # fmt: skip
 
 
@@ -140,9 +146,14 @@ def ranked(
     return tuple(order[:count]), tuple(order[: -count - 1 : -1])
 
 
-def _said(found: Sequence[Examined], halves: Halves) -> tuple[str, ...]:
+def _said(found: Sequence[Examined], halves: Halves, scores: Sequence[Tcav]) -> tuple[str, ...]:
     told = [line for way in found for line in cautions(way.name, way.spread)]
     for name, rows in (("concept", halves.concept_held), ("random", halves.pool_held)):
         if len(rows) < FEW:
             told.append(f"only {len(rows)} {name} images are held out: shares are coarse")
+    if scores and all(score in (0, 1) for one in scores for score in one.scores):
+        told.append(
+            "every TCAV score is 0 or 1: all images of a class agree, as in a layer after which "
+            "the network is linear, so that a score says no more than the sign of one product"
+        )
     return tuple(told)

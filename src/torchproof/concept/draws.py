@@ -27,7 +27,8 @@ PLAIN, LOGISTIC, ADVERSARIAL = "CAV", "CAV, logistic", "A-CAV"
 @dataclass(frozen=True, eq=False)
 class Halves:
     """Activations, divided by `unit`, of the images trained with and of those held out, of the
-    concept (N, D) and of the pool of random images (M, D).
+    concept (N, D) and of the pool of random images (M, D); *_rows (N,), (M,): which of the images
+    given are trained with.
     """
 
     concept: Tensor
@@ -35,6 +36,8 @@ class Halves:
     concept_held: Tensor
     pool_held: Tensor
     unit: float
+    concept_rows: Tensor
+    pool_rows: Tensor
 
     @classmethod
     def of(cls, concept: Tensor, pool: Tensor, held_out: float = 1 / 3, seed: int = 0) -> Halves:
@@ -43,25 +46,33 @@ class Halves:
         """
         if not 0 < held_out < 1:
             raise InputError(f"held_out = {held_out}", "a share in (0, 1)", "a third is usual")
-        parts = []
+        kept, parts = [], []
         for name, rows in (("concept", concept), ("random", pool)):
             count = max(1, round(held_out * len(rows)))
             if len(rows) - count < LEAST:
                 given = f"{len(rows)} {name} images"
                 raise InputError(given, f"at least {LEAST + 1}", "give more images")
             order = keys.permutation(len(rows), seed, name)
+            kept.append(order[count:])
             parts.append((rows[order[count:]].double(), rows[order[:count]].double()))
         (up, up_held), (down, down_held) = parts
         unit = unit_of(up, down)
-        return cls(up / unit, down / unit, up_held / unit, down_held / unit, unit)
+        return cls(up / unit, down / unit, up_held / unit, down_held / unit, unit, *kept)
 
     def drawn(self, n: int, *key: int | str) -> Tensor:
         """n rows of the pool without repetition; raises InputError for more than it has."""
+        return self.pool[self._chosen(n, *key)]
+
+    def drawn_images(self, n: int, *key: int | str) -> Tensor:
+        """(n,) which of the random images given those rows are of."""
+        return self.pool_rows[self._chosen(n, *key)]
+
+    def _chosen(self, n: int, *key: int | str) -> Tensor:
         if not LEAST <= n <= len(self.pool):
             given = f"{n} random images per draw"
             expected = f"{LEAST} to {len(self.pool)}, the pool without what is held out"
             raise InputError(given, expected, "ask for fewer, or give more images")
-        return self.pool[keys.permutation(len(self.pool), *key, "draw")[:n]]
+        return keys.permutation(len(self.pool), *key, "draw")[:n]
 
 
 @dataclass(frozen=True)

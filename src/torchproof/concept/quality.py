@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from torchproof.concept.cav import Cav
 from torchproof.core.errors import InputError
+from torchproof.core.ranking import auroc
 
 SUSPECT = 0.5  # of the false-positive rate
 
@@ -49,9 +49,8 @@ def quality(cav: Cav, concept: Tensor, random: Tensor) -> Quality:
         given = f"{len(concept)} concept and {len(random)} random images held out"
         raise InputError(given, "at least one of each", "hold out a larger share")
     up, down = cav.score(concept), cav.score(random)
-    labels = [1] * len(up) + [0] * len(down)
-    area = float(roc_auc_score(labels, [*up.tolist(), *down.tolist()]))
-    return Quality(float((up > 0).double().mean()), float((down > 0).double().mean()), area)
+    recall, spent = (float((side > 0).double().mean()) for side in (up, down))
+    return Quality(recall, spent, auroc(down, up))
 
 
 def margin_of(cav: Cav, concept: Tensor) -> float:

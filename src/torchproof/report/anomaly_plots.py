@@ -67,17 +67,18 @@ def curves_on(
 
 @plainly
 def draw_scores(
-    normal: Sequence[float], anomalous: Sequence[float], what: str, threshold: float | None = None
-) -> Figure:
+    normal: Sequence[float], anomalous: Sequence[float], what: str,
+    threshold: float | None = None, names: tuple[str, str] = ("normal", "outliers"),
+) -> Figure:  # fmt: skip
     """Two histograms of one score as shares of their kind, and the threshold."""
     figure = blank(6.0, 3.6)
-    scores_on(figure.add_subplot(), normal, anomalous, what, threshold)
+    scores_on(figure.add_subplot(), normal, anomalous, what, threshold, names)
     return figure
 
 
 def scores_on(
     axes: Axes, normal: Sequence[float], anomalous: Sequence[float], what: str,
-    threshold: float | None = None,
+    threshold: float | None = None, names: tuple[str, str] = ("normal", "outliers"),
 ) -> None:  # fmt: skip
     """`draw_scores` into axes of a larger picture. Anomalous may be empty: kinds not known."""
     every = np.asarray([*normal, *anomalous], dtype=float)
@@ -86,8 +87,8 @@ def scores_on(
     low, high = np.quantile(every, (0.0, 0.995))  # a few far ones must not squeeze the others
     edges = np.linspace(low, max(high, low + 1e-9), 31)
     groups = (
-        ("normal" if len(anomalous) else "all", normal, NORMAL),
-        ("outliers", anomalous, ANOMALOUS),
+        (names[0] if len(anomalous) else "all", normal, NORMAL),
+        (names[1], anomalous, ANOMALOUS),
     )
     for name, values, colour in groups:
         if len(values):

@@ -23,6 +23,7 @@ from torchproof.concept import (
     Margin,
     a_cav,
     activations,
+    captum_tcav,
     cav,
     derivatives,
     draw,
@@ -35,7 +36,6 @@ from torchproof.concept.draws import Way as Trained
 from torchproof.core import keys
 from torchproof.core.errors import FileError, MissingExtra
 from torchproof.core.files import write
-from torchproof.reproduce.a_cav_captum import captum_tcav
 from torchproof.reproduce.a_cav_figures import (
     ADVERSARIAL,
     COMBINED,
@@ -249,10 +249,11 @@ class Bench:
     ) -> list[tuple[float, Cav]]:
         """By draw; nothing where captum is not installed."""
         try:
-            return [
-                captum_tcav(self.subject.model, layer, up, rows, x, target, seed)
+            both = [
+                captum_tcav(self.subject.model, layer, up, rows, [(x, target)], seed)
                 for seed, rows in enumerate(random)
             ]
+            return [(scores[0], vector) for scores, vector in both]
         except MissingExtra as error:
             self.request.say(f"captum's TCAV is not set beside ours, because of: {error.given}")
             return []

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from torchproof.core.errors import InputError
+from torchproof.core.metrics import student
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 PLAIN, LOGISTIC = "CAV (SGD, hinge)", "CAV (logistic)"
@@ -127,7 +127,9 @@ def _of_way(layer: str, way: str, seeds: Sequence[Sequence[Cell]]) -> list[Row]:
     found = row("recall", "recall", lambda cells: mean(cells, way, "recall"))
     found += row("standard deviation of the recall over draws", "std", lambda c: std(c, way))
     found += row("false-positive rate", "fpr", lambda cells: mean(cells, way, "false_positives"))
-    found += row("AUROC", "auroc", lambda cells: mean(cells, way, "auroc"))
+    areas = [mean(cells, way, "auroc") for cells in seeds]
+    ci95 = student(areas, 0.0, 1.0)
+    found.append(Row(what=f"{head}: AUROC", ours=tuple(areas), n=n, unit="", ci95=ci95))
     for name, measure in (("recall", "recall"), ("false-positive rate", "false_positives")):
         found += row(f"{name}, averages", "", lambda c, m=measure: mean(c, way, m, True))  # type: ignore[misc]
     words = "standard deviation of the recall over averages"
@@ -190,6 +192,10 @@ def _told(cells: Sequence[Cell], group: int) -> str:
             f"false positives {mean(cells, way, 'false_positives'):.1%}, "
             f"AUROC {mean(cells, way, 'auroc'):.3f}"
         )
+    more = {m: mean(cells, ADVERSARIAL, m) - mean(cells, LOGISTIC, m) for m in MEASURES}
+    text.append(f"what the margin alone does: recall {100 * more['recall']:+.1f} points, false "
+                f"positives {100 * more['false_positives']:+.1f} points, "
+                f"AUROC {more['auroc']:+.3f}")  # fmt: skip
     single, averaged = std(cells, COMBINED), std(cells, COMBINED, averaged=True)
     text.append(f"recall no lower and deviation no larger on {holds[0]} and {holds[1]} of "
                 f"{len(names)} concepts (against hinge and logistic)")  # fmt: skip
@@ -198,21 +204,20 @@ def _told(cells: Sequence[Cell], group: int) -> str:
     return ", ".join(text)
 
 
+@plainly
 def picture(cells: Sequence[Cell]) -> bytes:
     """Per layer: means and deviations of all ways; recall of each concept by four of them (PNG)."""
     if not cells:
         raise InputError("no figures", "at least one cell", "measure first")
     layers = layers_of(cells)
-    figure = Figure(figsize=(7.2 * len(layers), 9.4), layout="constrained")
+    figure = blank(7.2 * len(layers), 9.4)
     panels = figure.subplots(2, len(layers), squeeze=False, height_ratios=(2.2, 1))
     for column, layer in enumerate(layers):
         mine = [cell for cell in cells if cell.layer == layer]
         _bars(panels[0][column], mine, column == 0)
         _by_concept(panels[1][column], mine, column == 0)
         panels[0][column].set_title(f"layer {layer}", fontsize=11, pad=24)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()
+    return content(figure, dpi=130)
 
 
 def _bars(axes: Axes, cells: Sequence[Cell], first: bool) -> None:

@@ -15,7 +15,7 @@ from torchproof import data as sets
 from torchproof.anomaly.baselines import BASELINES, fit_baseline
 from torchproof.anomaly.contamination import Contaminated, Sizes, contaminate, shrunk
 from torchproof.anomaly.detector import load
-from torchproof.anomaly.figures import auroc, told_apart
+from torchproof.anomaly.figures import told_apart
 from torchproof.anomaly.fit import Fitted, fit
 from torchproof.anomaly.itsr import ITSR
 from torchproof.anomaly.learner import Learner, Setting
@@ -23,6 +23,7 @@ from torchproof.anomaly.networks import Architecture
 from torchproof.anomaly.rejection import EarlyRejection, Oracle
 from torchproof.anomaly.scores import rule_from, scores
 from torchproof.anomaly.stages import Method, Plain
+from torchproof.core.ranking import auroc
 from torchproof.report.anomaly_plots import draw_heat_maps
 from torchproof.report.pictures import save
 from torchproof.reproduce.anomaly_figures import (
@@ -48,6 +49,7 @@ CLAIM = (
     "rejecting suspects during training prevents it"
 )
 TILES = "npz:magnetic_tile.npz"
+CLASSES = {"mnist": ("0", "2"), "fashion-mnist": ("T-shirt/top", "Pullover")}  # normal, outlier
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,17 @@ _MARKS = (5, 15, 50, 150)
 
 
 def parts_of(request: Request) -> tuple[Part, ...]:
-    """MNIST and magnetic tiles with defects; the bundled digits where they are not there. At scale
-    paper Fashion-MNIST as well, and the published networks and epochs.
+    """MNIST, Fashion-MNIST and magnetic tiles with defects; the bundled digits where they are not
+    there. At scale paper with the published networks and epochs.
     """
-    paper = request.scale == "paper"
-    names = ("mnist", "fashion-mnist", TILES) if paper else ("mnist", TILES)
+    paper, names = request.scale == "paper", ("mnist", "fashion-mnist", TILES)
     return tuple((_paper if paper else _small)(name) for name in at_hand(names, request))
 
 
 def _small(name: str) -> Part:
-    if name == "mnist":
+    if name in CLASSES:
         sizes = Sizes(680, 100, 200)
-        return Part(name, "test", "0", "2", sizes, 28, 200, _MARKS, 15, 150, SMALL)
+        return Part(name, "test", *CLASSES[name], sizes, 28, 200, _MARKS, 15, 150, SMALL)
     if name == TILES:
         sizes = Sizes(600, 120, 200)
         return Part(name, "all", "MT_Free", None, sizes, 32, 200, _MARKS, 15, 150, SMALL)
@@ -113,9 +114,8 @@ def _paper(name: str) -> Part:
         return Part(name, "all", "MT_Free", None, sizes, 64, 1000, marks, 400, 4000, ITSR())
     if name == "digits":
         return _small(name)
-    normal, outlier = ("0", "2") if name == "mnist" else ("T-shirt/top", "Pullover")
     sizes, long = Sizes(4900, 400, 500), ITSR(retrain=1000 if name == "mnist" else 500)
-    return Part(name, "train", normal, outlier, sizes, 28, 1000, marks, 400, 4000, long)
+    return Part(name, "train", *CLASSES[name], sizes, 28, 1000, marks, 400, 4000, long)
 
 
 def anomaly_experiment(request: Request) -> Outcome:
@@ -166,7 +166,7 @@ def _measured(request: Request, part: Part) -> Found:
                 runs.append(Run.read(path))
     return Found(
         part.about, part.early, part.late, part.share, tuple(runs), tuple(areas),
-        PUBLISHED if part.data == "mnist" else {},
+        PUBLISHED.get(part.data, {}),
     )  # fmt: skip
 
 
@@ -239,7 +239,8 @@ def _told(
     likelihood = scores(fitted.learner.network, case.x).likelihood
     stages = [weights < 1 for weights in fitted.weights.values()]
     keep = name in (AAE, "ITSR")
-    area = auroc(-likelihood, case.outlier) if case.planted else None
+    normal, outlier = likelihood[~case.outlier], likelihood[case.outlier]
+    area = auroc(-normal, -outlier) if case.planted else None
     return Run(
         method=name, share=share, seed=seed, planted=case.planted, points=tuple(points),
         rejected=tuple(int(stage.sum()) for stage in stages),
@@ -247,8 +248,8 @@ def _told(
         negative=int((fitted.last < 0).sum()),
         negative_true=int(((fitted.last < 0) & case.outlier).sum()),
         latent_area=area if keep else None,
-        likelihood_normal=tuple(likelihood[~case.outlier].tolist()) if keep else (),
-        likelihood_outlier=tuple(likelihood[case.outlier].tolist()) if keep else (),
+        likelihood_normal=tuple(normal.tolist()) if keep else (),
+        likelihood_outlier=tuple(outlier.tolist()) if keep else (),
         contrast=tuple(
             one.error_rejected / one.error_kept for one in fitted.premises.values() if one
         ),
@@ -257,10 +258,10 @@ def _told(
 
 def _baselines(path: Path, case: Contaminated, seed: int) -> Areas:
     if not path.exists():
-        areas = {
-            name: auroc(fit_baseline(name, case.x, seed=seed).suspicion(case.test), case.anomalous)
-            for name in BASELINES
-        }
+        areas = {}
+        for name in BASELINES:
+            suspicion = fit_baseline(name, case.x, seed=seed).suspicion(case.test)
+            areas[name] = auroc(suspicion[~case.anomalous], suspicion[case.anomalous])
         Areas(areas=areas, n=len(case.test)).write(path)
     return Areas.read(path)
 
