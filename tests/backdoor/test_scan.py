@@ -1,11 +1,10 @@
-"""The rule of a bank and the scan: scores by hand, ROC and its interval, files, toy networks with
-and without a backdoor, cautions.
+"""The rule of a bank and the scan: scores by hand, its threshold, files, toy networks with and
+without a backdoor, cautions.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.backdoor.roc import Roc, auroc, auroc_interval, threshold
-from torchproof.backdoor.rule import Origin, Rule, calibrate, class_shares
+from torchproof.backdoor.rule import Origin, Rule, calibrate, class_shares, threshold
 from torchproof.backdoor.scan import NO_BANK, scan
 from torchproof.backdoor.titrate import Setting, Titration, titrate
 from torchproof.core.errors import FileError, InputError
@@ -43,56 +41,21 @@ def bank(seed: int = 0) -> tuple[list[Titration], list[Titration]]:
     return clean, bad
 
 
-# --- ROC -----------------------------------------------------------------------------------------
+# --- the threshold -------------------------------------------------------------------------------
 
 
-def test_auroc_is_the_share_of_ordered_pairs() -> None:
-    assert auroc([0, 1, 2], [1, 3]) == pytest.approx((1 + 0.5 + 3) / 6)
-    assert auroc([5, 6], [1, 2]) == 0 and auroc([1], [1]) == 0.5
-    with pytest.raises(InputError):
-        auroc([], [1.0])
-    with pytest.raises(InputError):
-        auroc([math.nan], [1.0])
-
-
-def test_the_curve_and_the_threshold() -> None:
-    roc = Roc.of([0.0, 1.0, 2.0], [1.5, 3.0])
-    assert roc.thresholds == (math.inf, 3.0, 2.0, 1.5, 1.0, 0.0)
-    assert roc.found == (0, 0.5, 0.5, 1, 1, 1)
-    assert roc.false_alarms == pytest.approx((0, 0, 1 / 3, 1 / 3, 2 / 3, 1))
-    under = sum(
-        (roc.false_alarms[i + 1] - roc.false_alarms[i]) * (roc.found[i + 1] + roc.found[i]) / 2
-        for i in range(5)
-    )
-    assert roc.area == pytest.approx(under)
+def test_the_threshold_is_half_way_below_the_score_that_gains_most() -> None:
     assert threshold([0.0, 1.0, 2.0], [1.5, 3.0]) == 1.25
     assert threshold([0.0, 1.0], [4.0, 5.0]) == 2.5
-
-
-@pytest.mark.parametrize("area", [0.2, 0.5, 0.93, 1.0])
-def test_the_interval_solves_its_equation(area: float) -> None:
-    m, n = 12, 15
-    for end in auroc_interval(area, m, n):
-        if end in (0.0, 1.0):
-            continue
-        q1, q2 = end / (2 - end), 2 * end**2 / (1 + end)
-        # Hanley and McNeil, with the mean of both group sizes in place of each (Newcombe)
-        rest = ((m + n) / 2 - 1) * (q1 - end**2 + q2 - end**2)
-        error = math.sqrt((end * (1 - end) + rest) / (m * n))
-        assert abs(end - area) == pytest.approx(1.959964 * error, rel=1e-4)
-    low, high = auroc_interval(area, m, n)
-    assert low < area <= high and (area < 1 or (low < 0.9 and high == 1))
-
-
-def test_the_interval_covers() -> None:
     g = np.random.default_rng(0)
-    true, hits = 0.5 * math.erfc(-1.5 / 2), 0  # of N(0, 1) and N(1.5, 1)
-    for _ in range(300):
-        clean, trojaned = g.normal(size=12), g.normal(1.5, size=12)
-        area = float((trojaned[:, None] > clean).mean())
-        low, high = auroc_interval(area, 12, 12)
-        hits += low <= true <= high
-    assert hits / 300 > 0.9
+    low, high = g.integers(0, 9, 12).tolist(), g.integers(3, 12, 9).tolist()
+
+    def gain(cut: float) -> float:
+        return sum(s > cut for s in high) / 9 - sum(s > cut for s in low) / 12
+
+    assert gain(threshold(low, high)) == max(gain(cut - 0.5) for cut in range(13))
+    with pytest.raises(InputError):
+        threshold([], [1.0])
 
 
 # --- the rule ------------------------------------------------------------------------------------

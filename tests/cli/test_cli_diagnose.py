@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torchproof.nn import cards, load_model
+
 
 def test_record_pictures_and_page(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -27,6 +29,38 @@ def test_record_pictures_and_page(cli: Callable[..., Any], trained: Path, tmp_pa
     assert page.count("data:image/png;base64,") == 2 and "http" not in page.split("<body>")[1]
     cli(*given).refused("a new folder")
     assert cli(*given, "--resume").code == 0
+
+
+def test_layers_and_checkpoints_are_asked_for_by_their_options(
+    cli: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "steps", tmp_path / "out"
+    model = load_model(str(trained)).model
+    for step in (20, 3):
+        cards.save(model, folder / f"epoch-{step:03}.safetensors")
+    cards.save(model, folder / "last.safetensors")  # no step, left out of the folder
+    given = ("diagnose", trained, "--n", 10, "--n-train", 60, "--only", "titration")
+    answer = cli(*given, "--layers", "net.fc1", "--layers", "net.fc2", "--checkpoints", folder,
+                 "--also", "prunings", "--out", out)  # fmt: skip
+    assert answer.code == 0, answer.words
+    parts = json.loads((out / "diagnosis.json").read_text())["parts"]
+    assert list(parts) == ["titration", "prunings", "layers", "tail-track"]
+    assert [layer["name"] for layer in parts["layers"]["found"]["chain"]] == ["net.fc1", "net.fc2"]
+    assert parts["tail-track"]["found"]["steps"] == [3, 20]
+    for name in parts:
+        assert (out / f"{name}.png").is_file() and (out / f"{name}.svg").is_file()
+
+
+def test_checkpoints_that_cannot_be_meant_are_refused(
+    cli: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    given = ("diagnose", trained, "--out", tmp_path / "out", "--checkpoints")
+    cli(*given, tmp_path).refused("which holds no file such as epoch-010.safetensors")
+    last = trained / "model.safetensors"
+    cli(*given, last).refused("a number in its name")
+    cli(*given, "a3.safetensors", "--checkpoints", "b3.safetensors").refused("different numbers")
+    cli(*given, "a3.safetensors").refused("a3.safetensors")
+    cli("diagnose", trained, "--layers", "fc9", "--out", tmp_path / "b").refused("layer 'fc9'")
 
 
 def test_what_does_not_apply_is_exit_code_1(

@@ -17,6 +17,7 @@ from torchproof.backdoor.titrate import SIGMAS, titrate
 from torchproof.cli import options
 from torchproof.cli.scan import scan
 from torchproof.core.errors import FileError, InputError
+from torchproof.core.ranking import auroc
 from torchproof.data import load
 
 Ask = Callable[..., Result]
@@ -63,7 +64,9 @@ def test_without_a_bank(ask: Ask, bank: Bank, tmp_path: Path) -> None:
     words = " ".join(answer.output.split())
     assert "without a bank of clean networks" in words and "no verdict" in words
     assert f"{100 * curve.share[3]:.2f} %" in words and "noise leads to class" in words
+    assert found["bank"] is None and "AUROC" not in words
     assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "out" / "curve.svg").read_bytes()
 
 
 def test_a_folder_and_then_its_rule(ask: Ask, bank: Bank, tmp_path: Path) -> None:
@@ -82,6 +85,13 @@ def test_a_folder_and_then_its_rule(ask: Ask, bank: Bank, tmp_path: Path) -> Non
     assert second.exit_code == first.exit_code == int(suspected)
     assert suspected == (found["score"] > rule.threshold) and found["cautions"] == []
     assert f"score {found['score']:.2f}, threshold {rule.threshold:.2f}" in second.output
+    area, (low, high) = auroc(rule.clean, rule.trojaned), found["bank"]["auroc_ci95"]
+    assert found["bank"]["auroc"] == area and low <= area <= high and low < high
+    assert (found["bank"]["clean"], found["bank"]["trojaned"]) == (5, 1)
+    assert found["bank"]["network"] == "mlp" and from_folder["bank"] == found["bank"]
+    assert f"AUROC of {area:.2f} ({low:.2f} to {high:.2f})" in " ".join(second.output.split())
+    drawn = (tmp_path / "out" / "curve.svg").read_text()
+    assert "clean networks suspected" in drawn  # the ROC of the bank, beside the curve
     with pytest.raises(InputError, match="leave out --n"):
         raise ask(subject, "--bank", saved, "--n", 70).exception or AssertionError
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import html
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from torchproof.core.errors import FileError, InputError, ResumeError, UnknownNa
 from torchproof.core.fingerprints import fingerprint
 from torchproof.core.threats import parse
 from torchproof.diagnose.diagnosis import Diagnosis, diagnose
-from torchproof.diagnose.parts import PARTS, Images, Part, Sets, Subject
+from torchproof.diagnose.parts import PARTS, USUAL, Part
+from torchproof.diagnose.subject import Images, Sets, Subject
+from torchproof.report.diagnosis import render_diagnosis
 
 
 def subject(seed: int = 0, model: nn.Module | None = None) -> Subject:
@@ -26,25 +29,87 @@ def subject(seed: int = 0, model: nn.Module | None = None) -> Subject:
                    parse("linf:0.05"))  # fmt: skip
 
 
-def test_every_number_is_there_again(tmp_path: Path) -> None:
-    about = subject()
+@dataclass(frozen=True)
+class Whole:
+    """Everything measured of one network, and where it is stored."""
+
+    about: Subject
+    before: str
+    found: Diagnosis
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    plain, out = subject(), tmp_path_factory.mktemp("whole")
+    along = ((3, plain.model), (9, subject(1).model))
+    about = replace(plain, layers=("1", "3"), checkpoints=along)
     before = fingerprint(about.model)
-    found = diagnose(about, about={"model": "m"}, out=tmp_path)
-    assert fingerprint(about.model) == before and about.model.training is False
-    again = Diagnosis.read(tmp_path)
+    how = {"model": "a <b>model</b>", "data": "d", "threat": "t", "command": "c", "versions": {}}
+    return Whole(about, before, diagnose(about, tuple(PARTS), about=how, out=out), out)
+
+
+def test_every_number_is_there_again(whole: Whole) -> None:
+    about, found = whole.about, whole.found
+    assert fingerprint(about.model) == whole.before and about.model.training is False
+    again = Diagnosis.read(whole.out)
     assert again.model_dump_json() == found.model_dump_json()
     assert again.schema_version == "torchproof.diagnosis/1"
-    measured = {**found.parts}
-    assert {*measured, *found.refused} == set(PARTS)
-    assert not found.refused
-    for name, part in measured.items():
+    assert set(found.parts) == set(PARTS) > set(USUAL) and not found.refused
+    for name, part in found.parts.items():
         result = part.result(name)
         assert isinstance(result, PARTS[name].kind)
         assert PARTS[name].reading(result) == part.reading
     x, y = about.sets.test
     assert found.clean_accuracy == float((about.model(x).argmax(1) == y).double().mean())
-    titration = measured["titration"].result("titration")
+    titration = found.parts["titration"].result("titration")
     assert isinstance(titration, Titration) and sum(titration.histogram[0]) == len(x)
+
+
+def test_what_is_measured_when_named(whole: Whole) -> None:
+    about, parts = whole.about, whole.found.parts
+    track, chain = (parts[name].result(name) for name in ("tail-track", "layers"))
+    assert track.steps == (3, 9) and track.tails[0].pooled != track.tails[1].pooled
+    weight = about.model[1].weight.detach().double()  # type: ignore[index]
+    exact = float(torch.linalg.matrix_norm(weight, 2))  # type: ignore[arg-type]
+    first, second = chain.chain
+    assert (first.name, second.name) == ("1", "3")
+    assert 0.98 * exact <= first.attacked <= exact <= first.bound * (1 + 1e-9)
+    curves = parts["prunings"].result("prunings").curves
+    assert [c.by for c in curves] == ["magnitude", "normalised", "random", "perturbation"]
+    assert curves[0] == parts["prunability"].result("prunability")
+    planes = parts["landscape"].result("landscape")
+    middle = len(planes.plane.radii) // 2
+    assert planes.clean_plane.radii == planes.plane.radii
+    assert planes.clean_plane.losses[middle][middle] < planes.plane.losses[middle][middle]
+    with pytest.raises(ResumeError, match="checkpoints"):
+        diagnose(replace(about, checkpoints=()), out=whole.out, resume=True)
+
+
+def test_the_page_shows_every_part(whole: Whole) -> None:
+    page = render_diagnosis(whole.found, whole.out).read_text()
+    assert "a &lt;b&gt;model&lt;/b&gt;" in page and "http" not in page.split("<body>")[1]
+    for name, part in whole.found.parts.items():
+        assert f"<h2>{part.title[0].upper()}{part.title[1:]}</h2>" in page, name
+        assert part.reading.split(";")[0][1:] in html.unescape(page), name
+    drawn = {path.stem for path in whole.out.glob("*.png")}
+    assert drawn == {path.stem for path in whole.out.glob("*.svg")}
+    assert {name.split("-")[0] for name in drawn} >= {n.split("-")[0] for n in PARTS} - {
+        "baselines"
+    }
+    assert page.count("data:image/png;base64,") == len(drawn) == 14
+
+
+def test_layers_and_checkpoints_that_cannot_be_meant() -> None:
+    about = subject()
+    with pytest.raises(UnknownName, match="layer"):
+        replace(about, layers=("fc",))
+    with pytest.raises(InputError, match="each step once"):
+        replace(about, checkpoints=((2, about.model), (1, about.model)))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 9))
+    with pytest.raises(InputError, match="step 4, whose parameters are others"):
+        replace(about, checkpoints=((4, other),))
+    assert "--checkpoints" in diagnose(about, ("tail-track",)).refused["tail-track"]
 
 
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -293,16 +292,3 @@ def test_what_cannot_be_measured_is_refused() -> None:
             Procedure(**more)
     with pytest.raises(InputError):
         of(net, x * 255, y)
-
-
-def test_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = Path(__file__).parents[2] / "docs" / "diagnose" / "flatness.md"
-    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        exec(compile(code, "flatness.md", "exec", dont_inherit=True), {})
-    assert all((tmp_path / name).exists() for name in ("curve.svg", "plane.png", "flatness.png"))
-    assert capsys.readouterr().out.endswith("()\n")

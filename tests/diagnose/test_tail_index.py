@@ -20,9 +20,16 @@ from torchproof.core.errors import InputError, ModelError, UnknownName
 from torchproof.data import load
 from torchproof.diagnose import gradient_noise as noise_module
 from torchproof.diagnose.gradient_noise import gradient_noise, linear_hinge
+from torchproof.diagnose.readings import read_tails
 from torchproof.diagnose.stable import gaussian_reading, group_size, mohammadi, stable
 from torchproof.diagnose.tail_checks import gaussian_share, level
-from torchproof.diagnose.tail_index import _mixed, tail_index, tail_index_over_training, tails
+from torchproof.diagnose.tail_index import (
+    TailIndex,
+    _mixed,
+    tail_index,
+    tail_index_over_training,
+    tails,
+)
 from torchproof.nn.cnn import SmallCNN
 
 P, M = 100, 1500
@@ -194,6 +201,12 @@ def test_unequal_scales_are_told_from_heavy_tails() -> None:
     assert found.standardised.alpha == pytest.approx(2, abs=0.12)
     assert found.per_coordinate.alpha == pytest.approx(2, abs=0.15)
     assert not found.heavy_tailed
+    said = "; ".join(found.because)
+    assert found.filtered.high < 2 and "does not exclude 2" not in said  # the reading alone would
+    for objection in ("divided by its standard deviation", "coordinate by coordinate",
+                      "fits the levelled noise no better than the Gaussian one"):  # fmt: skip
+        assert objection in said
+    assert "a heavy tail is not supported (" in read_tails(TailIndex(found, (), 1))
 
 
 def test_coordinates_that_move_together_are_told_from_heavy_tails() -> None:

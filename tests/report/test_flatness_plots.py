@@ -9,7 +9,7 @@ import pytest
 from torchproof.core.errors import InputError
 from torchproof.diagnose.flatness import Flatness
 from torchproof.diagnose.landscape import Landscape, Plane
-from torchproof.report.flatness_plots import draw_flatness, draw_landscapes, draw_plane
+from torchproof.report.flatness_plots import draw_flatness, draw_landscapes, draw_plane, draw_planes
 from torchproof.report.pictures import save
 
 LINES = Landscape((-1.0, 0.0, 1.0), ((2.0, 1.0, 3.0), (4.0, 1.0, 5.0)))
@@ -37,6 +37,10 @@ def test_curves_show_the_mean_in_a_band() -> None:
     assert steep.axes[0].get_yscale() == "log" and "clean" in steep.axes[0].get_ylabel()
 
 
+def wide_plane(low: float) -> Plane:
+    return Plane(("random", "random"), (-1.0, 1.0), ((low, 9.0), (1.5, 3.0)))
+
+
 def test_planes_name_their_axes_and_mark_the_network() -> None:
     losses = ((2.0, 1.0), (4.0, 3.0))
     figure = draw_plane(Plane(("adversarial", "random"), (-1.0, 1.0), losses), "AT")
@@ -51,6 +55,9 @@ def test_planes_name_their_axes_and_mark_the_network() -> None:
     assert wide.axes[1].get_yscale() == "log"
     even = draw_plane(Plane(("random", "random"), (-1.0, 1.0), ((1.0, 1.0), (1.0, 1.0))))
     assert "1 everywhere" in [t.get_text() for t in even.axes[0].texts]
+    both = draw_planes({"clean": wide_plane(0.1), "attacked": wide_plane(1.0)})
+    titles = [axes.get_title() for axes in both.axes]
+    assert titles[:2] == ["clean", "attacked"] and len(both.axes) == 4
     with pytest.raises(InputError):
         draw_plane(Plane(("random", "random"), (0.0,), ((1.0,),)))
 

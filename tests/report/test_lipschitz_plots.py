@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from torchproof.diagnose.lipschitz import LipschitzCurve
-from torchproof.report.lipschitz_plots import draw
+from torchproof.diagnose.lipschitz import LayerAlpha, Layers, LipschitzCurve
+from torchproof.report.lipschitz_plots import draw, draw_layers
 
 
 def curve(output: str, bound: tuple[float, ...] = (3.0, 3.0, 3.0)) -> LipschitzCurve:
@@ -38,3 +38,16 @@ def test_several_networks_go_into_a_file(kind: str) -> None:
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[0] == "one: gradient ascent" and len(labels) == 6
     assert len(file.getvalue()) > 3000
+
+
+def test_layers_show_what_is_found_and_what_is_known() -> None:
+    chain = (LayerAlpha("conv", 0.5, 0.4, 2.0, 2.5), LayerAlpha("norm", 1.0, 0.3, 0.9, None))
+    (axes,) = draw_layers(Layers(chain, 5)).axes
+    points = {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.lines
+    }
+    assert points["random noise"] == ([0.4, 0.3], [0, 1])
+    assert points["gradient ascent"] == ([2.0, 0.9], [0, 1])
+    assert points["certified bound"] == ([2.5], [0])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["conv", "norm"]

@@ -32,6 +32,7 @@ def test_the_curve_and_mu_are_drawn(found: dict) -> None:  # type: ignore[type-a
     assert tuple(line.get_ydata()) == curve.losses
     assert list(dot.get_xdata()) == [curve.fraction]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert axes.get_ylabel() == "loss on 20 training images, nats"
     assert labels == [f"magnitude: µ = {curve.fraction:.2f}", "allowed loss"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,16 +80,3 @@ def test_layers_and_tracks() -> None:
     (line,) = lines(figure, 0, words)
     assert line.tolist() == pytest.approx(np.array([[0, found().filtered.alpha], [50, 1.25]]))
     assert len(figure.axes[0].collections) == len(READINGS)
-
-
-def test_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = Path(__file__).parents[2] / "docs" / "diagnose" / "tail-index.md"
-    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        exec(compile(code, "tail-index.md", "exec", dont_inherit=True), {})
-    assert all((tmp_path / f"{name}.png").exists() for name in ("track", "tails", "layers"))
-    assert capsys.readouterr().out.startswith("Estimate(alpha=")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
-from torchproof.backdoor.roc import Roc
 from torchproof.backdoor.titrate import Setting, Titration
 from torchproof.core.errors import InputError
 from torchproof.core.metrics import clopper_pearson
+from torchproof.core.ranking import Roc
 from torchproof.report.pictures import save
 from torchproof.report.titration_plots import draw, draw_groups, draw_roc
 
@@ -44,6 +44,14 @@ def test_the_curve_of_one_network() -> None:
     assert image is not None and image.shape == (3, 3)
     assert image[:, 1].tolist() == pytest.approx([0.4, 0.6, 0.0])
     assert [t.get_text() for t in below.get_yticklabels()] == ["ape", "bee", "cat"]
+
+
+def test_the_roc_of_the_bank_stands_beside_the_curve() -> None:
+    figure = draw(curve(5, 20, 40), roc=Roc.of([0.0, 1.0], [0.5, 3.0]))
+    lines = [str(line.get_label()) for axes in figure.axes for line in axes.get_lines()]
+    assert "of all answers (T)" in lines
+    assert any(line.startswith("AUROC: 0.75 (") for line in lines)
+    assert len(figure.axes) == len(draw(curve(5, 20, 40)).axes) + 1
 
 
 def test_many_classes_have_no_names() -> None:

@@ -90,6 +90,9 @@ def test_it_runs_from_end_to_end_and_goes_on(
     assert row.ours == (right / 150,) and row.n == 150
     claimed = (tmp_path / "out" / "request.json").read_text()
     assert str(tmp_path) not in claimed and '"stream": "' in claimed
+    stored = [tmp_path / "out" / "runs" / "table.json", *(tmp_path / "out").rglob("config.json")]
+    assert len(stored) == 5 and "npz:../pseudo.npz" in stored[0].read_text()
+    assert not any(str(tmp_path) in file.read_text() for file in stored)
     with pytest.raises(FileError):  # before anything is trained
         extra_data.extra_data_experiment(request)
     said.clear()

@@ -98,16 +98,20 @@ def test_rank_correlations_and_their_interval() -> None:
 
 
 def test_rows_hold_every_variant_and_what_was_published() -> None:
-    made = {row.what: row for row in rows(cells())}
+    made = {row.what: row for row in rows(cells(), (0.5, 0.003))}
     assert names(cells()) == list(NAMES)
     turned = [
         c.model_copy(update={"loss": abs(c.loss - 1.4) + 1}) if c.epoch else c for c in cells()
     ]
     late = "run that overfits, from its lowest test robust loss on: Spearman, average-case flatness"
-    (row,) = [row for row in rows(turned) if row.what.startswith(late)]
+    (row,) = [row for row in rows(turned, (0.5, 0.003)) if row.what.startswith(late)]
     assert row.ours == pytest.approx((1,) * 3) and row.n == 5 and along(turned, "average")[0] < 0.9
     assert made["AT: average-case flatness, nats"].published == 1.21
     assert made["AT: worst-case flatness, nats"].published == 6.48
+    setting = "ResNet-18, CIFAR-10, linf 8/255, xi = 0.00075; ours at xi = 0.003"
+    assert made["AT: worst-case flatness, nats"].setting == setting
+    decay = made["AT, early stopping: average-case flatness, nats"]
+    assert decay.published is None and decay.known == "– (ours at xi = 0.5)"
     assert made["AT: robust error, test"].ours == pytest.approx((0.4,) * 3)
     assert made["MART: robust-loss gap, nats"].ours == pytest.approx((1.1, 1.11, 1.12))
     end = made["run that overfits, at its end: average-case flatness, nats"]

@@ -35,6 +35,9 @@ def test_it_runs_from_end_to_end_and_resumes(
     what = {row.what: row for row in first.rows}
     name = "Kendall tau with the gap, all 4: norm"
     assert -1 <= what[name].mean <= 1 and what[name].ci95 is not None
+    counts = {row.what.removeprefix("sweep, 2 units: "): row.n for row in first.rows}
+    assert counts["training accuracy"] == 60 and counts["test accuracy"] == 50
+    assert counts[f"{MAGNITUDE} keeps"] == 1  # networks
     still = "Kendall tau with the gap, 2 networks: parameters (does not vary)"
     assert what[still].mean == 0 and what[still].ci95 is None
     assert any(w.startswith(f"Kendall tau with the gap, all 4: {MAGNITUDE}") for w in what)

@@ -46,7 +46,10 @@ ARGUMENTS = {
     "RAT": "steps=1", "BoundaryGuided": "'1', decoding=(1, 9, 0.1)",
     "FastWarmUp": "Ramp(0, 0.9)", "ReLUStability": "Ramp(0, 0.1)",
 }  # fmt: skip
-ALONE = {"JSIGR", "GradAlign", "FirstLayer", "L1", "FastWarmUp", "ReLUStability"}
+ALONE = {
+    "JSIGR", "GradAlign", "FirstLayer", "L1", "FastWarmUp", "ReLUStability", "Parseval",
+    "LaplacianSmoothness",
+}  # fmt: skip
 """Terms, which say too little alone."""
 WRAPPERS: dict[str, Callable[[Method], Method]] = {
     **{name: kind for name, kind in METHODS.items() if issubclass(kind, Wrapper)},
@@ -123,7 +126,8 @@ def network(kind: str) -> nn.Module:
         first = (nn.Flatten(), nn.Linear(16, 6), nn.ReLU())
         if kind == "bounded":
             return nn.Sequential(*first, nn.Linear(6, 3))
-        return nn.Sequential(*first, Talking(), CosineHead(6, 3, 4))
+        second = (nn.Linear(6, 6), nn.ReLU())
+        return nn.Sequential(*first, *second, Talking(), CosineHead(6, 3, 4))
 
 
 def kind_of(made: Method) -> str:

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from torchproof.backdoor.roc import Roc, threshold
 from torchproof.backdoor.titrate import MODERATE, Setting, Titration
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.files import write
+from torchproof.core.ranking import Roc
 
 SCHEMA = "torchproof.scan_rule/1"
 LEAST_CLEAN = 4
@@ -131,6 +131,17 @@ def calibrate(
         first.sigmas, first.setting, band, whole, threshold(alone, theirs), tuple(alone),
         tuple(theirs), origin,
     )  # fmt: skip
+
+
+def threshold(clean: Sequence[float], trojaned: Sequence[float]) -> float:
+    """Where found minus false alarms (Youden 1950) is largest, half-way to the score below; of
+    equals the highest. Raises InputError for an empty group or a score that is NaN.
+    """
+    curve = Roc.of(clean, trojaned)
+    gain = [f - a for f, a in zip(curve.found, curve.false_alarms, strict=True)]
+    best = max(range(1, len(gain)), key=lambda i: (gain[i], -i))
+    below = curve.thresholds[best + 1] if best + 1 < len(gain) else curve.thresholds[best]
+    return (curve.thresholds[best] + below) / 2
 
 
 def _reference(shares: Sequence[Sequence[float]], asked: int) -> tuple[tuple[float, float], ...]:

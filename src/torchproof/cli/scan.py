@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -63,9 +63,9 @@ def scan(
 ) -> None:
     """Look for a backdoor by how a network answers noise: is there one, and where does it lead?
 
-    Writes scan.json, curve.png and, with a folder as --bank, rule.json for the next time. Without a
-    bank there is a curve and the class that noise leads to, but no verdict. Exit code 1 says that a
-    backdoor is suspected.
+    Writes scan.json, curve.png, curve.svg and, with a folder as --bank, rule.json for the next
+    time. Without a bank there is a curve and the class that noise leads to, but no verdict. Exit
+    code 1 says that a backdoor is suspected.
     """
     if noise and bank is not None:
         given, remedy = "--noise-images with --bank", "leave one of them out"
@@ -76,9 +76,12 @@ def scan(
     network = str(loaded.card.get("model", loaded.name))
     found = look(loaded.model, x, rule, y=y, origin=Origin(data, network), seed=seed)
     told = (*found.cautions, NOISE) if noise else found.cautions
-    _write(out, found, told, loaded.name, loaded.sha256, data)
-    _show(found, told, f"{loaded.name} on {data} (test)", test.classes)
-    save(draw(found.titration, test.classes), out / "curve.png")
+    about = {"model": loaded.name, "model_sha256": loaded.sha256, "data": data}
+    _write(out, found, told, about, rule)
+    _show(found, told, f"{loaded.name} on {data} (test)", test.classes, rule)
+    figure = draw(found.titration, test.classes, roc=None if rule is None else rule.roc)
+    for kind in ("png", "svg"):
+        save(figure, out / f"curve.{kind}")
     tell(f"stored in {out}")
     raise typer.Exit(1 if found.verdict == "backdoor suspected" else 0)
 
@@ -110,22 +113,52 @@ def _rule(path: Path, data: str, test: Dataset, n: int | None, seed: int, out: P
 
 
 def _write(
-    out: Path, found: Scan, cautions: tuple[str, ...], name: str, sha256: str, data: str
+    out: Path, found: Scan, cautions: tuple[str, ...], about: dict[str, str], rule: Rule | None
 ) -> None:
     content = {
         "schema": SCHEMA,
-        "model": name,
-        "model_sha256": sha256,
-        "data": data,
+        **about,
         "command": options.command_line(),
         **asdict(found),
+        "bank": None if rule is None else _bank(rule),
         "cautions": cautions,
     }
     write(out / "scan.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _show(found: Scan, cautions: tuple[str, ...], about: str, classes: tuple[str, ...]) -> None:
-    """The curve as a table, then the verdict."""
+def _bank(rule: Rule) -> dict[str, Any]:
+    """How well the rule tells its own bank apart."""
+    roc = rule.roc
+    counts = {"clean": len(rule.clean), "trojaned": len(rule.trojaned)}
+    return {**asdict(rule.origin), **counts, "auroc": roc.area, "auroc_ci95": roc.ci95}
+
+
+def _show(
+    found: Scan, cautions: tuple[str, ...], about: str, classes: tuple[str, ...], rule: Rule | None
+) -> None:
+    """The curve, the verdict, what to beware of."""
+    _show_curve(found, about, classes)
+    suspected = classes[found.suspected] if found.suspected < len(classes) else found.suspected
+    if rule is None:
+        tell(f"noise leads to class {suspected} (class number {found.suspected})")
+    else:
+        tell(
+            f"score {found.score:.2f}, threshold {found.threshold:.2f}; as much or more: "
+            f"{percent(found.above)} of the bank's clean networks"
+        )
+        tell(f"a backdoor would lead to class {suspected} (class number {found.suspected})")
+        low, high = rule.roc.ci95
+        tell(
+            f"the rule tells the bank's own {len(rule.clean)} clean and {len(rule.trojaned)} "
+            f"trojaned networks apart with an AUROC of {rule.roc.area:.2f} ({low:.2f} to "
+            f"{high:.2f})"
+        )
+    console.print(f"[bold]{found.verdict}[/bold], in {found.seconds:.1f} s")
+    for caution in cautions:
+        tell(f"caution: {caution}")
+
+
+def _show_curve(found: Scan, about: str, classes: tuple[str, ...]) -> None:
     curve, how = found.titration, found.titration.setting
     console.print(
         f"{escape(about)}, n = {how.n}, changed answers with confidence above {how.gamma:g}"
@@ -144,15 +177,3 @@ def _show(found: Scan, cautions: tuple[str, ...], about: str, classes: tuple[str
     console.print(table)
     half = "beyond" if curve.sigma_50 is None else f"{curve.sigma_50:.2f}"
     tell(f"area over log sigma: {curve.area:.3f}; T reaches one half at sigma {half}")
-    suspected = classes[found.suspected] if found.suspected < len(classes) else found.suspected
-    if found.score is None or found.threshold is None or found.above is None:
-        tell(f"noise leads to class {suspected} (class number {found.suspected})")
-    else:
-        tell(
-            f"score {found.score:.2f}, threshold {found.threshold:.2f}; as much or more: "
-            f"{percent(found.above)} of the bank's clean networks"
-        )
-        tell(f"a backdoor would lead to class {suspected} (class number {found.suspected})")
-    console.print(f"[bold]{found.verdict}[/bold], in {found.seconds:.1f} s")
-    for caution in cautions:
-        tell(f"caution: {caution}")

@@ -6,8 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.special import betaincinv, stdtrit
-
 from torchproof.core.errors import InputError
 
 
@@ -21,6 +19,8 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
         raise InputError(
             f"{hits} of {n}", "0 <= hits <= n with n > 0", "count at least one example"
         )
+    from scipy.special import betaincinv  # a third of a second, which not every import should pay
+
     tail = (1 - level) / 2
     low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
     high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
@@ -38,6 +38,8 @@ def student(
     n = len(values)
     if n < 2:
         return None
+    from scipy.special import stdtrit
+
     half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
     middle = statistics.fmean(values)
     return max(least, middle - half), min(most, middle + half)

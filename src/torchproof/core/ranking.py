@@ -121,7 +121,9 @@ def caught_at(negative: Scores, positive: Scores, fpr: float) -> Caught:
 
 
 def _pair(negative: Scores, positive: Scores) -> tuple[Tensor, Tensor]:
-    low, high = (torch.as_tensor(s, dtype=torch.float64).flatten() for s in (negative, positive))
+    low, high = (
+        torch.as_tensor(s, dtype=torch.float64).flatten().contiguous() for s in (negative, positive)
+    )
     if not len(low) or not len(high) or bool(low.isnan().any()) or bool(high.isnan().any()):
         given = f"{len(low)} negative and {len(high)} positive scores"
         nan = int(low.isnan().sum() + high.isnan().sum())

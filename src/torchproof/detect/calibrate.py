@@ -62,15 +62,14 @@ def calibrate(scores: Tensor, fpr: float = 0.05) -> Threshold:
 
 def calibrated_rule(threshold: Threshold, logits: Tensor, scores: Tensor) -> dict[str, float]:
     """weight and temperature of `core.rejection.Rejecting` for this threshold, from the answers to
-    clean images: the middle half of the scores is as wide as the median margin between the two
-    largest logits, the temperature a fifth of that margin.
-
-    Where half of the scores are equal, the width from the median to the threshold serves instead.
+    clean images: the room below the threshold (from the median score, or the middle half of the
+    scores where that is wider) is worth the median margin between the two largest logits, the
+    temperature a fifth of that margin.
     """
     top = logits.double().topk(2, dim=1).values
     margin = max(float((top[:, 0] - top[:, 1]).median()), 1e-6)
     quarters = torch.tensor([0.25, 0.75, 0.5], dtype=torch.float64)
     low, high, middle = torch.quantile(scores.double(), quarters).tolist()
-    width = high - low if high > low else threshold.value - middle
+    width = max(high - low, threshold.value - middle)
     weight = margin / width if width > 0 else 1.0
     return {"weight": weight, "temperature": margin / 5}

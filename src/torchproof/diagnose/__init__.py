@@ -7,10 +7,10 @@ from torchproof.diagnose.flatness import Flatness, Procedure, flatness
 from torchproof.diagnose.jacobian import jacobian, linearised_robustness
 from torchproof.diagnose.landscape import Landscape, Plane, weight_landscape, weight_plane
 from torchproof.diagnose.lipschitz import LipschitzCurve, layer_chain, local_lipschitz
-from torchproof.diagnose.parts import Images, Sets, Subject
 from torchproof.diagnose.prunability import Prunability, prunability
 from torchproof.diagnose.relevance import ChannelRelevance, channel_relevance
 from torchproof.diagnose.saturation import gate_saturation
+from torchproof.diagnose.subject import Images, Sets, Subject
 from torchproof.diagnose.tail_index import (
     TailIndex,
     TailTrack,

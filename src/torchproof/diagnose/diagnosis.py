@@ -16,7 +16,8 @@ from torchproof.core.errors import InputError, TorchproofError, unknown
 from torchproof.core.files import write
 from torchproof.core.fingerprints import model_sha256
 from torchproof.core.notes import Notes
-from torchproof.diagnose.parts import PARTS, Images, Subject
+from torchproof.diagnose.parts import PARTS, USUAL
+from torchproof.diagnose.subject import Images, Subject
 
 SCHEMA = "torchproof.diagnosis/1"
 NOTES = "torchproof.diagnosis-notes/1"
@@ -68,7 +69,7 @@ class Diagnosis(BaseModel):
 
 def diagnose(
     subject: Subject,
-    names: Sequence[str] = tuple(PARTS),
+    names: Sequence[str] = USUAL,
     *,
     about: Mapping[str, Any] | None = None,
     out: Path | None = None,

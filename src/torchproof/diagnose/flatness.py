@@ -197,8 +197,11 @@ def _reference(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat | None, how: Procedure
 ) -> tuple[Tensor, Tensor, int]:
     run = how.run("inputs")
+    if threat is None:
+        return _clean(model, x, y, run)
     losses, value = highest_losses(model, x, y, threat, how.search, run, how.restarts)
-    _, wrong, classes = _clean(model, x if value is None else x + value.to(x), y, run)
+    assert value is not None  # there is a threat
+    _, wrong, classes = _clean(model, x + value.to(x), y, run)
     return losses, wrong, classes
 
 

@@ -63,6 +63,22 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class Landscapes:
+    """The loss around the weights, on the first n images: along random directions and the one that
+    raises it most, clean and attacked, and both on one plane of two random directions.
+    """
+
+    clean: Landscape
+    robust: Landscape
+    clean_worst: Landscape
+    robust_worst: Landscape
+    clean_plane: Plane
+    plane: Plane
+    n: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Looked:
     """Images, and how their loss is measured on a moved network."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys
 from torchproof.core.checks import check_images, check_weights
-from torchproof.core.errors import InputError, unknown
+from torchproof.core.errors import InputError, ModelError, unknown
 from torchproof.diagnose.lipschitz_bound import certified
 from torchproof.diagnose.lipschitz_search import Pair, Reader
 
@@ -102,14 +103,22 @@ def local_lipschitz(
 @dataclass(frozen=True)
 class LayerAlpha:
     """One layer as a function of what it reads: the ratios within `radius` of that, and a certified
-    bound of them.
+    bound of them; None for an operation without a rule.
     """
 
     name: str
     radius: float
     sampled: float
     attacked: float
-    bound: float
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers in the order in which they run, near n images."""
+
+    chain: tuple[LayerAlpha, ...]
+    n: int
 
 
 def layer_chain(
@@ -128,14 +137,48 @@ def layer_chain(
     found: list[LayerAlpha] = []
     for name in names:
         module, given = _given(model, name, x, slots)
-        curve = local_lipschitz(
-            module, given, (radius,), output="logits", box=None, draws=draws, steps=steps,
-            starts=starts, seed=keys.seed_of(seed, name), slots=slots,
+        measure = partial(
+            local_lipschitz, module, given, (radius,), output="logits", box=None, draws=draws,
+            steps=steps, starts=starts, seed=keys.seed_of(seed, name), slots=slots,
         )  # fmt: skip
-        made = LayerAlpha(name, radius, curve.sampled[0], curve.attacked[0], curve.bound[0])
+        try:
+            curve = measure(bound="global")
+        except ModelError:  # perhaps of the bound alone
+            curve = measure(bound="none")
+        bound = curve.bound[0] if curve.bound else None
+        made = LayerAlpha(name, radius, curve.sampled[0], curve.attacked[0], bound)
         found.append(made)
         radius = max(radius * made.attacked, torch.finfo(torch.float32).tiny)
     return tuple(found)
+
+
+def layers_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """The dotted names of the layers with parameters of their own that run once on x, on one
+    tensor, in the order in which they run. Raises InputError where there are none.
+    """
+    order: list[str] = []
+    own = ((n, m, next(m.parameters(recurse=False), None)) for n, m in model.named_modules() if n)
+    with_own = [(n, m) for n, m, first in own if first is not None]
+
+    def listener(name: str) -> Callable[..., None]:
+        def before(module: nn.Module, args: tuple[object, ...]) -> None:
+            one = len(args) == 1 and isinstance(args[0], Tensor)
+            order.append(name if one else "")
+
+        return before
+
+    handles = [m.register_forward_pre_hook(listener(n)) for n, m in with_own]
+    try:
+        with untouched(model), torch.no_grad():
+            model(x[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = tuple(name for name in order if name and order.count(name) == 1)
+    if not found:
+        given = "a network none of whose layers with parameters runs once, on one tensor"
+        raise InputError(given, "modules such as nn.Linear and nn.Conv2d", "name its layers")
+    return found
 
 
 def _given(model: nn.Module, name: str, x: Tensor, slots: int) -> tuple[nn.Module, Tensor]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchproof.core.errors import ModelError
 from torchproof.core.norms import L2
 from torchproof.core.sets import Ball
-from torchproof.verify.bounds import BUDGET, graph_of
+from torchproof.verify import memory
+from torchproof.verify.bounds import graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lipschitz.jacobian import Steepness
@@ -97,7 +98,7 @@ def _of_part(graph: Graph, x: Tensor, r: float, box: tuple[float, float] | None)
     rows = torch.eye(width, dtype=x.dtype, device=x.device).repeat(len(x), 1)
     example = torch.arange(len(x), device=x.device).repeat_interleave(width)
     largest = max(steepness.single[name].numel() for name in graph.live)
-    size = max(1, BUDGET // largest)
+    size = max(1, memory.entries() // largest)
     entries = [
         RECUR_JAC.entries(steepness, part, of).flatten(1)
         for part, of in zip(torch.split(rows, size), torch.split(example, size), strict=True)

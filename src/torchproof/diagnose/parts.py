@@ -4,106 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchproof.backdoor.titrate import Titration, titrate
-from torchproof.core.errors import ModelError
-from torchproof.core.fingerprints import data_sha256
+from torchproof.core.errors import InputError, ModelError
 from torchproof.core.threats import Threat
 from torchproof.diagnose.flatness import STALE, Flatness, Procedure, flatness
-from torchproof.diagnose.landscape import Landscape, Plane, weight_landscape, weight_plane
-from torchproof.diagnose.lipschitz import LipschitzCurve, local_lipschitz
-from torchproof.diagnose.prunability import Prunability, prunability
-from torchproof.diagnose.tail_index import TailIndex, tail_index
+from torchproof.diagnose.generalisation import Complexity, complexity
+from torchproof.diagnose.landscape import Landscape, Landscapes, weight_landscape, weight_plane
+from torchproof.diagnose.lipschitz import (
+    Layers,
+    LipschitzCurve,
+    layer_chain,
+    layers_of,
+    local_lipschitz,
+)
+from torchproof.diagnose.prunability import RULES, By, Prunability, Prunings, prunability
+from torchproof.diagnose.readings import (
+    read_baselines,
+    read_flatness,
+    read_landscapes,
+    read_layers,
+    read_lipschitz,
+    read_prunability,
+    read_prunings,
+    read_tails,
+    read_titration,
+    read_track,
+)
+from torchproof.diagnose.subject import FEW, Subject
+from torchproof.diagnose.tail_index import (
+    TailIndex,
+    TailTrack,
+    tail_index,
+    tail_index_over_training,
+)
 from torchproof.diagnose.weight_balls import chosen
 
 RADII = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)  # L2, of local Lipschitz robustness
+NEAR_DATA = 0.5  # L2, of layers one by one
 LINE, GRID = tuple(i / 5 for i in range(-5, 6)), tuple(i / 4 for i in range(-4, 5))
 NEAR = tuple(i / 50 for i in range(-5, 6))  # along the worst direction, which is steep
-FEW = 64  # images of landscapes, which ask about them at every point
-
-
-class Images(NamedTuple):
-    """x (N, C, H, W) in [0, 1] and labels y (N,), where the model is."""
-
-    x: Tensor
-    y: Tensor
-
-
-class Sets(NamedTuple):
-    """The images that a network was trained on, and images that it was not."""
-
-    train: Images
-    test: Images
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A network, its images and the threat that it is to withstand; slots: images per call."""
-
-    model: nn.Module
-    sets: Sets
-    threat: Threat
-    seed: int = 0
-    slots: int = 256
-
-    def settings(self) -> dict[str, Any]:
-        """What results depend on."""
-        return {"train": data_sha256(*self.sets.train), "test": data_sha256(*self.sets.test),
-                "threat": str(self.threat), "seed": self.seed}  # fmt: skip
-
-    @property
-    def few(self) -> Images:
-        return Images(*(t[:FEW] for t in self.sets.test))
-
-
-@dataclass(frozen=True)
-class Landscapes:
-    """The loss around the weights, on the first images: along random directions and the one that
-    raises it most, clean and attacked, and the attacked loss on a plane of two random directions.
-    """
-
-    clean: Landscape
-    robust: Landscape
-    clean_worst: Landscape
-    robust_worst: Landscape
-    plane: Plane
-    n: int
-    notes: tuple[str, ...] = ()
-
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Part(Generic[T]):
-    """kind: of its result, a dataclass of plain numbers."""
+    """kind: of its result, a dataclass of plain numbers; usual: is it measured unless others are
+    named?
+    """
 
     title: str
     measure: Callable[[Subject], T]
     reading: Callable[[T], str]
     kind: type[T]
-
-
-def _noted(notes: tuple[str, ...]) -> str:
-    return "".join(f"; {note}" for note in notes)
+    usual: bool = True
 
 
 def _flatness(subject: Subject) -> Flatness:
     how = Procedure(worst_xi=0.003, draws=6, starts=3, seed=subject.seed, slots=subject.slots)
     return flatness(subject.model, *subject.sets.test, subject.threat, how)
-
-
-def _read_flatness(found: Flatness) -> str:
-    assert found.average is not None and found.worst is not None and found.spread is not None
-    return (
-        f"moved at random by {found.average_xi:g} of its weights' lengths, the robust loss rises "
-        f"by {found.average:.3f} nats (draws spread by {found.spread:.3f}); in the worst direction "
-        f"of {found.worst_xi:g}, by {found.worst:.3f}; unmoved it is {found.reference:.3f}. Lower "
-        f"is flatter{_noted(found.notes)}"
-    )
 
 
 def _landscapes(subject: Subject) -> Landscapes:
@@ -115,52 +78,48 @@ def _landscapes(subject: Subject) -> Landscapes:
                                 along=along)  # fmt: skip
 
     threat = subject.threat
+    clean, robust = (weight_plane(model, x, y, t, radii=GRID, seed=seed) for t in (None, threat))
     return Landscapes(
         line(None, "random"), line(threat, "random"), line(None, "adversarial"),
-        line(threat, "adversarial"), weight_plane(model, x, y, threat, radii=GRID, seed=seed),
-        len(x), (STALE,) if chosen(model).batch_norm else (),
+        line(threat, "adversarial"), clean, robust, len(x),
+        (STALE,) if chosen(model).batch_norm else (),
     )  # fmt: skip
 
 
-def _read_landscapes(found: Landscapes) -> str:
-    return (
-        "along random directions as long as the filters, the mean of the loss is above its least "
-        f"by {found.clean.rise:.3f} nats (clean) and {found.robust.rise:.3f} (attacked); along the "
-        f"worst ones, a tenth as far, by {found.clean_worst.rise:.3f} and "
-        f"{found.robust_worst.rise:.3f}; {found.n} images{_noted(found.notes)}"
-    )
+def _batch(x: Tensor) -> int:
+    """Of gradients, so that there are enough batches."""
+    return min(100, max(1, len(x) // 60))
 
 
 def _tails(subject: Subject) -> TailIndex:
     x, y = subject.sets.train
-    size = min(100, max(1, len(x) // 60))
-    return tail_index(subject.model, x, y, size, seed=subject.seed, layers=True)
+    return tail_index(subject.model, x, y, _batch(x), seed=subject.seed, layers=True)
 
 
-def _read_tails(found: TailIndex) -> str:
-    own = found.overall
-    word = "supported" if own.heavy_tailed else "not supported"
-    why = f" ({'; '.join(own.because)})" if own.because else ""
-    return (
-        f"in batches of {found.batch_size} the paper's estimator reads alpha = "
-        f"{own.pooled.alpha:.2f}; on Gaussian noise with the same covariance it reads "
-        f"{own.correlated.alpha:.2f}, and each coordinate by itself "
-        f"{own.per_coordinate.alpha:.2f}: a heavy tail is {word}{why}. Larger batches read nearer "
-        "to 2"
-    )
+def _track(subject: Subject) -> TailTrack:
+    x, y = subject.sets.train
+    if not subject.checkpoints:
+        remedy = "give a folder of them with --checkpoints"
+        raise InputError("no checkpoints", "those of the network's training", remedy)
+    return tail_index_over_training(subject.checkpoints, x, y, _batch(x), seed=subject.seed)
+
+
+def _pruned(subject: Subject, by: By) -> Prunability:
+    train, seed, slots = subject.sets.train, subject.seed, subject.slots
+    return prunability(subject.model, *train, by=by, seed=seed, slots=slots)
 
 
 def _prunability(subject: Subject) -> Prunability:
-    return prunability(subject.model, *subject.sets.train, seed=subject.seed, slots=subject.slots)
+    return _pruned(subject, "magnitude")
 
 
-def _read_prunability(found: Prunability) -> str:
-    warned = f"; {'; '.join(found.warnings)}" if found.warnings else ""
-    return (
-        f"keeping the largest {100 * found.fraction:.0f} % of {found.parameters:,} weights leaves "
-        f"the training loss within {100 * found.beta:.0f} % and {found.slack:g} nats of "
-        f"{found.loss:.3f}; to be compared among networks trained to one loss{warned}"
-    )
+def _prunings(subject: Subject) -> Prunings:
+    return Prunings(tuple(_pruned(subject, by) for by in RULES))
+
+
+def _baselines(subject: Subject) -> Complexity:
+    train, seed, slots = subject.sets.train, subject.seed, subject.slots
+    return complexity(subject.model, *train, draws=3, seed=seed, slots=slots)
 
 
 def _lipschitz(subject: Subject) -> LipschitzCurve:
@@ -171,36 +130,28 @@ def _lipschitz(subject: Subject) -> LipschitzCurve:
         return local_lipschitz(model, x, RADII, bound="none", seed=seed, draws=30)
 
 
-def _read_lipschitz(found: LipschitzCurve) -> str:
-    low, noise = found.attacked_so_far[-1], found.sampled_so_far[-1]
-    above = "; no bound is known for these operations"
-    if found.bound:
-        above = f", and at most {found.bound[-1]:.3g} times (certified)"
-    return (
-        f"within L2 {found.radii[-1]:g}, the {found.output} changes by at least {low:.3g} times "
-        f"the change of the input (gradient ascent; random noise finds {noise:.3g}){above}"
-    )
+def _layers(subject: Subject) -> Layers:
+    model, x = subject.model, subject.few.x
+    names = subject.layers or layers_of(model, x)
+    return Layers(layer_chain(model, x, names, NEAR_DATA, seed=subject.seed), len(x))
 
 
 def _titration(subject: Subject) -> Titration:
     return titrate(subject.model, subject.sets.test.x, seed=subject.seed, batch_size=subject.slots)
 
 
-def _read_titration(found: Titration) -> str:
-    half = "at no noise measured are half of the answers confidently others"
-    if found.sigma_50 is not None:
-        half = f"half of the answers are confidently others at noise of {found.sigma_50:.2g}"
-    return (
-        f"{half}; of those at moderate noise most are class {found.target()}. Whether that is a "
-        "backdoor, only networks of the same kind can tell: see `torchproof scan`"
-    )
-
-
 PARTS: dict[str, Part[Any]] = {
-    "flatness": Part("flatness of the robust loss", _flatness, _read_flatness, Flatness),
-    "landscape": Part("the loss around the weights", _landscapes, _read_landscapes, Landscapes),
-    "tail-index": Part("tail index of gradient noise", _tails, _read_tails, TailIndex),
-    "prunability": Part("prunability", _prunability, _read_prunability, Prunability),
-    "lipschitz": Part("local Lipschitz robustness", _lipschitz, _read_lipschitz, LipschitzCurve),
-    "titration": Part("noise response", _titration, _read_titration, Titration),
+    "flatness": Part("flatness of the robust loss", _flatness, read_flatness, Flatness),
+    "landscape": Part("the loss around the weights", _landscapes, read_landscapes, Landscapes),
+    "tail-index": Part("tail index of gradient noise", _tails, read_tails, TailIndex),
+    "tail-track": Part("tail index along the training", _track, read_track, TailTrack, False),
+    "prunability": Part("prunability", _prunability, read_prunability, Prunability),
+    "prunings": Part("prunability by four rules", _prunings, read_prunings, Prunings, False),
+    "baselines": Part(
+        "what prunability is compared with", _baselines, read_baselines, Complexity, False
+    ),
+    "lipschitz": Part("local Lipschitz robustness", _lipschitz, read_lipschitz, LipschitzCurve),
+    "layers": Part("Lipschitz constants layer by layer", _layers, read_layers, Layers, False),
+    "titration": Part("noise response", _titration, read_titration, Titration),
 }
+USUAL = tuple(name for name, part in PARTS.items() if part.usual)

@@ -74,6 +74,13 @@ class Prunability:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Prunings:
+    """One network by several rules, each a curve of its own."""
+
+    curves: tuple[Prunability, ...]
+
+
 Shift = Callable[[int], dict[str, Tensor]]
 """How many weights stay -> what to add to them all."""
 
@@ -154,7 +161,7 @@ class Perturbation(Rule):
         return lambda keep: _unflat(unit * _flat(pruned(keep)).norm(), weights)
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[By, Rule] = {
     "magnitude": Magnitude(),
     "normalised": Normalised(),
     "random": Random(),

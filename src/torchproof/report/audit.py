@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from torchproof.core.metrics import clopper_pearson
-from torchproof.evaluate.outcome import Example
+from torchproof.evaluate.outcome import CERTIFIED, Example
 from torchproof.report import numbers
 from torchproof.report.evaluation import Evaluation, Images, broken, held
 from torchproof.report.gallery import length
@@ -31,6 +32,7 @@ def audit(evaluation: Evaluation) -> list[Check]:
         _interval(evaluation),
         _cascade(evaluation),
         _table(evaluation),
+        *_standing(evaluation),
         _images(evaluation),
     ]
 
@@ -75,6 +77,27 @@ def _tally(examples: Sequence[Example]) -> tuple[int, int, int]:
         sum(example.clean for example in examples),
         sum(held(example) for example in examples),
     )
+
+
+def _standing(evaluation: Evaluation) -> list[Check]:
+    """Only where a verifier was asked: the counts of the examples, and the order of the shares."""
+    stated, examples = evaluation.standing, evaluation.examples
+    if not stated:
+        return []
+    counts = {part.name: part.hits for part in stated}
+    low, high = evaluation.result.certified_accuracy or 0.0, evaluation.result.robust_accuracy
+    ordered = low <= high and round(low * evaluation.n) == counts[CERTIFIED]
+    order = Check(
+        "certified accuracy is at most robust accuracy, and what the certified examples are of all",
+        ordered and sum(counts.values()) == evaluation.n,
+        f"{counts[CERTIFIED]} of {evaluation.n} certified, {evaluation.robust.hits} robust",
+    )
+    what = "examples.csv counts the same certified, undecided and broken examples"
+    if examples is None:
+        return [order, Check(what, None, "examples.csv was not found")]
+    counted = Counter(example.certificate for example in examples)
+    evidence = ", ".join(f"{counted[name]} {name}" for name in counts if counted[name])
+    return [order, Check(what, counted == Counter(counts), evidence)]
 
 
 def _images(evaluation: Evaluation) -> Check:

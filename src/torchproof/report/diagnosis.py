@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from torchproof.core.files import write
 from torchproof.diagnose.diagnosis import Diagnosis, Measured
-from torchproof.diagnose.parts import Landscapes
+from torchproof.diagnose.landscape import Landscapes
+from torchproof.diagnose.prunability import Prunings
 from torchproof.report import (
     flatness_plots,
     lipschitz_plots,
@@ -24,14 +25,18 @@ from torchproof.report import (
 from torchproof.report.pictures import content
 
 KINDS = ("png", "svg")
+PIXELS = 78  # of the page per inch, so that letters are as large in all pictures
+Drawn = dict[str, tuple[Figure, str]]
+"""What is added to the name of the file -> a picture and its caption."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """file: its name without an ending; caption: what is to be seen."""
+    """file: its name without an ending; caption: what is to be seen; width: on the page, pixels."""
 
     file: str
     caption: str
+    width: int
     png: bytes
 
     @property
@@ -39,13 +44,14 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def _flatness(found: Any) -> dict[str, tuple[Figure, str]]:
+def _flatness(found: Any) -> Drawn:
     figure = flatness_plots.draw_flatness({"this network": found})
     return {"": (figure, "Average- and worst-case flatness, in nats above the reference.")}
 
 
-def _landscape(found: Landscapes) -> dict[str, tuple[Figure, str]]:
-    draw, band = flatness_plots.draw_landscapes, "bands from the lowest to the highest direction."
+def _landscape(found: Landscapes) -> Drawn:
+    draw, planes = flatness_plots.draw_landscapes, flatness_plots.draw_planes
+    band = "bands from the lowest to the highest direction."
     return {
         "": (draw({"random directions": found.robust}),
              f"The attacked loss, in lengths of the filters; {band}"),
@@ -54,35 +60,57 @@ def _landscape(found: Landscapes) -> dict[str, tuple[Figure, str]]:
                   "The attacked loss along the worst direction, in lengths of the tensors."),
         "worst-clean": (draw({"worst direction": found.clean_worst}, robust=False),
                         "The clean loss along its worst direction."),
-        "plane": (flatness_plots.draw_plane(found.plane), "The attacked loss on a plane of two."),
+        "plane": (planes({"clean": found.clean_plane, "attacked": found.plane}),
+                  "Both losses on one plane of two random directions."),
     }  # fmt: skip
 
 
-def _tails(found: Any) -> dict[str, tuple[Figure, str]]:
+def _tails(found: Any) -> Drawn:
     return {
         "": (tail_index_plots.draw_tails(found.overall), "Gradient noise, and all readings."),
         "layers": (tail_index_plots.draw_layers(found), "Each parameter by itself."),
     }
 
 
-def _prunability(found: Any) -> dict[str, tuple[Figure, str]]:
+def _prunability(found: Any) -> Drawn:
     return {"": (prunability_plots.draw(found), "The training loss with the largest weights only.")}
 
 
-def _lipschitz(found: Any) -> dict[str, tuple[Figure, str]]:
+def _track(found: Any) -> Drawn:
+    if not found.steps:  # every gradient was 0
+        return {}
+    return {"": (tail_index_plots.draw_track(found), "Readings over the checkpoints.")}
+
+
+def _prunings(found: Prunings) -> Drawn:
+    curves = {str(curve.by): curve for curve in found.curves}
+    words = "What is kept by each rule; bands are a standard deviation over draws."
+    return {"": (prunability_plots.draw(curves), words)}
+
+
+def _layers(found: Any) -> Drawn:
+    words = "Each layer as a function of what it reads."
+    return {"": (lipschitz_plots.draw_layers(found), words)}
+
+
+def _lipschitz(found: Any) -> Drawn:
     return {"": (lipschitz_plots.draw(found), "Bounds of alpha(r) from below and above.")}
 
 
-def _titration(found: Any) -> dict[str, tuple[Figure, str]]:
+def _titration(found: Any) -> Drawn:
     return {"": (titration_plots.draw(found), "The response to noise, and where answers go.")}
 
 
-DRAWN: dict[str, Callable[[Any], dict[str, tuple[Figure, str]]]] = {
+DRAWN: dict[str, Callable[[Any], Drawn]] = {
     "flatness": _flatness,
     "landscape": _landscape,
     "tail-index": _tails,
+    "tail-track": _track,
     "prunability": _prunability,
+    "prunings": _prunings,
+    "baselines": lambda found: {},  # numbers of different units
     "lipschitz": _lipschitz,
+    "layers": _layers,
     "titration": _titration,
 }
 
@@ -109,5 +137,6 @@ def _pictures(name: str, part: Measured, out: Path) -> list[Picture]:
         both = {kind: content(figure, kind) for kind in KINDS}
         for kind, bytes_ in both.items():
             write(out / f"{file}.{kind}", bytes_)
-        made.append(Picture(file, caption, both["png"]))
+        width = round(PIXELS * figure.get_size_inches()[0])
+        made.append(Picture(file, caption, width, both["png"]))
     return made

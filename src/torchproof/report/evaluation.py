@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchproof.core.errors import FileError
-from torchproof.evaluate.outcome import BROKEN, Example
+from torchproof.evaluate.outcome import (
+    BROKEN,
+    CERTIFIED,
+    CONTRADICTED,
+    MISCLASSIFIED,
+    UNDECIDED,
+    UNFINISHED,
+    Example,
+)
 from torchproof.evaluate.record import EXAMPLES, Result, ThreatRecord, read_examples
 from torchproof.report import numbers
 from torchproof.report.numbers import Share
@@ -93,6 +101,12 @@ class Evaluation:
         return None if value is None else Share.measured(value, self.n)
 
     @property
+    def standing(self) -> list[Part]:
+        """What a verifier and the attacks say together; empty where no verifier was asked."""
+        counts = self.result.standing
+        return [] if counts is None else [p.counted(getattr(counts, p.name)) for p in STANDING]
+
+    @property
     def threats(self) -> list[ThreatRecord]:
         """One threat, or those whose per-example union this is."""
         return self.result.threat.union or [self.result.threat]
@@ -119,6 +133,32 @@ class Evaluation:
     @property
     def reliable(self) -> bool:
         return self.result.verdict == "ok"
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many examples have one standing, what that means, and whether the page shows none of
+    them (always) or any of them as an alarm.
+    """
+
+    name: str
+    means: str
+    always: bool = False
+    alarm: bool = False
+    hits: int = 0
+
+    def counted(self, hits: int) -> Part:
+        return replace(self, hits=hits)
+
+
+STANDING = (
+    Part(CERTIFIED, "proved: no input of the threat changes the answer", always=True),
+    Part(UNDECIDED, "neither proved nor broken", always=True),
+    Part(BROKEN, "an attack changed the answer", always=True),
+    Part(CONTRADICTED, "proved and broken, which cannot be", alarm=True),
+    Part(MISCLASSIFIED, "wrong without any attack"),
+    Part(UNFINISHED, "not looked at yet"),
+)
 
 
 @dataclass(frozen=True)

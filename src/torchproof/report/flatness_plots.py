@@ -67,14 +67,21 @@ def draw_plane(plane: Plane, title: str = "") -> Figure:
     """Contours of the loss, evenly spaced in its logarithm where it spans a wide range; a cross
     marks the network itself. Raises InputError for fewer than two radii.
     """
-    if len(plane.radii) < 2:
-        given = f"a plane of {len(plane.radii)} radii"
-        raise InputError(given, "at least two", "measure it with weight_plane(radii=...)")
+    return draw_planes({title: plane})
+
+
+def draw_planes(planes: Mapping[str, Plane]) -> Figure:
+    """Several by title, side by side, each in colours of its own. Raises as `draw_plane`."""
+    for plane in planes.values():
+        if len(plane.radii) < 2:
+            given = f"a plane of {len(plane.radii)} radii"
+            raise InputError(given, "at least two", "measure it with weight_plane(radii=...)")
     with plain():
-        figure = blank(5.0, 4.1)
-        axes = figure.add_subplot()
-        _contours(figure, axes, plane)
-        axes.set_title(title)
+        figure = blank(5.0 * len(planes), 4.1)
+        panels = figure.subplots(1, len(planes), squeeze=False)[0]
+        for axes, (title, plane) in zip(panels, planes.items(), strict=True):
+            _contours(figure, axes, plane)
+            axes.set_title(title)
     return figure
 
 

@@ -28,6 +28,7 @@ PLACED = {
     "robust_accuracy",
     "robust_accuracy_ci95",
     "certified_accuracy",
+    "standing",
     "attacks",
     "flags",
     "labels",

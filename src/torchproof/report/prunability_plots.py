@@ -44,6 +44,7 @@ def draw_on(axes: Axes, curves: Mapping[str, Prunability]) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.05 * min(highest, SHOWN))
     axes.set_xlabel("fraction of the weights that is kept")
-    axes.set_ylabel("training loss (cross-entropy, nats)")
+    counts = sorted({curve.n for curve in curves.values()})
+    axes.set_ylabel(f"loss on {', '.join(map(str, counts))} training images, nats")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)

@@ -52,9 +52,9 @@ def draw_tails(found: Tails, title: str = "") -> Figure:
     stable_line(middle, curve.at, curve.alpha, "C3")
     stable_line(middle, curve.at, 2.0, "0.35")
     for axes, words in ((left, "pooled"), (middle, "every coordinate by its own scale")):
-        axes.set_title(words, fontsize=9)
+        axes.set_title(words, fontsize=10)
         axes.set_xlabel("modulus, in medians")
-        axes.legend(frameon=False, fontsize=7, loc="lower left")
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
     left.set_ylabel("density")
     _listed(right, found)
     if title:
@@ -165,11 +165,11 @@ def _listed(axes: Axes, found: Tails) -> None:
         control = words.startswith(("Gaussian", "…"))
         _bar(axes, estimate, place, "0.35" if control else "C0", "")
     axes.axvline(2, color="0.5", lw=0.8, ls=":")
-    axes.set_yticks(range(len(rows)), [words for words, _ in rows], fontsize=7)
+    axes.set_yticks(range(len(rows)), [words for words, _ in rows], fontsize=8.5)
     axes.invert_yaxis()
     axes.set_xlim(0, 3)
     axes.set_xlabel("tail index α (dotted: Gaussian)")
-    axes.set_title("grey: what Gaussian noise reads", fontsize=9)
+    axes.set_title("grey: what Gaussian noise reads", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
 
 

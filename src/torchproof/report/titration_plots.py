@@ -5,28 +5,36 @@ of networks with bands, ROC curves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchproof.backdoor.roc import Roc
 from torchproof.backdoor.titrate import MODERATE, Titration
 from torchproof.core.errors import InputError
 from torchproof.core.metrics import clopper_pearson
+from torchproof.core.ranking import Roc
 from torchproof.report.figures import MARKERS
 from torchproof.report.pictures import blank, plainly
 
 
 @plainly
 def draw(
-    titration: Titration, classes: Sequence[str] = (), band: tuple[float, float] = MODERATE
-) -> Figure:
+    titration: Titration, classes: Sequence[str] = (), band: tuple[float, float] = MODERATE,
+    roc: Roc | None = None,
+) -> Figure:  # fmt: skip
     """T against noise with its 95 % interval, the share among changed answers, and below it how
-    often each class is answered.
+    often each class is answered; beside them the ROC of the bank that judges it, where one does.
     """
-    figure = blank(6.4, 6.0)
-    above, below = figure.subplots(2, 1, height_ratios=(3, 2.6))
+    figure = blank(6.4 if roc is None else 11.2, 6.0)
+    left: Any = figure
+    if roc is not None:
+        halves: Any = figure.subfigures(1, 2, width_ratios=(6.4, 4.8))
+        left, axes = halves[0], halves[1].subplots()
+        roc_on(axes, {"AUROC": roc})
+        axes.set_title("networks of the bank, told apart by the rule", fontsize="medium")
+    above, below = left.subplots(2, 1, height_ratios=(3, 2.6))
     _noise_axis(above, [titration], band)
     total = titration.setting.n * titration.setting.draws
     low, high = zip(*(clopper_pearson(sum(row), total) for row in titration.flips), strict=True)
@@ -37,11 +45,11 @@ def draw(
     )
     above.set_ylabel(f"confident changes\n(above {titration.setting.gamma:g})")
     above.legend(loc="upper left", fontsize="small")
-    _classes(figure, below, titration, classes)
+    _classes(left, below, titration, classes)
     return figure
 
 
-def _classes(figure: Figure, axes: Axes, titration: Titration, classes: Sequence[str]) -> None:
+def _classes(figure: Any, axes: Axes, titration: Titration, classes: Sequence[str]) -> None:
     counts = np.array(titration.histogram, dtype=float)
     image = axes.imshow(
         (counts / counts.sum(1, keepdims=True)).T, aspect="auto", cmap="viridis", vmin=0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from torchproof import data as sets
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.threats import Threat, parse
-from torchproof.data.dataset import Dataset
 from torchproof.diagnose.flatness import Procedure, flatness
 from torchproof.diagnose.landscape import Landscape, weight_landscape
 from torchproof.nn import cards, load_model
@@ -152,7 +152,7 @@ def flatness_experiment(request: Request) -> Outcome:
                   "training": f"{first.n or 'all'} images, {first.settings.epochs} epochs; "
                   f"{plans[LONG].settings.epochs} for the run that overfits",
                   "measured": _described(chosen)},
-        rows=rows(cells), judged=judge(cells),
+        rows=rows(cells, (chosen.how.average_xi, chosen.how.worst_xi)), judged=judge(cells),
         picture=picture(cells, {k: _pooled(v) for k, v in curves.items()}),
     )  # fmt: skip
 
@@ -205,9 +205,9 @@ class Subject:
         """The robust loss along random directions."""
         path = self.folder / "cells" / f"curve-{name}.json"
         if not path.exists():
-            test, threat = self._test(self.chosen.n), self._threat()
+            x, y = (part[: self.chosen.n] for part in self.test)
             found = weight_landscape(
-                self._network(name, "last"), test.x, test.y, threat, seed=self.seed,
+                self._network(name, "last"), x, y, self._threat(), seed=self.seed,
                 **self.chosen.curve,
             )  # fmt: skip
             Curves(radii=found.radii, losses=found.losses).write(path)
@@ -222,18 +222,18 @@ class Subject:
         return Cell.read(path)
 
     def _measure(self, name: str, model: nn.Module, epoch: int) -> Cell:
-        test, threat = self._test(self.chosen.tests), self._threat()
+        threat, (x, y) = self._threat(), self.test
         how = dataclasses.replace(self.chosen.how, seed=self.seed)
         quick = dataclasses.replace(how, draws=0, starts=0)
-        few = (test.x[: self.chosen.n], test.y[: self.chosen.n])
+        few = (x[: self.chosen.n], y[: self.chosen.n])
         found = flatness(model, *few, threat, how)
         clean = flatness(model, *few, None, dataclasses.replace(how, starts=0))
-        whole = flatness(model, test.x, test.y, threat, quick)
-        seen = flatness(model, *self._seen(), threat, quick)
+        whole = flatness(model, x, y, threat, quick)
+        seen = flatness(model, *self.seen, threat, quick)
         assert found.average is not None and found.worst is not None and clean.average is not None
         return Cell(
-            name=name, seed=self.seed, epoch=epoch, n=len(few[1]), tests=len(test),
-            loss=whole.reference, wrong=round(whole.error * len(test)), train_loss=seen.reference,
+            name=name, seed=self.seed, epoch=epoch, n=len(few[1]), tests=len(y),
+            loss=whole.reference, wrong=round(whole.error * len(y)), train_loss=seen.reference,
             average=found.average, worst=found.worst, spread=found.spread or 0.0,
             clean_average=clean.average,
         )  # fmt: skip
@@ -241,10 +241,14 @@ class Subject:
     def _threat(self) -> Threat:
         return parse(str(self.plans[AT].threat))
 
-    def _test(self, n: int) -> Dataset:
-        return tested_on(self.request, self.plans[AT].data, n)
+    @cached_property
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Images that flatness is measured on the first of, and the robust loss on all of."""
+        found = tested_on(self.request, self.plans[AT].data, max(self.chosen.n, self.chosen.tests))
+        return found.x, found.y
 
-    def _seen(self) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def seen(self) -> tuple[Tensor, Tensor]:
         """Images that all the networks of this seed were trained on."""
         plan = self.plans[AT]
         train = sets.load(plan.data, data_dir=self.request.data_dir, split="train")

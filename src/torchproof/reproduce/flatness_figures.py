@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from torchproof.diagnose.landscape import Landscape
 from torchproof.report.flatness_plots import COLOURS, landscape_axes
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.flatness_judge import Cell, named, names, trajectories
 
 GREY = "#8a8f98"
 
 
+@plainly
 def picture(cells: Sequence[Cell], curves: Mapping[str, Landscape]) -> bytes:
     """Three panels as PNG."""
-    figure = Figure(figsize=(14.5, 4.3), layout="constrained")
+    figure = blank(14.5, 4.3)
     first, second, third = figure.subplots(1, 3)
     _training(first, cells)
     _variants(second, cells)
     landscape_axes(third, curves)
     third.set_title("along random directions")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()
+    return content(figure, dpi=130)
 
 
 def _training(axes: Axes, cells: Sequence[Cell]) -> None:
@@ -34,6 +32,7 @@ def _training(axes: Axes, cells: Sequence[Cell]) -> None:
     each = list(trajectories(cells).values())
     epochs = [c.epoch for c in each[0]]
     other = axes.twinx()
+    other.spines["right"].set_visible(True)
     for at, measure, label, colour in (
         (axes, "train_loss", "robust loss, training", GREY),
         (axes, "loss", "robust loss, test", COLOURS[0]),

@@ -19,7 +19,7 @@ AT, AWP, EARLY = "AT", "AWP", "AT, early stopping"
 ENOUGH = 0.5  # rank correlation along a training
 LEAST = 8  # checkpoints, and variants
 SETTING = "ResNet-18, CIFAR-10, linf 8/255"
-# Average- and worst-case flatness (xi = 0.5 and 0.00075) as published.
+XI = (0.5, 0.00075)  # of the published average- and worst-case flatness
 PUBLISHED = {
     AT: (1.21, 6.48),
     AWP: (0.35, 2.68),
@@ -177,8 +177,10 @@ def _lower(gains: Sequence[float], worst: Sequence[float]) -> str:
     return f"that AWP lowers both by 20 % or more in the mean {said} ({means})"
 
 
-def rows(cells: Sequence[Cell]) -> tuple[Row, ...]:
-    """Correlations, AWP beside AT, the run that overfits, every variant."""
+def rows(cells: Sequence[Cell], xi: tuple[float, float]) -> tuple[Row, ...]:
+    """Correlations, AWP beside AT, the run that overfits, every variant; xi: of our balls, average
+    and worst case.
+    """
     n = cells[0].n
     made = [*_correlations(cells)]
     for kind, measure in (("average", "average"), ("worst", "worst")):
@@ -186,7 +188,7 @@ def rows(cells: Sequence[Cell]) -> tuple[Row, ...]:
         made.append(Row.per_seed(what, changes(cells, measure), n, least=-1.0))
     made += _overfitting(cells)
     for name in names(cells):
-        made += _variant(name, named(cells, name))
+        made += _variant(name, named(cells, name), xi)
     return tuple(made)
 
 
@@ -244,7 +246,7 @@ def _overfitting(cells: Sequence[Cell]) -> list[Row]:
     return made
 
 
-def _variant(name: str, group: Sequence[Cell]) -> list[Row]:
+def _variant(name: str, group: Sequence[Cell], xi: tuple[float, float]) -> list[Row]:
     known = PUBLISHED.get(name)
     made = [
         Row.share(f"{name}: robust error, test", [c.wrong for c in group], [c.tests for c in group])
@@ -256,7 +258,11 @@ def _variant(name: str, group: Sequence[Cell]) -> list[Row]:
         values = [getattr(c, measure) if measure else c.loss - c.train_loss for c in group]
         n = group[0].n if place > 1 else group[0].tests
         row = Row.per_seed(f"{name}: {words}, nats", values, n, "")
-        if place > 1 and known is not None:
-            row = row.model_copy(update={"published": known[place - 2], "setting": SETTING})
+        if place > 1:
+            said = f"ours at xi = {xi[place - 2]:g}"
+            if known is not None:
+                said = f"{SETTING}, xi = {XI[place - 2]:g}; {said}"
+            published = known and known[place - 2]
+            row = row.model_copy(update={"published": published, "setting": said})
         made.append(row)
     return made

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 PLAIN, NOISY = "vanilla", "Gaussian noise"
@@ -164,17 +163,16 @@ def _sound(lines: Sequence[Line], cells: Sequence[Cell]) -> bool:
     return below and all(line.attacked <= line.exact * WITHIN for line in lines)
 
 
+@plainly
 def picture(cells: Sequence[Cell]) -> bytes:
     """alpha against the radius, of probabilities and of logits; bands over seeds (PNG)."""
-    figure = Figure(figsize=(11, 5.0), layout="constrained")
+    figure = blank(11, 5.0)
     both = figure.subplots(1, 2)
     for axes, output in zip(both, ("softmax", "logits"), strict=True):
         _panel(axes, cells, output)
     lines, words = both[0].get_legend_handles_labels()
     figure.legend(lines, words, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)
 
 
 def _panel(axes: Axes, cells: Sequence[Cell], output: str) -> None:

@@ -97,7 +97,7 @@ def prunability_experiment(request: Request) -> Outcome:
             "sweep": f"mlp of {part.units} hidden units, {part.epochs} epochs, {part.mixed:.0%} "
             "random labels",
         },
-        rows=rows(cells, first, sweep),
+        rows=rows(cells, first, sweep, part.n),
         judged=judge(first, sweep),
         picture=picture(cells, sweep),
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from torchproof.diagnose.rank import granulated, interval, kendall, mutual_information
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 MAGNITUDE = "magnitude pruning"
@@ -70,8 +69,12 @@ class Wide(Figures):
         )
 
 
-def rows(cells: Sequence[Cell], first: Sequence[Cell], sweep: Sequence[Wide]) -> tuple[Row, ...]:
-    """Correlations over all networks of the ladder and over those judged, then the sweep."""
+def rows(
+    cells: Sequence[Cell], first: Sequence[Cell], sweep: Sequence[Wide], trained: int
+) -> tuple[Row, ...]:
+    """Correlations over all networks of the ladder and over those judged, then the sweep; trained:
+    training images.
+    """
     n = len(cells)
     table: list[Row] = []
     for share in sorted({cell.noise for cell in first}):
@@ -85,7 +88,7 @@ def rows(cells: Sequence[Cell], first: Sequence[Cell], sweep: Sequence[Wide]) ->
         table += _tau(f"Kendall tau with the gap, all {n}: {name}", cells, name)
     for name in cells[0].measures:
         table += _told(cells, name)
-    return (*table, *_swept(sweep))
+    return (*table, *_swept(sweep, trained))
 
 
 def _pair(cells: Sequence[Cell], name: str) -> tuple[list[float], list[float]]:
@@ -121,16 +124,16 @@ def _told(cells: Sequence[Cell], name: str) -> list[Row]:
     return found
 
 
-def _swept(sweep: Sequence[Wide]) -> list[Row]:
+def _swept(sweep: Sequence[Wide], trained: int) -> list[Row]:
     table = []
     for units in sorted({cell.units for cell in sweep}):
         mine = [cell for cell in sweep if cell.units == units]
-        for what, values in (
-            ("training accuracy", [c.train for c in mine]),
-            ("test accuracy", [c.test for c in mine]),
-            (f"{MAGNITUDE} keeps", [c.fraction for c in mine]),
+        for what, values, n in (
+            ("training accuracy", [c.train for c in mine], trained),
+            ("test accuracy", [c.test for c in mine], mine[0].n),
+            (f"{MAGNITUDE} keeps", [c.fraction for c in mine], len(mine)),
         ):
-            table.append(Row.per_seed(f"sweep, {units} units: {what}", values, mine[0].n))
+            table.append(Row.per_seed(f"sweep, {units} units: {what}", values, n))
         losses = [c.test_loss for c in mine]
         table.append(Row.per_seed(f"sweep, {units} units: test loss", losses, mine[0].n, ""))
     for name in ("test error", "test loss"):
@@ -197,16 +200,15 @@ def described(sweep: Sequence[Wide]) -> str:
     )
 
 
+@plainly
 def picture(cells: Sequence[Cell], sweep: Sequence[Wide]) -> bytes:
     """Prunability against the gap; the taus of all measures; the sweep (PNG)."""
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = blank(15, 5)
     one, two, three = figure.subplots(1, 3, width_ratios=(1, 1.1, 1.1))
     _scatter(one, cells)
     _bars(two, cells)
     _widths(three, sweep)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()
+    return content(figure, dpi=130)
 
 
 def _scatter(axes: Axes, cells: Sequence[Cell]) -> None:
@@ -218,7 +220,8 @@ def _scatter(axes: Axes, cells: Sequence[Cell]) -> None:
             values = [c.measures[MAGNITUDE] for c in mine]
             axes.scatter(values, [c.gap for c in mine], color=colour, marker=marker, label=label)
     axes.set_xlabel(f"fraction that {MAGNITUDE} keeps (○ {widths[0]}, □ {widths[-1]})")
-    axes.set_ylabel("generalisation gap")
+    axes.set_ylabel(f"generalisation gap, {cells[0].n} test images")
+    axes.set_title(f"{len(cells)} networks of the ladder", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
 
@@ -254,5 +257,7 @@ def _widths(axes: Axes, sweep: Sequence[Wide]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, 1)
     axes.set_xlabel("hidden units (band: smallest to largest over seeds)")
+    axes.set_ylabel(f"shares; test error on {sweep[0].n} images")
+    axes.set_title(f"{len(sweep)} networks of the sweep", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from torchproof.core.metrics import clopper_pearson
 from torchproof.diagnose.tail_index import Tails
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.report.tail_index_plots import READINGS, draw_tails, lines_over, plain_log
 from torchproof.reproduce.experiment import Row, Verdict
 from torchproof.reproduce.tail_index_measures import Cell, Exit, Synthetic, Track, groups
@@ -159,20 +157,21 @@ def tails_png(cells: Sequence[Cell]) -> bytes:
     """The tails of the widest network of the first setting."""
     own = [c for c in cells if c.tails and (c.data, c.loss) == (cells[0].data, cells[0].loss)]
     if not own:
-        return _saved(Figure())
+        return content(blank(6.4, 4.8), dpi=130)
     widest = max(own, key=lambda c: (c.width, -c.seed))
     assert widest.tails is not None
-    return _saved(draw_tails(widest.tails, f"{widest.data}, {widest.loss}, width {widest.width}"))
+    about = f"{widest.data}, {widest.loss}, width {widest.width}"
+    return content(draw_tails(widest.tails, about), dpi=130)
 
 
+@plainly
 def png(
     cells: Sequence[Cell], tracks: Sequence[Track], synthetic: Synthetic, exits: Sequence[Exit]
 ) -> bytes:
     """Readings over width, a panel per data set and loss; over training; on draws; exit times."""
     named = groups(cells)
     columns = max(len(named), 3)
-    figure = Figure(figsize=(3.6 * columns, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(3.6 * columns, 7)
     grid = figure.subplots(2, columns, squeeze=False)
     for axes, (what, by) in zip(grid[0], named, strict=False):
         widths = [w for w, _ in by]
@@ -191,7 +190,7 @@ def png(
     lines, words = grid[0][0].get_legend_handles_labels()
     place = grid[1][3] if columns > 3 else grid[0][2]
     place.legend(lines, words, frameon=False, fontsize=9, loc="center", title="readings of noise")
-    return _saved(figure)
+    return content(figure, dpi=130)
 
 
 def _over_training(axes: Axes, tracks: Sequence[Track]) -> None:
@@ -241,9 +240,3 @@ def _exit_bars(axes: Axes, exits: Sequence[Exit]) -> None:
     axes.invert_yaxis()
     axes.set_title("mean exit time from a well (stroke: theory)", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-
-
-def _saved(figure: Figure) -> bytes:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=130)
-    return drawn.getvalue()

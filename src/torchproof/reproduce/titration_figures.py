@@ -9,9 +9,9 @@ from typing import Literal
 
 from torchproof.backdoor.bank import Entry
 from torchproof.backdoor.neural_cleanse import Cleansed
-from torchproof.backdoor.roc import auroc, auroc_interval
 from torchproof.backdoor.rule import Origin, Rule, calibrate, class_shares
 from torchproof.backdoor.titrate import Titration
+from torchproof.core.ranking import auroc, auroc_interval
 from torchproof.reproduce.experiment import Figures, Row
 from torchproof.reproduce.experiment import Verdict as Said
 

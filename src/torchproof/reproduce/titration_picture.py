@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from torchproof.backdoor.roc import Roc
+from torchproof.core.ranking import Roc
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.report.titration_plots import groups_on, roc_on
 from torchproof.reproduce.titration_figures import ALL, Reading, Verdict, kinds_of, split
 
 
+@plainly
 def picture(groups: Sequence[Sequence[Reading]], by_images: Sequence[Sequence[Verdict]]) -> bytes:
     """Curves by kind, scores by kind, ROC curves: a PNG."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        figure = Figure(figsize=(14.5, 4.6), layout="constrained")
-        curves, scores, roc = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-        every = [one for group in groups for one in group]
-        kinds = list(dict.fromkeys(one.entry.kind for one in every))
-        groups_on(curves, {k: [o.images for o in every if o.entry.kind == k] for k in kinds})
-        curves.set_title("T, mean and range, by kind of network", fontsize="medium")
-        _strips(scores, [v for bank in by_images for v in bank], kinds)
-        roc_on(roc, _rocs(by_images))
-        roc.set_title("each bank judged by the others", fontsize="medium")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    figure = blank(14.5, 4.6)
+    curves, scores, roc = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    every = [one for group in groups for one in group]
+    kinds = list(dict.fromkeys(one.entry.kind for one in every))
+    groups_on(curves, {k: [o.images for o in every if o.entry.kind == k] for k in kinds})
+    curves.set_title("T, mean and range, by kind of network", fontsize="medium")
+    _strips(scores, [v for bank in by_images for v in bank], kinds)
+    roc_on(roc, _rocs(by_images))
+    roc.set_title("each bank judged by the others", fontsize="medium")
+    return content(figure, dpi=110)
 
 
 def _rocs(banks: Sequence[Sequence[Verdict]]) -> dict[str, Roc]:

@@ -4,18 +4,17 @@ picture.
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from torchproof.backdoor.metrics import Measured, Share
 from torchproof.backdoor.sweep import Setting, Sweep
 from torchproof.backdoor.triggers import Trigger
 from torchproof.report import backdoor_plots
+from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.experiment import Figures, Row, Verdict
 
 PAPER = "Garg, Kumar, Goel and Liang 2020, arXiv 2008.01761"
@@ -175,12 +174,13 @@ def sweeps(cells: Sequence[Cell], data: str) -> list[Sweep]:
     ]
 
 
+@plainly
 def picture(cells: Sequence[Cell], shown: Tensor, triggers: Mapping[str, Trigger]) -> bytes:
     """Accuracies against the budget for each data set, the trade-off on images beside poisoned
     data, and the triggers, as PNG.
     """
     names = list(dict.fromkeys(cell.data for cell in cells))
-    figure = Figure(figsize=(5.2 * len(names), 7.6), layout="constrained")
+    figure = blank(5.2 * len(names), 7.6)
     halves: Any = figure.subfigures(2, 1)
     for axes, data in zip(halves[0].subplots(1, len(names), squeeze=False)[0], names, strict=True):
         backdoor_plots.budgets(axes, sweeps(cells, data), data)
@@ -190,6 +190,4 @@ def picture(cells: Sequence[Cell], shown: Tensor, triggers: Mapping[str, Trigger
         others.setdefault(f"poisoned data, {c.trigger}", []).append(c.measured)
     backdoor_plots.trade_off(lower[0].subplots(), sweeps(cells, names[0]), others, names[0])
     backdoor_plots.draw_triggers(shown, triggers, lower[1])
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    return drawn.getvalue()
+    return content(figure)

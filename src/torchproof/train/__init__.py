@@ -35,12 +35,14 @@ from torchproof.train.hypersphere import HE
 from torchproof.train.interpolated import IAT
 from torchproof.train.jsigr import JSIGR
 from torchproof.train.ladder import BoundaryGuided
+from torchproof.train.laplacian import LaplacianSmoothness
 from torchproof.train.loop import fit
 from torchproof.train.mart import MART
 from torchproof.train.method import Batch, Method
 from torchproof.train.mma import MMA
 from torchproof.train.n_fgsm import NFGSM
 from torchproof.train.optimisers import OPTIMISERS, SCHEDULES
+from torchproof.train.parseval import Parseval
 from torchproof.train.rat import RAT
 from torchproof.train.record import Record
 from torchproof.train.score import SCORE
@@ -114,8 +116,10 @@ __all__ = [
     "GloRo",
     "GradAlign",
     "LabelSmoothing",
+    "LaplacianSmoothness",
     "Method",
     "NoiseAugmentation",
+    "Parseval",
     "PixelGuided",
     "Ramp",
     "RandomMask",

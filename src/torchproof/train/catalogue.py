@@ -43,10 +43,12 @@ from torchproof.train.hypersphere import HE
 from torchproof.train.interpolated import IAT
 from torchproof.train.jsigr import JSIGR
 from torchproof.train.ladder import BoundaryGuided
+from torchproof.train.laplacian import LaplacianSmoothness
 from torchproof.train.mart import MART
 from torchproof.train.method import Method
 from torchproof.train.mma import MMA
 from torchproof.train.n_fgsm import NFGSM
+from torchproof.train.parseval import Parseval
 from torchproof.train.rat import RAT
 from torchproof.train.score import SCORE
 from torchproof.train.selfpaced import SPAT
@@ -94,6 +96,8 @@ METHODS: dict[str, type[Method]] = {
     "GradAlign": GradAlign,
     "FirstLayer": FirstLayer,
     "JSIGR": JSIGR,
+    "Parseval": Parseval,
+    "LaplacianSmoothness": LaplacianSmoothness,
     "RAT": RAT,
     "BoundaryGuided": BoundaryGuided,
     "TisODE": TisODE,
