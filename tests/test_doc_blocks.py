@@ -15,7 +15,7 @@ from torchproof.data import load
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     page
-    for folder in ("diagnose", "backdoor")
+    for folder in ("diagnose", "backdoor", "detect", "tutorials")
     for page in sorted((DOCS / folder).glob("*.md"))
     if "```python" in page.read_text(encoding="utf-8")
 ]
