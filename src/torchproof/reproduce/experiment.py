@@ -76,6 +76,12 @@ class Row(BaseModel):
         return f"{text} ({self.setting})" if self.setting else text
 
     @property
+    def told(self) -> str:
+        """The mean, with the spread where there is more than one value."""
+        spread = f" ± {self.text(self.spread)}" if len(self.ours) > 1 else ""
+        return f"{self.text(self.mean)}{spread} {self.unit}".strip()
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.ours)
 
@@ -130,8 +136,7 @@ class Outcome(BaseModel):
             "|---|---:|---|",
         ]
         for row in self.rows:
-            ours = f"{row.text(row.mean)} ± {row.text(row.spread)} {row.unit}".strip()
-            lines.append(f"| {row.what} | {ours} | {row.known} |")
+            lines.append(f"| {row.what} | {row.told} | {row.known} |")
         return "\n".join(lines) + "\n"
 
     def _with_intervals(self) -> list[str]:
@@ -141,10 +146,9 @@ class Outcome(BaseModel):
             "|---|---:|---:|---:|---|",
         ]
         for row in self.rows:
-            ours = f"{row.text(row.mean)} ± {row.text(row.spread)} {row.unit}".strip()
             low, high = row.ci95 or (None, None)
             within = "–" if low is None or high is None else f"{row.text(low)} to {row.text(high)}"
-            lines.append(f"| {row.what} | {row.n} | {ours} | {within} | {row.known} |")
+            lines.append(f"| {row.what} | {row.n} | {row.told} | {within} | {row.known} |")
         return lines
 
 
