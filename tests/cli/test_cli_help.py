@@ -18,6 +18,7 @@ COMMANDS = (
     "quickstart", "train", "evaluate", "attack", "transfer", "reproduce", "merge", "hypocrisy",
     "compare", "corrupt", "curve", "list", "train-many", "certify", "verify", "smooth",
     "survey", "check-certificate", "diagnose", "scan", "anomaly", "concepts",
+    "adapt", "detect-bench",
 )  # fmt: skip
 GROUP: Any = typer.main.get_command(app)
 

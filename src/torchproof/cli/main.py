@@ -6,40 +6,55 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from typing import ClassVar
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from torchproof.cli.anomaly import app as anomaly
-from torchproof.cli.attack import attack
-from torchproof.cli.certify import certify
-from torchproof.cli.check_certificate import check_certificate
-from torchproof.cli.compare import compare
-from torchproof.cli.concepts import concepts
-from torchproof.cli.corrupt import corrupt
-from torchproof.cli.curve import curve
-from torchproof.cli.diagnose import diagnose
-from torchproof.cli.evaluate import evaluate
-from torchproof.cli.hypocrisy import hypocrisy
-from torchproof.cli.listing import listing
-from torchproof.cli.merge import merge
-from torchproof.cli.quickstart import quickstart
-from torchproof.cli.reproduce import reproduce
-from torchproof.cli.scan import scan
-from torchproof.cli.smooth import smooth
-from torchproof.cli.survey import survey
-from torchproof.cli.train import train
-from torchproof.cli.train_many import train_many
-from torchproof.cli.transfer import transfer
-from torchproof.cli.verify import verify
+from torchproof.cli.commands import Lazily
 from torchproof.core.errors import TorchproofError
 
 INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 
+
+class Torchproof(Lazily):
+    """Every command, in the order of `--help`."""
+
+    table: ClassVar[Mapping[str, str]] = {
+        "quickstart": "quickstart",
+        "train": "train",
+        "evaluate": "evaluate",
+        "curve": "curve",
+        "attack": "attack",
+        "reproduce": "reproduce",
+        "merge": "merge",
+        "hypocrisy": "hypocrisy",
+        "transfer": "transfer",
+        "compare": "compare",
+        "corrupt": "corrupt",
+        "certify": "certify",
+        "verify": "verify",
+        "smooth": "smooth",
+        "survey": "survey",
+        "diagnose": "diagnose",
+        "scan": "scan",
+        "adapt": "adapt",
+        "detect-bench": "detect_bench",
+        "concepts": "concepts",
+        "train-many": "train_many",
+        "check-certificate": "check_certificate",
+        "list": "listing",
+        "anomaly": "anomaly:app",
+    }
+
+
 app = typer.Typer(
     name="torchproof",
+    cls=Torchproof,
+    callback=lambda: None,
     help="Attack, train and measure PyTorch models, and leave evidence that a sceptic accepts.",
     epilog="Start with `torchproof quickstart`. Exit codes: 0 fine, 1 unreliable or a check "
     "failed, 2 bad input.",
@@ -47,15 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (
-    quickstart, train, evaluate, curve, attack, reproduce, merge, hypocrisy, transfer, compare,
-    corrupt, certify, verify, smooth, survey, diagnose, scan, concepts,
-):  # fmt: skip
-    app.command(command.__name__)(command)
-app.command("train-many")(train_many)
-app.command("check-certificate")(check_certificate)
-app.command("list")(listing)
-app.add_typer(anomaly, name="anomaly")
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The adaptive-attack workbench: a debugger for evaluations, never a certificate."""

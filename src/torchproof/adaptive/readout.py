@@ -1,0 +1,59 @@
+"""What a linear read-out of a defended model reads: the features behind all of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchproof.adaptive.predictor import DefendedPredictor
+from torchproof.core.errors import ModelError
+from torchproof.core.sites import Model
+from torchproof.core.unaware import logits_of
+from torchproof.nn.taps import hidden_layers, tapped
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Of the named layers (the last hidden ones), or of the logits where `layers` is empty."""
+
+    layers: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.layers) if self.layers else "logits"
+
+    @classmethod
+    def of(cls, model: Model, x: Tensor) -> Readout:
+        """The last hidden layer of every network of the model; the logits where one cannot be read
+        (it runs several times, or there is none).
+        """
+        if not isinstance(model, nn.Module):
+            return cls(())
+        roots = {"": model}
+        if isinstance(model, DefendedPredictor):
+            roots = {f"networks.{i}": net for i, net in enumerate(model.networks)}
+        try:
+            names = tuple(
+                ".".join(part for part in (root, hidden_layers(net, x[:2], 1)[0]) if part)
+                for root, net in roots.items()
+            )
+            tapped(model, x[:2], names)
+        except ModelError:
+            return cls(())
+        return cls(names)
+
+    def read(self, model: Model, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, F), differentiable, and the score of rejection (B,), None without one."""
+        out: Any
+        if self.layers:
+            assert isinstance(model, nn.Module)
+            out, parts = tapped(model, x, self.layers)
+            found = torch.cat([part.flatten(1) for part in parts], 1)
+        else:
+            out = model(x)
+            found = logits_of(out)
+        return found, out["reject"] if isinstance(out, Mapping) and "reject" in out else None

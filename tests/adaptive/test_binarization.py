@@ -1,0 +1,147 @@
+"""The active test passes what can see and fails what cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof.adaptive.binarization import Setting, binarization
+from torchproof.adaptive.binary_problem import Problems, build
+from torchproof.adaptive.predictor import Beside, DefendedPredictor
+from torchproof.adaptive.readout import Readout
+from torchproof.attack.catalogue import averaged, chain, pgd, square
+from torchproof.attack.combine import EveryTarget
+from torchproof.attack.nes import NES
+from torchproof.attack.starts import Zero
+from torchproof.core.errors import InputError
+from torchproof.core.norms import L2
+from torchproof.core.objectives import Margin, TargetedMargin
+from torchproof.core.threats import Threat
+from torchproof.core.unaware import Unaware
+
+SMALL = Setting(inside=300, random=50)
+
+
+@pytest.mark.parametrize("name", ["net", "hardened"])
+def test_pgd_passes_on_undefended_networks(
+    name: str, request: Any, images: Any, threat: Any
+) -> None:
+    model = request.getfixturevalue(name)
+    weights = [p.clone() for p in model.parameters()]
+    found = binarization(model, images.x[:20], pgd(threat, 200))
+    assert found.problems == 20 and found.asr >= 0.95 and found.passes and found.informative
+    assert found.random_asr < 0.5 and found.readout == "4"
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
+def test_tiny_steps_fail(net: nn.Module, images: Any, threat: Any) -> None:
+    found = binarization(net, images.x[:20], pgd(threat, 3, 0.01, start=Zero()))
+    assert found.problems == 20 and found.asr < 0.5 and not found.passes
+
+
+def test_gradients_that_are_cut_fail_and_a_substitute_passes(
+    net: nn.Module, images: Any, threat: Any, parts: Any
+) -> None:
+    model = DefendedPredictor(net, preprocess={"levels": parts["levels"](8)})
+    x, attack = images.x[:20], pgd(threat, 60, start=Zero())
+    blind = binarization(model, x, attack, setting=SMALL)
+    through = binarization(model, x, attack, on=model.substituted("levels"), setting=SMALL)
+    assert blind.problems >= 10 and blind.asr < 0.5 and not blind.passes
+    assert through.problems == blind.problems and through.asr > blind.asr + 0.3
+
+
+def test_noise_asks_for_averages(net: nn.Module, images: Any, threat: Any, parts: Any) -> None:
+    model = DefendedPredictor(net, preprocess={"noise": parts["noise"](0.03)})
+    x, setting = images.x[:12], Setting(inside=200, random=10, boundary="corner")
+    eot = binarization(model, x, averaged(pgd(threat, 40), 8), random=True, setting=setting)
+    assert eot.problems >= 8 and eot.asr > 0.8
+
+
+def test_a_rejecting_model_is_judged_by_its_rule(
+    net: nn.Module, images: Any, held: Any, threat: Any, parts: Any
+) -> None:
+    detector = parts["distance"](net, held.x)
+    model = DefendedPredictor(net, reject=detector).calibrated(images.x, 0.1)
+    assert model.rule is not None
+    x = images.x[:10]
+    found = binarization(
+        model, x, pgd(threat, 60, objective=model.rule), rule=model.rule, setting=SMALL
+    )
+    naive = pgd(threat, 60, objective=Unaware(Margin(), model.rule))
+    unaware = binarization(model, x, naive, rule=model.rule, setting=SMALL)
+    assert found.problems >= 3 and found.asr >= unaware.asr
+    # whatever is rejected everywhere has no problem to solve
+    never = DefendedPredictor(net, reject=Beside(_Always())).requires_grad_(False)
+    none = binarization(never, x[:2], naive, rule=model.rule, setting=SMALL)
+    assert none.problems == 0 and not none.informative and none.solved == (None, None)
+
+
+class _Always(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).sum(1) * 0 + 1e9
+
+
+def test_a_problem_is_what_it_says(net: nn.Module, images: Any, threat: Any) -> None:
+    x, setting = images.x[0], Setting(inside=100)
+    with torch.no_grad():
+        readout = Readout.of(net, images.x)
+    made = build(net, readout, x, 0, threat, None, 1, setting, 7)
+    assert made is not None
+    problem = Problems(net, readout, x[None], made[0][None], made[1][None])
+    ball = threat.set(net, x.expand(100, 1, 8, 8))
+    draw = torch.Generator().manual_seed(0)
+    inside = 0.95 * threat.eps * (2 * torch.rand(100, 1, 8, 8, generator=draw) - 1)
+    inside = inside.clamp(ball.low, ball.high)
+    with torch.no_grad():
+        z = problem(x[None])
+        assert int(z.argmax(1)) == 0
+        assert float((problem(x + inside).argmax(1) == 0).float().mean()) > 0.9
+    # logits are a linear function of the hidden layer
+    body = nn.Sequential(*list(net)[:5])
+    with torch.no_grad():
+        score = body(x[None]) @ made[0] + made[1]
+    torch.testing.assert_close(z, torch.stack([-score, score], 1) / 2)
+
+
+def test_tight_problems_are_harder_to_hit_by_chance(
+    net: nn.Module, images: Any, threat: Any
+) -> None:
+    x, attack = images.x[:15], pgd(threat, 1, 1e-6, start=Zero())
+    loose, tight = (
+        binarization(net, x, attack, setting=Setting(inside=300, random=200, logits=logits))
+        for logits in ("fixed", "tight")
+    )
+    assert tight.random <= loose.random
+
+
+def by_answers(attack: Any) -> Any:
+    return replace(attack, wrap=lambda oracle: NES(oracle, 10, 0.01, 64))
+
+
+def test_the_search_is_that_of_the_attack(net: nn.Module, images: Any) -> None:
+    threat, x = Threat(L2(), 0.8), images.x[:6]
+    settings = {"setting": SMALL}
+    targeted = EveryTarget(pgd(threat, 40, objective=TargetedMargin()), 9)
+    assert binarization(net, x, targeted, **settings).asr >= 0.8
+    blind = pgd(threat, 20, 0.2, objective=Margin())
+    es = by_answers(blind)
+    assert binarization(net, x, es, **settings).asr >= 0.5
+    assert binarization(net, x, square(threat, 20), **settings).asr <= 1.0
+    first, second = (binarization(net, x, blind, seed=3, **settings) for _ in range(2))
+    assert first == second
+    with pytest.raises(InputError):
+        binarization(net, x, chain(blind, blind))
+    with pytest.raises(InputError):
+        Setting(gap=0.0)
+
+
+def test_images_that_are_alike_are_kept_apart(net: nn.Module, images: Any, threat: Any) -> None:
+    twice = torch.cat([images.x[:4], images.x[:4] + 0.001]).clamp(0, 1)
+    found = binarization(net, twice, pgd(threat, 100), setting=SMALL)
+    assert found.problems == 8 and found.asr > 0.8
+    assert np.isclose(found.asr, np.mean([s for s in found.solved if s is not None]))

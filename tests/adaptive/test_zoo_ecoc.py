@@ -1,0 +1,72 @@
+"""Error-correcting codes: words, decoder, and what saturation hides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from torchproof.adaptive.declaration import declaration
+from torchproof.adaptive.defence import Material
+from torchproof.adaptive.judge import Judge
+from torchproof.adaptive.trial import carry_out
+from torchproof.adaptive.zoo.ecoc import DEFENCE, FLOOR, Agreement, Decoder, words
+from torchproof.core.threats import parse
+from torchproof.data import load
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    data, test = load("digits", split="train"), load("digits")
+    return Material(data.take(1000), data.subset(range(1000, 1200)), test.take(40))
+
+
+@pytest.fixture(scope="module")
+def row(material: Material) -> Any:
+    return DEFENCE.train(material, 0)
+
+
+def test_words_differ_in_half_of_their_bits() -> None:
+    code = words(10, 16)
+    assert code.shape == (10, 16) and set(code.unique().tolist()) == {-1.0, 1.0}
+    apart = [int((a != b).sum()) for i, a in enumerate(code) for b in code[:i]]
+    assert set(apart) == {8}
+
+
+def test_the_decoder_equals_its_formula() -> None:
+    decoder = Decoder(10)
+    z = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    found = decoder(z)
+    for n in range(5):
+        bits = [2 / (1 + math.exp(-2 * float(v))) - 1 for v in z[n]]
+        agree = [
+            max(0.0, sum(float(c) * b for c, b in zip(word, bits, strict=True)))
+            for word in decoder.codes
+        ]
+        for k, value in enumerate(agree):
+            p = max(value / sum(agree), FLOOR)
+            assert float(found[n, k]) == pytest.approx(math.log(p), abs=1e-4)
+
+
+def test_bits_without_a_slope_have_one_before_they_saturate() -> None:
+    decoder = Decoder(10)
+    z = (20 * decoder.codes[:4]).requires_grad_()
+    top = decoder(z).diagonal().sum()
+    (grad,) = torch.autograd.grad(top, [z])
+    assert not bool(grad.any())
+    plain = Agreement(decoder.codes)
+    torch.testing.assert_close(plain(z), z @ decoder.codes.T)
+    assert torch.equal(plain(z).argmax(1), decoder(z).argmax(1))
+
+
+def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
+    defended, base = row
+    x, y = material.test.x, material.test.y
+    assert declaration(defended, x, y).false == ()
+    judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.25")
+    assert float(judge.clean(x, y).float().mean()) > 0.8
+    naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
+    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
+    assert hand.won > naive.won

@@ -1,0 +1,74 @@
+"""Temporal dependency: the reader's beginnings against reading them alone, and the row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from torchproof.adaptive.declaration import declaration
+from torchproof.adaptive.defence import Material
+from torchproof.adaptive.judge import Judge
+from torchproof.adaptive.trial import carry_out
+from torchproof.adaptive.zoo.temporal import (
+    DEFENCE,
+    SPLITS,
+    Disagreement,
+    EveryBeginning,
+    Reader,
+)
+from torchproof.core.threats import parse
+from torchproof.data import load
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    data, test = load("digits", split="train"), load("digits")
+    return Material(data.take(1000), data.subset(range(1000, 1200)), test.take(40))
+
+
+@pytest.fixture(scope="module")
+def row(material: Material) -> Any:
+    return DEFENCE.train(material, 0)
+
+
+@pytest.fixture
+def reader() -> Reader:
+    torch.manual_seed(0)
+    return Reader(8, 10).eval().requires_grad_(False)
+
+
+def test_a_beginning_is_what_reading_it_alone_would_say(reader: Reader) -> None:
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    after = reader.after(x)
+    for rows in range(1, 9):
+        torch.testing.assert_close(after[:, rows - 1], reader(x[:, :, :rows]))
+
+
+def test_the_score_is_a_total_variation_at_some_split(reader: Reader) -> None:
+    x = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = reader(x).softmax(1)
+    known = torch.stack([
+        0.5 * (reader(x[:, :, : max(1, round(s * 8))]).softmax(1) - whole).abs().sum(1)
+        for s in SPLITS
+    ])  # fmt: skip
+    torch.manual_seed(0)
+    found = Disagreement(reader)(x, reader(x))
+    apart = (known - found).abs()
+    assert float(apart.amin(0).max()) < 1e-6 and float(apart.amin(1).max()) < 1e-6
+    assert len(apart.argmin(0).unique()) > 1
+    every = EveryBeginning(Disagreement(reader))(x)
+    torch.testing.assert_close(every["reject"], known.amax(0))
+
+
+def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
+    defended, base = row
+    x, y = material.test.x, material.test.y
+    assert declaration(defended, x, y).false == ()
+    judge, ids = Judge(defended, defended.rule, 11), torch.arange(len(x))
+    threat = parse("linf:0.15")
+    assert float(judge.clean(x, y).float().mean()) > 0.7
+    naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
+    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
+    assert hand.won >= naive.won
