@@ -21,8 +21,8 @@ FILES = {
 KEYS = {
     "schema", "date", "model", "model_sha256", "data", "data_sha256", "n", "threat", "suite",
     "seed", "device", "dtype", "quantised", "target", "clean_accuracy", "robust_accuracy",
-    "robust_accuracy_ci95", "certified_accuracy", "rejection_rate", "attacks", "forward",
-    "backward", "seconds",
+    "robust_accuracy_ci95", "certified_accuracy", "standing", "rejection_rate", "attacks",
+    "forward", "backward", "seconds",
     "per_robust_example", "probes", "examples", "flags", "labels", "verdict", "versions", "command",
 }  # fmt: skip
 QUICK = ("--suite", "quick", "--n", 24)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from torchproof.cli.main import main
+from torchproof.verify.memory import waiting
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, startup: float = 0.0) -> int:
     monkeypatch.setattr("sys.argv", ["torchproof", "verify", *map(str, arguments)])
-    monkeypatch.setattr("torchproof.cli.verify.STARTUP", 0.0)  # of pytest
+    monkeypatch.setattr("torchproof.cli.verify.STARTUP", startup)  # not of pytest
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)
@@ -111,9 +112,9 @@ def test_the_time_limit_is_kept(
         monkeypatch.setattr(f"torchproof.{module}.time", clock)
     network, asked = hard(tmp_path)
     out, given = tmp_path / "out.txt", ("--onnx", network, "--vnnlib", asked, "--timeout")
-    for seconds, by in ((0.1, "time, 0 boxes"), (6, "input split")):
+    for seconds, startup, by in ((0.1, 0.2, "time, 0 boxes"), (2, 0.0, "input split")):
         began = time.process_time()
-        assert run(monkeypatch, *given, seconds, "--results", out) == 1
+        assert run(monkeypatch, *given, seconds, "--results", out, startup=startup) == 1
         spent = time.process_time() - began
         assert out.read_text() == "timeout\n" and by in " ".join(capsys.readouterr().out.split())
         if by == "input split":
@@ -137,3 +138,20 @@ def test_an_error_is_written_to_the_result_file(
     assert run(monkeypatch, "--onnx", network, "--vnnlib", asked, "--results", nowhere) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "hard.vnnlib" in said.replace(" ", "") and "could not be written" not in said
+
+
+def test_what_memory_does_not_hold_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, asked = hard(tmp_path)
+    given = ("--onnx", network, "--vnnlib", asked, "--timeout", 600)
+    left: list[int] = []
+
+    def full(*_: object) -> None:
+        left.append(waiting())
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("torchproof.cli.verify.decide", full)
+    assert run(monkeypatch, *given, "--memory", 0.5) == 1
+    said = capsys.readouterr().out
+    assert left == [2**28] and "unknown" in said and "no memory left" in said

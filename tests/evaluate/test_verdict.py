@@ -24,12 +24,14 @@ from torchproof.evaluate import Member, Progress, Report, evaluate
 
 KEYS = (
     "schema date model model_sha256 data data_sha256 n threat suite seed device dtype quantised "
-    "target clean_accuracy robust_accuracy robust_accuracy_ci95 certified_accuracy rejection_rate "
-    "attacks forward backward per_robust_example seconds probes examples flags labels verdict "
-    "versions command"
+    "target clean_accuracy robust_accuracy robust_accuracy_ci95 certified_accuracy standing "
+    "rejection_rate attacks forward backward per_robust_example seconds probes examples flags "
+    "labels verdict versions command"
 )
 ATTACK_KEYS = "name settings robust_accuracy broken forward backward seconds"
-COLUMNS = "id label clean status broken_by budget forward backward predicted adversarial"
+COLUMNS = (
+    "id label clean status broken_by budget forward backward predicted adversarial certificate"
+)
 
 
 def flag(report: Report, name: str) -> Any:

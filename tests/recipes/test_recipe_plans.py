@@ -41,6 +41,7 @@ CONTINUED = (
     "mnist-rat",
     "mnist-ladder",
 )  # recipes that start from trained weights
+STREAMED = ("cifar10-generated", "cifar10-pseudo-labelled")  # recipes with extra data
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
 
 
@@ -56,7 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _taught(plan: Plan, path: Path, data: Path) -> Plan:
-    """A plan that names a teacher, or weights to start from, with those that are there."""
+    """A plan that names a teacher, weights to start from or a stream, with those that are there."""
+    if plan.labeller is not None:
+        cards.save(build("mlp", channels=3, size=32, classes=10, hidden=(4,)), path / "labeller")
+        plan = plan.model_copy(update={"labeller": str(path / "labeller")})
+    if plan.extra is not None:
+        return plan.model_copy(update={"extra": f"npz:{data / 'cifar10.npz'}"})
     if plan.start is not None:
         first = prepare(plan.model_copy(update={"start": None}), data, CPU).model
         cards.save(first, path / "start")
@@ -315,7 +321,7 @@ def test_files_that_are_none(write: Callable[[str], str], tmp_path: Path) -> Non
         recipe("digits_at")
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if n not in (*TAUGHT, *CONTINUED)])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in (*TAUGHT, *CONTINUED, *STREAMED)])
 def test_every_recipe_has_a_small_variant(folder: Path, name: str) -> None:
     """All but those that need a stored standard network, and are told apart below."""
     plan = small(name)

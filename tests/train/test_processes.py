@@ -47,7 +47,7 @@ def load(path: Path) -> Any:
 
 def test_two_processes_equal_one_in_float64(folder: Path) -> None:
     one, two, other = (load(folder / f"exact{n}.pt") for n in ("1-0", "2-0", "2-1"))
-    assert one.keys() == {"Standard", "AT", "AWP", "FreeAT", "MMA"}
+    assert one.keys() == {"Standard", "AT", "AWP", "FreeAT", "MMA", "Stream"}
     for method, state in one.items():
         for name, value in state.items():
             assert torch.equal(two[method][name], other[method][name]), (method, name)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import distributed as dist
 
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
+from torchproof.data.stream import Stream
 from torchproof.train import AT, AWP, MMA, TRADES, Batch, FreeAT, Settings, Standard, fit
 
 THREAT = Threat(Linf(), 0.1)
@@ -59,6 +61,24 @@ def store(model: nn.Module, path: Path, card: dict[str, Any]) -> None:
     torch.save(model.state_dict(), path.with_suffix(".test"))
 
 
+class Source:
+    """Images and labels in two parts, read by their positions."""
+
+    name, parts = "in memory", 2
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def walk(self, part: int) -> Iterator[int]:
+        return iter(range(part, len(self.x), 2))
+
+    def read(self, handles: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.x[list(handles)], self.y[list(handles)]
+
+
 class Leaving(AT):
     """AT that ends its process, as a kill would, in the ninth step."""
 
@@ -93,6 +113,11 @@ def exact(folder: Path, name: str) -> None:
         records = list(fit(net, data(torch.float64), method, settings(clip=1.0), threat=THREAT))
         table = [[r.loss, r.clean, r.robust, r.forward, r.backward] for r in records]
         found[type(method).__name__] = {**net.state_dict(), "records": torch.tensor(table)}
+    net, (x, y) = network(batch_statistics=False, seed=rank).double(), data(torch.float64)
+    stream = Stream(Source(x[10:], y[10:]), buffer=7, held=(x[:10], y[:10]))
+    records = list(fit(net, stream, AT(THREAT, steps=3), settings(held_out=None)))
+    losses = torch.tensor([[r.loss, r.clean, r.robust] for r in records])
+    found["Stream"] = {**net.state_dict(), "records": losses}
     torch.save(found, folder / f"{name}{rank}.pt")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.errors import InputError, ModelError
+from torchproof.core.errors import InputError
 from torchproof.verify import graph_of
 from torchproof.verify.bounds import CROWN, Pass
 from torchproof.verify.decide import decide
@@ -15,7 +15,7 @@ from torchproof.verify.graph import Graph
 from torchproof.verify.input_split import Boxes, Planes, _rest, split_inputs
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.question import Question
-from torchproof.verify.vnnlib import parse_property
+from torchproof.verify.vnnlib import parse_property, violated
 
 D = torch.float64
 
@@ -156,9 +156,67 @@ def test_questions_that_cannot_be_meant(small: tuple[nn.Module, Graph]) -> None:
         box(1, -1, [[1, 0]], [0])
     with pytest.raises(InputError, match="M >= 1"):
         box(-1, 1, [], [])
-    mixed = PROPERTY.replace("(<= Y_0 {a})", "(<= Y_0 X_0)").format(b=0)
-    with pytest.raises(ModelError, match="compares outputs with inputs"):
-        decide(small[1], (2,), parse_property(mixed), 5)
+
+
+def mixed_text(*cases: str) -> str:
+    """Any of the cases, over x in [-1, 1]^2."""
+    text = "(declare-const Y_0 Real) (declare-const Y_1 Real)"
+    for i in range(2):
+        text += f"(declare-const X_{i} Real) (assert (and (<= X_{i} 1) (>= X_{i} -1)))"
+    return f"{text} (assert (or {' '.join(cases)}))"
+
+
+@pytest.mark.parametrize("share", [-0.02, 0.02])
+def test_outputs_that_are_compared_with_inputs(
+    small: tuple[nn.Module, Graph], share: float
+) -> None:
+    """As a fine grid has it, alone and beside a case of outputs alone and one of inputs alone."""
+    net, graph = small
+    axis = torch.linspace(-1, 1, 301, dtype=D)
+    x = torch.cartesian_prod(axis, axis)
+    y = net(x)
+    gap = y[:, 0] - 2 * x[:, 0] + x[:, 1]
+    limit = float(gap.min() + share * (gap.max() - gap.min()))
+    never = (f"(<= Y_1 {float(y[:, 1].min()) - 0.1})", "(<= (+ X_0 X_1) -2.1)")
+    for others in ((), never):
+        text = mixed_text(f"(<= (+ Y_0 X_1) (+ (* 2 X_0) {limit}))", *others)
+        asked = parse_property(text)
+        found = decide(graph, (2,), asked, 60)
+        assert found.verdict == ("sat" if share > 0 else "unsat")
+        if found.x is not None:
+            assert violated(asked, found.x.numpy(), net(found.x[None])[0].numpy())
+
+
+def test_comparisons_of_inputs_alone_cut_the_box(small: tuple[nn.Module, Graph]) -> None:
+    """What y_0 reaches on the half of the box with x_0 <= x_1, and does not on the rest."""
+    net, graph = small
+    axis = torch.linspace(-1, 1, 301, dtype=D)
+    x = torch.cartesian_prod(axis, axis)
+    y = net(x)[:, 0]
+    half = x[:, 0] <= x[:, 1]
+    low, high = float(y[half].min()), float(y[~half].min())
+    assert abs(low - high) > 0.1
+    order = "(<= X_0 X_1)" if low > high else "(>= X_0 X_1)"
+    least = (low + high) / 2  # reached on the other half alone
+    asked = parse_property(mixed_text(f"(and {order} (<= Y_0 {least}))"))
+    assert decide(graph, (2,), asked, 60).verdict == "unsat"
+    turned = parse_property(mixed_text(f"(and {order} (<= Y_0 {max(low, high) + 0.01}))"))
+    assert decide(graph, (2,), turned, 60).verdict == "sat"
+
+
+def test_hinges_are_split_beside_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for boxes, of a network of ReLUs: |x_0| = relu(x_0) + relu(-x_0) >= x_0."""
+    monkeypatch.setattr("torchproof.verify.input_split.MOST", 0)
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        net[2].weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    graph = graph_of(net.double().eval().requires_grad_(False), torch.zeros(1, 2, dtype=D))
+    for limit, verdict in ((-0.01, "unsat"), (0.01, "sat")):
+        asked = parse_property(
+            mixed_text(f"(and (<= Y_0 (+ X_0 {limit})) (<= Y_0 (- {limit} X_0)))")
+        )
+        assert decide(graph, (2,), asked, 60).verdict == verdict
 
 
 def test_any_answer_will_do_where_none_is_asked_for(small: tuple[nn.Module, Graph]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +19,12 @@ from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import certify
 from torchproof.evaluate.propagation import Propagation
-from torchproof.verify import graph_of, margins
+from torchproof.verify import graph_of, margins, zonotope
 from torchproof.verify.bab import bab_margins
+from torchproof.verify.lp import lp_margins
 from torchproof.verify.methods import METHODS
+from torchproof.verify.milp import milp_margins, milp_verify
+from torchproof.verify.sound import sound_margins
 
 UNTIMED = sorted(name for name, row in METHODS.items() if not row.timed)
 
@@ -139,9 +143,15 @@ def test_inputs_outside_the_pixel_box_are_refused(value: float) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double().eval()
     x, y = torch.full((1, 1, 2, 2), value, dtype=torch.float64), torch.tensor([0])
     about = parse("linf:0.1")
-    for bounds in (margins, bab_margins, Propagation("lp", sound=False).margins):
+    graph, whole = graph_of(net, x), value == 1.5
+    direct = (margins, bab_margins, lp_margins, milp_margins, zonotope.margins, sound_margins)
+    asked = [partial(bounds, graph) for bounds in direct]
+    if whole:
+        asked += [partial(Propagation("lp", sound=False).margins, net), partial(milp_verify, net)]
+        asked += [partial(row, graph) for row in METHODS.values() if not row.extra]
+    for bounds in asked:
         with pytest.raises(InputError, match=r"pixel box \[0, 1\]"):
-            bounds(net, x, y, about)
+            bounds(x, y, about)
     wide = Threat(Linf(), 0.1, low=-2.0, high=2.0)
     assert bool(margins(net, x, y, wide).isfinite().all())
     assert bool(margins(net, x.clamp(0, 1 + 1e-7), y, about).isfinite().all())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import nn
@@ -20,6 +20,7 @@ from torchproof.data.dataset import Dataset
 from torchproof.evaluate import together
 from torchproof.evaluate.certified import Certificates
 from torchproof.evaluate.certified import certify as prove
+from torchproof.verify.memory import memory as limited
 from torchproof.verify.methods import SECONDS
 from torchproof.verify.sound.proof import METHODS, write_proof
 
@@ -59,6 +60,10 @@ def certify(
             "crown-ibp, fast-lin, crown, alpha-crown, on chains of dense and convolutional layers.",
         ),
     ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GiB that bounds may hold; what does not fit is undecided.", min=0.01),
+    ] = None,
     max_seconds: options.MaxSeconds = None,
 ) -> None:
     """Prove for which test images no allowed perturbation changes the answer.
@@ -77,7 +82,7 @@ def certify(
     place = several.local(device)
     loaded, test = network_and_data(model, data, data_dir, str(place))
     one = partial(
-        prove, loaded.model, test, threats[0], method, n=n, slots=batch_size, sound=sound,
+        _prove, memory, loaded.model, test, threats[0], method, n=n, slots=batch_size, sound=sound,
         timeout=timeout, name=loaded.name, data_name=f"{data} (test)", model_sha256=loaded.sha256,
         data_sha256=test.sha256, command=options.command_line(),
     )  # fmt: skip
@@ -90,6 +95,12 @@ def certify(
     if proof:
         _write(out / "proof.json", found, loaded.model, test, threats[0])
     _show(found, out)
+
+
+def _prove(memory: float | None, *given: Any, **more: Any) -> Certificates:
+    """Certificates, of bounds that hold no more than so many GiB."""
+    with limited(None if memory is None else memory * 2**30):
+        return prove(*given, **more)
 
 
 def _together(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from torchproof.backdoor.bank import Bank
+from torchproof import data as sets
+from torchproof.backdoor.bank import Bank, Recipe, build_bank
 from torchproof.backdoor.rule import Origin, Rule
 from torchproof.backdoor.scan import Scan, calibrate_on
 from torchproof.backdoor.scan import scan as look
@@ -20,14 +22,17 @@ from torchproof.backdoor.titrate import noise_images
 from torchproof.cli import options
 from torchproof.cli.inputs import network_and_data
 from torchproof.cli.options import console, percent, tell
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, unknown
 from torchproof.core.files import write
 from torchproof.data.dataset import Dataset
+from torchproof.nn.loading import Loaded
+from torchproof.nn.networks import MODELS
 from torchproof.report.pictures import save
 from torchproof.report.titration_plots import draw
 
 SCHEMA = "torchproof.scan/1"
 IMAGES = 400
+BANKED = 1000  # test images that the networks of a bank are measured on
 RULE = "rule.json"
 
 NOISE = (
@@ -43,6 +48,30 @@ def scan(
         Path | None,
         typer.Option(
             help="A rule written before (.json), or a folder of networks to calibrate one on."
+        ),
+    ] = None,
+    build: Annotated[
+        Path | None,
+        typer.Option(
+            "--build-bank",
+            help="Train a bank of the network's own architecture in this folder, and judge by it; "
+            "networks and rule stay there, and those that are there are not trained again.",
+        ),
+    ] = None,
+    clean: Annotated[int, typer.Option(help="Clean networks to build.", min=4)] = 12,
+    trojaned: Annotated[int, typer.Option(help="Trojaned networks to build.", min=1)] = 12,
+    network: Annotated[
+        str | None,
+        typer.Option("--bank-network", help="Their architecture; default: what the card says."),
+    ] = None,
+    bank_images: Annotated[
+        int, typer.Option(help="Training images of each, at most.", min=1)
+    ] = Recipe.n,
+    bank_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Default: as many steps as 5 epochs of 6,000 images take; give those of the "
+            "network.", min=1,
         ),
     ] = None,
     n: Annotated[
@@ -64,17 +93,29 @@ def scan(
     """Look for a backdoor by how a network answers noise: is there one, and where does it lead?
 
     Writes scan.json, curve.png, curve.svg and, with a folder as --bank, rule.json for the next
-    time. Without a bank there is a curve and the class that noise leads to, but no verdict. Exit
+    time. --build-bank DIR trains clean and trojaned networks first, minutes to hours once; a killed
+    build goes on with the same command, and DIR/rule.json judges the next network in seconds. Without a bank there is a curve and the class that noise leads to, but no verdict. Exit
     code 1 says that a backdoor is suspected.
     """
-    if noise and bank is not None:
-        given, remedy = "--noise-images with --bank", "leave one of them out"
+    if noise and (bank is not None or build is not None):
+        given, remedy = "--noise-images with a bank", "leave one of them out"
         raise InputError(given, "real images, which rules are calibrated with", remedy)
+    if bank is not None and build is not None:
+        raise InputError("--bank and --build-bank", "one of them", "leave one of them out")
     loaded, test = network_and_data(model, data, data_dir, device)
+    own = str(loaded.card.get("model", ""))
     rule = None if bank is None else _rule(bank, data, test, n, seed, out)
+    if build is not None:
+        train = sets.load(data, data_dir=data_dir, split="train")
+        recipe = _recipe(loaded, network, len(train), bank_images, bank_epochs)
+        options_ = _options(loaded) if recipe.network == own else {}
+        build_bank(
+            train, test.take(min(BANKED, len(test))), build, clean=clean, trojaned=trojaned,
+            recipe=recipe, options=options_, seed=seed, say=tell,
+        )  # fmt: skip
+        rule = _rule(build, data, test, n, seed, build)
     x, y = _images(test, rule, n, noise, seed)
-    network = str(loaded.card.get("model", loaded.name))
-    found = look(loaded.model, x, rule, y=y, origin=Origin(data, network), seed=seed)
+    found = look(loaded.model, x, rule, y=y, origin=Origin(data, own), seed=seed)
     told = (*found.cautions, NOISE) if noise else found.cautions
     about = {"model": loaded.name, "model_sha256": loaded.sha256, "data": data}
     _write(out, found, told, about, rule)
@@ -84,6 +125,29 @@ def scan(
         save(figure, out / f"curve.{kind}")
     tell(f"stored in {out}")
     raise typer.Exit(1 if found.verdict == "backdoor suspected" else 0)
+
+
+def _recipe(
+    loaded: Loaded, network: str | None, most: int, images: int, epochs: int | None
+) -> Recipe:
+    """How to train a bank for this network; raises InputError where its architecture is not known,
+    UnknownName for one that is not.
+    """
+    name = network or str(loaded.card.get("model", ""))
+    if not name:
+        given = f"--build-bank for {loaded.name}, which has no card that names its architecture"
+        raise InputError(given, "an architecture", f"--bank-network with one of {', '.join(MODELS)}")
+    if name not in MODELS:
+        raise unknown("network", name, MODELS)
+    count = min(images, most)
+    usual = math.ceil(Recipe.epochs * max(1.0, Recipe.n / count))
+    return Recipe(network=name, n=count, epochs=epochs or usual)
+
+
+def _options(loaded: Loaded) -> dict[str, Any]:
+    """Of the architecture, as the card has them, but for what the data set says."""
+    stored = dict(loaded.card.get("options", {}))
+    return {k: v for k, v in stored.items() if k not in ("channels", "size", "classes")}
 
 
 def _images(
@@ -138,15 +202,14 @@ def _show(
 ) -> None:
     """The curve, the verdict, what to beware of."""
     _show_curve(found, about, classes)
-    suspected = classes[found.suspected] if found.suspected < len(classes) else found.suspected
     if rule is None:
-        tell(f"noise leads to class {suspected} (class number {found.suspected})")
+        tell(_led(found, classes, "noise leads"))
     else:
         tell(
             f"score {found.score:.2f}, threshold {found.threshold:.2f}; as much or more: "
             f"{percent(found.above)} of the bank's clean networks"
         )
-        tell(f"a backdoor would lead to class {suspected} (class number {found.suspected})")
+        tell(_led(found, classes, "a backdoor would lead"))
         low, high = rule.roc.ci95
         tell(
             f"the rule tells the bank's own {len(rule.clean)} clean and {len(rule.trojaned)} "
@@ -156,6 +219,15 @@ def _show(
     console.print(f"[bold]{found.verdict}[/bold], in {found.seconds:.1f} s")
     for caution in cautions:
         tell(f"caution: {caution}")
+
+
+def _led(found: Scan, classes: tuple[str, ...], what: str) -> str:
+    """Which class it is about, if any."""
+    number = found.suspected
+    if number is None:
+        return "no answer changes with confidence at moderate noise: it leads to no class"
+    name = classes[number] if number < len(classes) else number
+    return f"{what} to class {name} (class number {number})"
 
 
 def _show_curve(found: Scan, about: str, classes: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from torchproof.cli.options import console, percent
 from torchproof.core.errors import InputError
 from torchproof.recipes import Prepared, prepare, recipe, run, small
 from torchproof.train import Record, Settings, distributed
+from torchproof.train.loggers import logged, logger
 
 
 def train(
@@ -44,6 +45,13 @@ def train(
     start: Annotated[
         str | None, typer.Option(help="A stored network whose weights the training starts from.")
     ] = None,
+    extra: Annotated[
+        str | None,
+        typer.Option(help="Data for a second stream, the share --set extra_share=S of a batch."),
+    ] = None,
+    labeller: Annotated[
+        str | None, typer.Option(help="A stored network that labels the extra data.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training rows.")
     ] = None,
@@ -64,6 +72,10 @@ def train(
     device: options.Device = None,
     resume: options.Resume = False,
     max_seconds: options.MaxSeconds = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="tensorboard, mlflow, trackio or wandb, or e.g. wandb:PROJECT."),
+    ] = None,
 ) -> None:
     """Train a network against a threat, into a run directory that can be killed and resumed.
 
@@ -80,18 +92,18 @@ def train(
     plan = (small if scale == "small" else recipe)(recipe_ or "digits-at")
     texts = {"data": data, "model": model, "method": method, "threat": threat, "augment": augment}
     texts |= {"teacher": teacher, "activations": activations, "start": start}
+    texts |= {"extra": extra, "labeller": labeller}
     given: dict[str, Any] = {k: v for k, v in texts.items() if v is not None}
     if n is not None:
         given["n"] = n
     numbers = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     chosen = {k: v for k, v in numbers.items() if v is not None} | _settings(setting or [])
     given["settings"] = Settings.of(plan.settings.model_dump(), **chosen)
-    local = several.local(device)
+    local, sent = several.local(device), None if log is None else logger(log, out)
     with distributed.joined(local):
         ready = prepare(plan.model_copy(update=given), data_dir, local)
-        last = follow(
-            ready, run(ready, out, resume=resume, stop=options.deadline(max_seconds)), out
-        )
+        records = run(ready, out, resume=resume, stop=options.deadline(max_seconds))
+        last = follow(ready, logged(records, sent), out)
     if last is None or last.epoch < ready.plan.settings.epochs:
         raise typer.Exit(1)
 

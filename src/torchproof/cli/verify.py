@@ -16,11 +16,13 @@ import typer
 from torchproof.cli.options import console, tell
 from torchproof.core.errors import FileError, InputError, TorchproofError
 from torchproof.core.files import write
+from torchproof.core.room import exhausted
 from torchproof.nn import load_model
 from torchproof.nn.traced import Traced
 from torchproof.verify import graph_of
 from torchproof.verify.clock import OutOfTime, left, limit, look
 from torchproof.verify.decide import Decision, decide
+from torchproof.verify.memory import memory as limited
 from torchproof.verify.vnnlib import Property, Witness, read_property, recheck, write_result
 
 STARTUP = min(time.process_time(), 10.0)
@@ -36,6 +38,10 @@ def verify(
     results: Annotated[
         Path | None, typer.Option(help="A result file in the form of VNN-COMP.")
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GiB that bounds may hold; what does not fit ends as unknown.", min=0.01),
+    ] = None,
 ) -> None:
     """Decide a VNN-LIB property of an ONNX network: unsat (it holds), sat (with a counterexample
     that is run again), unknown or timeout.
@@ -46,7 +52,8 @@ def verify(
     """
     started = time.monotonic() - STARTUP
     try:
-        verdict = _verdict(onnx, vnnlib, started, timeout, results)
+        with limited(None if memory is None else memory * 2**30):
+            verdict = _verdict(onnx, vnnlib, started, timeout, results)
     except TorchproofError:
         if results is not None:
             with suppress(FileError):  # the first error is the one to be told
@@ -87,6 +94,10 @@ def _decided(
             return decide(graph, shape, property_, left())
     except OutOfTime:
         return Decision("timeout", None, "time", 0, seconds)
+    except (RuntimeError, MemoryError) as error:
+        if not exhausted(error):
+            raise
+        return Decision("unknown", None, "no memory left", 0, seconds)
 
 
 def _network(path: Path) -> Traced:

@@ -1,6 +1,10 @@
 """Measuring robustness: `evaluate`, its suites, its record, and `merge` for shards."""
 
-from torchproof.evaluate.certified import Certificates, certify
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from torchproof.evaluate.course import Progress
 from torchproof.evaluate.curve import RobustnessCurve, robustness_curve
 from torchproof.evaluate.evaluation import evaluate
@@ -9,12 +13,15 @@ from torchproof.evaluate.hypocrisy import Hypocrisy, hypocrisy
 from torchproof.evaluate.member import Everyone, Member, Nearest, Suite
 from torchproof.evaluate.merge import merge
 from torchproof.evaluate.outcome import Example
-from torchproof.evaluate.propagation import Propagation
 from torchproof.evaluate.queries import QueryCurve, QueryLedger, query_curve, query_ledger
 from torchproof.evaluate.record import Result
 from torchproof.evaluate.report import Report
 from torchproof.evaluate.suites import SUITES
 from torchproof.evaluate.transfer import Transfer, transfer
+
+if TYPE_CHECKING:
+    from torchproof.evaluate.certified import Certificates, certify
+    from torchproof.evaluate.propagation import Propagation
 
 __all__ = [
     "SUITES",
@@ -43,3 +50,13 @@ __all__ = [
     "robustness_curve",
     "transfer",
 ]
+
+_LATER = {"Certificates": "certified", "certify": "certified", "Propagation": "propagation"}
+"""Names that bring the verifiers with them: imported when they are asked for. None is a module's.
+"""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -122,6 +122,7 @@ class Plan:
         suite = repr(self.suite) if isinstance(self.suite, str) else "[...]"
         rest = f"n={subject.examples.total}, seed={subject.seed}"
         rest += ", quantised=True" if subject.eight_bit else ""
+        rest += "" if self.verifier is None else ", verifier=..."
         rest += ", target=..." if subject.examples.aim is not None else ""
         rest += ", rejecting=..." if subject.rejecting is not None else ""
         data = subject.examples.name

@@ -59,6 +59,20 @@ class ProbesRecord(BaseModel):
     seconds: float = 0.0
 
 
+class StandingRecord(BaseModel):
+    """How many examples a verifier proved (and no attack broke), an attack broke (and no verifier
+    had proved), neither decided, and both: contradicted, which cannot be right. With those that are
+    misclassified, and unfinished where not even the clean image was asked about, they are all n.
+    """
+
+    certified: int
+    broken: int
+    undecided: int
+    contradicted: int
+    misclassified: int
+    unfinished: int
+
+
 class FlagRecord(BaseModel):
     """A reason not to believe the numbers; severity is severe, warning or note."""
 
@@ -74,6 +88,8 @@ class Result(Stored):
     Accuracies are fractions of all n examples; forward and backward count samples, those of the
     clean pass included; per_robust_example: their sum over a robust example, on average, null where
     there is none. robust_accuracy: correctly classified and broken by no attack that was run;
+    the true robust accuracy lies between certified_accuracy and that, where a verifier was asked,
+    and standing counts the examples behind both: null in any other evaluation;
     target: what a targeted evaluation aims at, null in any other: only an example that is moved
     there is broken, and n counts the examples of other classes; rejection_rate: of a model that may
     reject, the share of clean images that it does reject (they count as not correct), null for any
@@ -96,6 +112,7 @@ class Result(Stored):
     robust_accuracy: float
     robust_accuracy_ci95: tuple[float, float]
     certified_accuracy: float | None = None
+    standing: StandingRecord | None = None
     rejection_rate: float | None = None
     attacks: list[AttackRecord]
     forward: int

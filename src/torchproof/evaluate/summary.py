@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 from torchproof.core.metrics import clopper_pearson
 from torchproof.evaluate.flags import MASKING, NOTE, SEVERE, Flag, flags
 from torchproof.evaluate.ledger import Header, Record
-from torchproof.evaluate.member import CERTIFICATE, CLEAN, PROBES
-from torchproof.evaluate.outcome import BROKEN, ROBUST, Example, outcome
+from torchproof.evaluate.member import CLEAN, PROBES
+from torchproof.evaluate.outcome import BROKEN, CERTIFIED, ROBUST, Example, outcome
 from torchproof.evaluate.recheck import named
 from torchproof.evaluate.record import (
     AttackRecord,
     FlagRecord,
     ProbesRecord,
     Result,
+    StandingRecord,
     ThreatRecord,
 )
 
@@ -36,7 +38,8 @@ def summarise(header: Header, records: All) -> tuple[Result, tuple[Example, ...]
         clean_accuracy=sum(row.clean for row in rows) / n,
         robust_accuracy=held / n,
         robust_accuracy_ci95=clopper_pearson(held, n),
-        certified_accuracy=_certified(header, rows, records),
+        certified_accuracy=_certified(header, rows),
+        standing=_standing(header, rows),
         rejection_rate=_rejected(header, rows),
         attacks=_table(settings["attacks"], rows, records),
         forward=sum(row.forward for row in rows),
@@ -56,12 +59,19 @@ def summarise(header: Header, records: All) -> tuple[Result, tuple[Example, ...]
     return result, rows
 
 
-def _certified(header: Header, rows: Sequence[Example], records: All) -> float | None:
+def _certified(header: Header, rows: Sequence[Example]) -> float | None:
     """The share of examples that were certified and that nothing broke; None without a verifier."""
     if header.settings.get("verifier") is None:
         return None
-    sure = [row for row in rows if records.get(row.id, {}).get(CERTIFICATE, {}).get("certified")]
-    return sum(row.status != BROKEN for row in sure) / len(rows)
+    return sum(row.certificate == CERTIFIED for row in rows) / len(rows)
+
+
+def _standing(header: Header, rows: Sequence[Example]) -> StandingRecord | None:
+    """How many examples are certified, broken, undecided ...; None without a verifier."""
+    if header.settings.get("verifier") is None:
+        return None
+    counts = Counter(row.certificate for row in rows)
+    return StandingRecord(**{name: counts[name] for name in StandingRecord.model_fields})
 
 
 def _rejected(header: Header, rows: Sequence[Example]) -> float | None:
@@ -109,8 +119,9 @@ def _base(header: Header) -> Header:
 
 def _rows(header: Header, records: All) -> tuple[Example, ...]:
     names = [attack["name"] for attack in header.settings["attacks"]]
+    verified = header.settings.get("verifier") is not None
     return tuple(
-        outcome(i, label, records.get(i, {}), names)
+        outcome(i, label, records.get(i, {}), names, verified)
         for i, label in zip(header.ids, header.labels, strict=True)
     )
 

@@ -19,12 +19,15 @@ from torchproof.core.errors import FileError, InputError, ModelError, Torchproof
 from torchproof.core.fingerprints import fingerprint
 from torchproof.nn import cards
 from torchproof.nn.exported import read_exported
+from torchproof.nn.hub import from_hub
 from torchproof.nn.onnx_graph import read_onnx
 from torchproof.nn.robustbench import in_zoo, load_zoo
+from torchproof.nn.timm_models import from_timm
 
 SPECS = (
     "a run directory, a .safetensors beside its .json card, file.py:callable, "
-    "package.module:callable, a .pt2 export, an .onnx file, or cifar10/Linf/NAME.pt of RobustBench"
+    "package.module:callable, a .pt2 export, an .onnx file, cifar10/Linf/NAME.pt of RobustBench, "
+    "hub:OWNER/NAME of the Hugging Face hub, or timm:NAME"
 )
 """What `load_model` takes."""
 
@@ -46,13 +49,21 @@ def load_model(spec: str, device: torch.device | str = "cpu") -> Loaded:
     """The model that `spec` names (see SPECS), in eval mode on `device`.
 
     Files never run code: weights are safetensors, `.pt2` and `.onnx` are walked as data. A `.py`
-    file or a module does run, since that is what naming it asks for; torch's random state on the
+    file or a module does run, since that is what naming it asks for; so does timm, whose networks
+    are its code. Only `hub:` and `timm:` fetch anything, and say so. torch's random state on the
     CPU is kept.
 
     Raises FileError for a file that is missing, damaged or would need pickle, InputError for a spec
     of no known kind, ModelError for a callable that fails or gives no module, MissingExtra for
-    an .onnx file without the package onnx.
+    an .onnx file without the package onnx, hub: without huggingface_hub, timm: without timm.
     """
+    scheme, _, rest = spec.partition(":")
+    if scheme == "hub":
+        network, card = from_hub(rest, device)
+        return Loaded(network, f"{card['model']} ({spec})", str(card["sha256"]), card)
+    if scheme == "timm":
+        model: nn.Module = from_timm(rest, device)
+        return Loaded(model, spec, fingerprint(model), {})
     path = Path(spec)
     if in_zoo(path):
         network = load_zoo(path, device)
@@ -65,7 +76,7 @@ def load_model(spec: str, device: torch.device | str = "cpu") -> Loaded:
     if path.suffix in _READERS:
         if not path.is_file():
             raise FileError(spec, "a file", "check the path")
-        model: nn.Module = _READERS[path.suffix](path)
+        model = _READERS[path.suffix](path)
         name = path.name
     elif ":" in spec:
         model, name = _called(spec), spec

@@ -48,6 +48,7 @@ from torchproof.recipes.cifar10 import (
     cifar10_trades,
 )
 from torchproof.recipes.continued import mnist_ladder, mnist_rat, mnist_standard
+from torchproof.recipes.extra import cifar10_generated, cifar10_pseudo_labelled
 from torchproof.recipes.ode import mnist_odenet, mnist_tisode
 from torchproof.recipes.plan import Plan
 from torchproof.recipes.single_step import (
@@ -150,6 +151,8 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "cifar10-label-smoothing": cifar10_label_smoothing,
     "cifar10-swa": cifar10_swa,
     "cifar10-ema": cifar10_ema,
+    "cifar10-generated": cifar10_generated,
+    "cifar10-pseudo-labelled": cifar10_pseudo_labelled,
     "cifar10-jsigr": cifar10_jsigr,
     "cifar10-awp": cifar10_awp,
     "cifar10-fat": cifar10_fat,

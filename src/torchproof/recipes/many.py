@@ -70,6 +70,7 @@ class Many:
 
     def _claim(self) -> None:
         path, wanted = self.out / "table.json", self.table.model_dump(mode="json")
+        wanted["rows"] = {name: self._portable(plan) for name, plan in self.table.rows.items()}
         if path.exists():
             if not self.resume:
                 raise FileError(f"{self.out}, which holds a table", "a new folder", "add --resume")
@@ -87,6 +88,17 @@ class Many:
             raise FileError(f"{self.out} ({error})", "a folder", "choose another one") from error
         write(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
+    def _portable(self, plan: Plan) -> dict[str, Any]:
+        """The plan for a record: extra data that lie beside `out` or in it are named from there, so
+        that the whole can be moved and resumed.
+        """
+        told = plan.model_dump(mode="json")
+        kind, colon, name = (plan.extra or "").partition(":")
+        beside, here = self.out.resolve().parent, Path(name)
+        if colon and here.is_absolute() and here.resolve().is_relative_to(beside):
+            told["extra"] = f"{kind}:{Path('..') / here.resolve().relative_to(beside)}"
+        return told
+
     def _prepared(self, plan: Plan, seed: int) -> Prepared:
         settings = plan.settings.model_copy(update={"seed": seed})
         return prepare(plan.model_copy(update={"settings": settings}), self.data_dir, self.device)
@@ -98,7 +110,8 @@ class Many:
             return stored
         ready = self._prepared(plan, seed)
         resume = (folder / "config.json").exists()
-        for record in run(ready, folder, resume=resume, stop=self.stop):
+        told = {k: v for k, v in self._portable(ready.plan).items() if k != "settings"}
+        for record in run(ready, folder, resume=resume, stop=self.stop, info={"plan": told}):
             self.say(f"{name}, seed {seed}: {_progress(record)}")
         if self.stop():
             return None

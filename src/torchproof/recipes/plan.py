@@ -64,7 +64,12 @@ class Plan(BaseModel):
         default=None, description="a stored network whose weights the training starts from"
     )
     extra: str | None = Field(
-        default=None, description="data that fill the share settings.extra_share of every batch"
+        default=None,
+        description="data that fill the share settings.extra_share of every batch; of the data set "
+        "itself, the rows behind the first n",
+    )
+    labeller: str | None = Field(
+        default=None, description="a stored network whose answers are the labels of the extra data"
     )
 
 
@@ -173,6 +178,8 @@ def _require_use(plan: Plan, teacher: nn.Module | None, method: Method, model: n
 
 def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
     """Looks everything up; raises the error of the first name, file or setting that is wrong."""
+    from torchproof.recipes.extra import extra_of  # whose recipes are plans
+
     threat = None if plan.threat is None else parse_threat(plan.threat)
     teacher = _teacher(plan, device)
     method = _method(plan, threat, teacher)
@@ -185,7 +192,7 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
             raise unknown(kind, name, table)
     train = sets.load(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
-    extra = None if plan.extra is None else sets.load(plan.extra, data_dir=data_dir, split="train")
+    extra = extra_of(plan, data_dir, device)
     model = network(plan.model, train, plan.settings.seed, teacher)
     _require_use(plan, teacher, method, model)
     _started(plan, model, device)
@@ -208,6 +215,8 @@ def run(
         "plan": plan.model_dump(exclude={"settings"}),
         "data_sha256": ready.train.sha256,
     }
+    if ready.extra is not None:
+        about["extra_sha256"] = ready.extra.sha256
     if plan.activations is not None:
         about["activations_sha256"] = digest(activations_of(ready.model))
     if plan.start is not None:

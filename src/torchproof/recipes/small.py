@@ -30,6 +30,8 @@ METHODS: dict[str, str] = {
     "cifar10-label-smoothing": f"LabelSmoothing(AT({_PGD}), amount=0.1)",
     "cifar10-ema": f"EMA(TRADES({_PGD}, beta=6), decay=0.995)",
     "cifar10-swa": f"SWA(AT({_PGD}), start=0.5)",
+    "cifar10-generated": f"EMA(LabelSmoothing(TRADES({_PGD}, beta=6), amount=0.1), decay=0.995)",
+    "cifar10-pseudo-labelled": f"TRADES({_PGD}, beta=6)",
     "cifar10-jsigr": f"Sum(AT({_PGD}), JSIGR(jacobian=0.1, selective=0.1, renew=2))",
     "cifar10-awp": f"AWP(AT({_PGD}), gamma=0.01)",
     "cifar10-fat": f"FAT(AT({_PGD}), tau='AT')",
@@ -107,6 +109,9 @@ MORE: dict[str, dict[str, Any]] = {
         "held_out": 0,
     },
     **{name: {"batch_size": 25, "lr": 5e-3, "clip": 10.0} for name in _PROVED},
+    # as many steps as 8 epochs of 5,000 images, and less than a third of them labelled
+    "cifar10-generated": {"epochs": 12, "held_out": 100, "extra_share": 0.7},
+    "cifar10-pseudo-labelled": {"epochs": 20, "held_out": 100, "extra_share": 0.5},
     "cifar10-free-at": {"epochs": 2},  # its epochs have four steps a batch
     "cifar10-hgd": {"held_out": 0},  # clean accuracy does not say which denoiser is best
     **{name: {"held_out": 0} for name in smoothed.SMALL},
@@ -116,7 +121,13 @@ THREATS: dict[str, str] = {
     **dict.fromkeys(("mnist-standard", "mnist-rat", "mnist-ladder"), "linf:0.3"),
 }
 """Where it is not linf:0.2."""
-IMAGES: dict[str, int] = {"mnist-standard": 8000, "mnist-rat": 500, "mnist-ladder": 3000}
+IMAGES: dict[str, int] = {
+    "mnist-standard": 8000,
+    "mnist-rat": 500,
+    "mnist-ladder": 3000,
+    "cifar10-generated": 1000,
+    "cifar10-pseudo-labelled": 1000,
+}
 """Where they are not 5,000."""
 
 
@@ -135,9 +146,11 @@ def small(name: str) -> Plan:
     settings = Settings.of({**SETTINGS, **MORE.get(name, {}), "ema": full.settings.ema})
     teacher = None if full.teacher is None else f"{full.teacher}-small"
     start = None if full.start is None else f"{full.start}-small"
+    labeller = None if full.labeller is None else f"{full.labeller}-small"
     augment = full.augment if full.data == "mnist" else None  # crops and flips are for photographs
     return Plan(
         data="mnist", model=MODELS.get(name, "small-cnn"), method=METHODS[name],
         threat=THREATS.get(name, "linf:0.2"), n=IMAGES.get(name, 5000), settings=settings,
-        teacher=teacher, start=start, augment=augment,
+        teacher=teacher, start=start, augment=augment, labeller=labeller,
+        extra=None if full.extra is None else "mnist",
     )  # fmt: skip

@@ -64,23 +64,21 @@ def draw_tails(found: Tails, title: str = "") -> Figure:
 
 @plainly
 def draw_layers(found: TailIndex) -> Figure:
-    """Readings and Gaussian controls of every parameter that has them."""
+    """All of READINGS, with the Gaussian controls, of every parameter that has them."""
     named = [("all", found.overall), *((e.name, e.tails) for e in found.layers if e.tails)]
-    figure = blank(6.8, 1.6 + 0.42 * len(named))
+    figure = blank(6.8, 1.8 + 0.56 * len(named))
     axes = figure.add_subplot()
     for place, (_, tails) in enumerate(named):
         assert tails is not None
-        for shift, name in zip((-0.2, -0.07, 0.07, 0.2), _SHOWN, strict=True):
-            _bar(axes, getattr(tails, name), place + shift, READINGS[name][1], READINGS[name][0])
+        for number, (name, (words, colour)) in enumerate(READINGS.items()):
+            shift = 0.6 * (number / (len(READINGS) - 1) - 0.5)
+            _bar(axes, getattr(tails, name), place + shift, colour, words)
     axes.axvline(2, color="0.5", lw=0.8, ls=":")
     axes.set_yticks(range(len(named)), [name for name, _ in named], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("tail index α (dotted: Gaussian)")
     _legend(figure, axes)
     return figure
-
-
-_SHOWN = ("filtered", "standardised", "gaussian", "correlated")
 
 
 @plainly

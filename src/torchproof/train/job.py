@@ -16,9 +16,10 @@ from torchproof.train import checkpoint, distributed
 from torchproof.train.folder import Folder, described, digest
 from torchproof.train.learner import Learner, State, copied, learner, restore, tensors_of
 from torchproof.train.method import Method
-from torchproof.train.rows import split, steps_of, with_extra
+from torchproof.train.rows import Rows, split, steps_of, with_extra
 from torchproof.train.settings import FREE, Settings
 from torchproof.train.step import Augment, Lesson
+from torchproof.train.streamed import Stream, Streamed, held_rows
 
 Stop = Callable[[], bool]
 
@@ -60,6 +61,38 @@ def lesson_of(
             "at least one example for each process",
             "raise batch_size, or start fewer processes",
         )
+    return _lesson(method, settings, train, real, held, threat, augment, steps)
+
+
+def stream_lesson(
+    stream: Stream,
+    method: Method,
+    settings: Settings,
+    threat: AnyThreat | None,
+    augment: Augment | None,
+    extra: object | None = None,
+) -> Lesson:
+    """As `lesson_of`, of a stream; raises InputError for extra data, for which there is no room in
+    its batches, and for a share of them.
+    """
+    if extra is not None or settings.extra_share:
+        remedy = "mix the sources in the stream"
+        raise InputError("extra data beside a stream", "a stream alone", remedy)
+    held, steps = held_rows(stream, settings), stream.steps(settings.batch_size)
+    return _lesson(method, settings, Streamed(stream), 0, held, threat, augment, steps)
+
+
+def _lesson(
+    method: Method,
+    settings: Settings,
+    train: Rows | Streamed,
+    real: int,
+    held: Rows,
+    threat: AnyThreat | None,
+    augment: Augment | None,
+    steps: int,
+) -> Lesson:
+    """What data in memory and streams have in common; steps: batches of an epoch."""
     own: AnyThreat | None = getattr(method, "threat", None)
     threat = threat or own
     if threat is not None and threat.site.shared:
@@ -73,7 +106,9 @@ def lesson_of(
 
 def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> dict[str, Any]:
     """What makes this run this run: stored, and compared when it is resumed."""
-    data = {"x": lesson.train.x, "y": lesson.train.y}
+    rows, named = lesson.train, {}
+    if isinstance(rows, Streamed):
+        rows, named = lesson.held, {"stream": rows.stream.name}
     return {
         "schema": "torchproof.training/1",
         "settings": lesson.settings.model_dump(exclude=set(FREE)),
@@ -81,7 +116,8 @@ def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> di
         "threat": None if lesson.threat is None else described(lesson.threat),
         "augment": None if lesson.augment is None else described(lesson.augment),
         "network": digest(tensors_of(model), content=False),
-        "data": digest(data),
+        "data": digest({"x": rows.x, "y": rows.y}),
+        **named,
         "processes": distributed.world(),
         "info": dict(info),
     }

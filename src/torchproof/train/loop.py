@@ -3,7 +3,8 @@
 It takes
 
 - data: (x, y), or an object with .x and .y: images (N, C, H, W) in [0, 1] and labels (N,). A part
-  is held out, keyed by the seed, to choose the checkpoint.
+  is held out, keyed by the seed, to choose the checkpoint. Or a stream (see `streamed.Stream`),
+  which brings its held-out rows with it.
 - threat: what robust accuracy is measured against on the held-out part, by default the method's
   own.
 - augment: called with images (B, C, H, W) and keys (B,), one per example and epoch.
@@ -15,17 +16,18 @@ It takes
   `settings.extra_share` of every batch; nothing of it is held out.
 - info: what else identifies the run; compared, as all settings are, when it is resumed.
 - stop: asked after every step; True ends the run after a checkpoint.
+- log: gets the record of every epoch, such as `loggers.tensorboard(folder)`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchproof.attack.untouched import forked, home, precision
@@ -37,14 +39,16 @@ from torchproof.train.average import renew
 from torchproof.train.epoch import kept, record_of
 from torchproof.train.folder import Folder, Save, described
 from torchproof.train.held_out import measure
-from torchproof.train.job import Job, Stop, identity_of, lesson_of, started
+from torchproof.train.job import Job, Stop, identity_of, lesson_of, started, stream_lesson
 from torchproof.train.learner import State, copied, snapshot, tensors_of
+from torchproof.train.loggers import Log, logged
 from torchproof.train.method import Method
 from torchproof.train.optimisers import require_names
 from torchproof.train.record import Record, Sums
 from torchproof.train.rows import order
 from torchproof.train.settings import Settings
 from torchproof.train.step import Augment, take
+from torchproof.train.streamed import Portion, Streamed, is_stream
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ def fit(
     info: Mapping[str, Any] | None = None,
     stop: Stop | None = None,
     extra: Any = None,
+    log: Log | None = None,
 ) -> Iterator[Record]:
     """Trains `model` in place; yields a `Record` after every epoch.
 
@@ -72,14 +77,14 @@ def fit(
     loss that is not finite.
     """
     settings = settings or Settings.of()
-    x, y = _pair(data)
-    check(x, y)
+    pair = None if is_stream(data) else _pair(data)
     more = None if extra is None else _pair(extra)
-    if more is not None:
-        check(*more)
     check_weights(model)
     require_names(settings)
-    lesson = lesson_of(x, y, method, settings, threat, augment, more)
+    if pair is None:
+        lesson = stream_lesson(data, method, settings, threat, augment, more)
+    else:
+        lesson = lesson_of(*pair, method, settings, threat, augment, more)
     folder = None
     if out is not None:
         identity = identity_of(model, lesson, info or {})
@@ -87,11 +92,13 @@ def fit(
         folder.claim(resume)
     distributed.share_state(model)
     job = started(model, lesson, folder, stop)
-    return _epochs(job)
+    return logged(_epochs(job), log)
 
 
 def _pair(data: Any) -> tuple[Tensor, Tensor]:
+    """Raises InputError for images and labels that cannot be meant."""
     x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
+    check(x, y)
     return x, y
 
 
@@ -109,34 +116,41 @@ def _train(job: Job) -> bool:
     model.train()
     if state.step == 0:
         seed = keys.seed_of(settings.seed, "begin", state.epoch)
+        rows: Any = job.lesson.train  # a stream answers with an error what only rows can tell
         with forked(seed, home(model)):
-            job.lesson.method.begin(model, job.lesson.train, state.total / job.lesson.steps)
-    batches = _batches(job)
+            job.lesson.method.begin(model, rows, state.total / job.lesson.steps)
+    count = job.lesson.steps // settings.epochs
     kept = before = time.perf_counter()
-    for chosen in batches[state.step :]:
+    for chosen in _batches(job):
         added = take(job.learner, job.lesson, state, chosen)
         now = time.perf_counter()
         state.sums = state.sums.plus(added).plus(Sums(seconds=now - before))
         state.step, state.total, before = state.step + 1, state.total + 1, now
-        if state.step < len(batches) and _look_due(job):
+        if state.step < count and _look_due(job):
             _look(job)
             if state.ended:
                 return True
         if _stopped(job):
             _keep(job)
             return False
-        if state.step < len(batches) and _due(settings, state, now - kept):
+        if state.step < count and _due(settings, state, now - kept):
             _keep(job)
             kept = time.perf_counter()
     return True
 
 
-def _batches(job: Job) -> list[Tensor]:
-    """The batches of the present epoch, each as often as the method wants it."""
-    lesson, settings = job.lesson, job.lesson.settings
-    extra, share = len(lesson.train) - lesson.real, settings.extra_share
-    made = order(lesson.real, settings.batch_size, settings.seed, job.state.epoch, extra, share)
-    return [chosen for chosen in made for _ in range(lesson.method.replays)]
+def _batches(job: Job) -> Iterator[Tensor | Portion]:
+    """What is left of the batches of the present epoch, each as often as the method wants it."""
+    lesson, settings, epoch = job.lesson, job.lesson.settings, job.state.epoch
+    first, replayed = divmod(job.state.step, lesson.method.replays)
+    made: Iterable[Tensor | Portion]
+    if isinstance(lesson.train, Streamed):
+        made = lesson.train.epoch(settings, epoch, first)
+    else:
+        extra, share = len(lesson.train) - lesson.real, settings.extra_share
+        made = order(lesson.real, settings.batch_size, settings.seed, epoch, extra, share)[first:]
+    often = (chosen for chosen in made for _ in range(lesson.method.replays))
+    return islice(often, replayed, None)
 
 
 def _look_due(job: Job) -> bool:
@@ -202,9 +216,9 @@ def _renew(job: Job) -> None:
     """Fresh batch statistics for averaged weights, where their rule asks for it."""
     learner, rows = job.learner, job.lesson.train
     if learner.average is not None and learner.rule is not None and learner.rule.renews:
-        at, size = (home(learner.model), precision(learner.model)), job.lesson.settings.batch_size
-        pieces = torch.split(torch.arange(len(rows)), size)
-        renew(learner.average, (rows.part(p).tensors(*at)[0] for p in pieces), at[0])
+        at = home(learner.model), precision(learner.model)
+        pieces = rows.pieces(job.lesson.settings)
+        renew(learner.average, (piece.tensors(*at)[0] for piece in pieces), at[0])
 
 
 def _finish(job: Job) -> None:

@@ -5,6 +5,7 @@ visits them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
+from torchproof.train.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Rows:
     def part(self, chosen: Tensor | slice) -> Rows:
         """Those of the rows that `chosen`, positions among them, picks."""
         return replace(self, index=self.index[chosen])
+
+    def pieces(self, settings: Settings) -> Iterator[Rows]:
+        """All rows, in pieces of a batch."""
+        size = settings.batch_size
+        return (self.part(slice(i, i + size)) for i in range(0, len(self), size))
 
     def tensors(self, device: torch.device, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """Images and labels of the rows, on `device`; images in `dtype`, if there is one."""

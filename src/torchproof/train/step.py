@@ -22,20 +22,21 @@ from torchproof.train.record import Sums
 from torchproof.train.rows import Rows
 from torchproof.train.settings import Settings
 from torchproof.train.shift import shifted
+from torchproof.train.streamed import Portion, Streamed
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What stays as it is during a run. real: how many of the training rows are no extra data;
-    augment: called with images (B, C, H, W) and keys (B,); steps: of the whole run; by: "robust" or
-    "clean", what the best checkpoint is chosen by.
+    """What stays as it is during a run. real: how many of the training rows are no extra data, 0
+    for a stream; augment: called with images (B, C, H, W) and keys (B,); steps: of the whole run;
+    by: "robust" or "clean", what the best checkpoint is chosen by.
     """
 
     method: Method
     settings: Settings
-    train: Rows
+    train: Rows | Streamed
     real: int
     held: Rows
     threat: AnyThreat | None
@@ -44,12 +45,12 @@ class Lesson:
     by: str
 
 
-def batch_of(lesson: Lesson, model: nn.Module, state: State, chosen: Tensor) -> Batch:
-    """This process's share of the global batch whose positions among the training rows are
-    `chosen`.
+def batch_of(lesson: Lesson, model: nn.Module, state: State, chosen: Tensor | Portion) -> Batch:
+    """This process's share of the global batch: `chosen` are its positions among the training rows,
+    or what a stream brought.
     """
     place = torch.arange(len(chosen))[distributed.rank() :: distributed.world()]
-    rows = lesson.train.part(chosen[place])
+    rows = chosen if isinstance(chosen, Portion) else lesson.train.part(chosen[place])
     x, y = rows.tensors(home(model), precision(model))
     seed = lesson.settings.seed
     if lesson.augment is not None:
@@ -63,7 +64,7 @@ def cast(settings: Settings, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast != "off")
 
 
-def take(learner: Learner, lesson: Lesson, state: State, chosen: Tensor) -> Sums:
+def take(learner: Learner, lesson: Lesson, state: State, chosen: Tensor | Portion) -> Sums:
     """One optimiser step on the global batch; what it adds to the epoch's sums, `seconds` apart.
 
     Raises ModelError as soon as a loss is not finite: the weights are then those before the step.

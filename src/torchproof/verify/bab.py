@@ -10,7 +10,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import IBP, Bound, Margins, Pass, graph_of
 from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
-from torchproof.verify.inputs import InputSet, refuse_outside, rows_of
+from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.relu_split import split_hinges
 
 ROOT = (IBP, Bound("linear", "linear"), Bound("linear", "linear", steps=20, middle_steps=5))
@@ -34,7 +34,6 @@ def bab_margins(
     ends the example's search, and is given back. Raises ModelError for operations without a rule,
     InputError for x outside the pixel box.
     """
-    refuse_outside(x, threat)
     graph = model if isinstance(model, Graph) else graph_of(model, x)
     inside = InputSet.of(x, threat)
     each = [

@@ -18,15 +18,13 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.alpha import optimised
 from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind, traced
-from torchproof.verify.inputs import InputSet, refuse_outside, rows_of
+from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
 from torchproof.verify.linear import Walk
 from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.rewrite import rewritten
 from torchproof.verify.starts import at_once, starts
-
-BUDGET = 2**24  # entries of the largest tensor of rows
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,6 @@ def bounded(
     """`margins`, with what they cost."""
     if method not in BOUNDS:
         raise unknown("bound", method, BOUNDS)
-    refuse_outside(x, threat)
     graph = model if isinstance(model, Graph) else graph_of(model, x)
     with torch.no_grad():
         inside = InputSet.of(x, threat)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from torchproof.core.errors import ModelError
 from torchproof.verify.bab import ROOT
 from torchproof.verify.bounds import Bound, Pass
 from torchproof.verify.clock import OutOfTime, left, limit, look
 from torchproof.verify.falsify import falsify
-from torchproof.verify.graph import Graph
+from torchproof.verify.graph import Graph, Node, Ref
 from torchproof.verify.hinge_parts import Neurons
 from torchproof.verify.input_split import split_inputs
 from torchproof.verify.inputs import InputSet
@@ -48,10 +47,12 @@ def decide(
     dtype = next(
         (c.dtype for c in graph.constants.values() if c.is_floating_point()), torch.float64
     )
+    mixed = any(case.mixed is not None for case in property.cases)
+    graph = with_inputs(graph) if mixed else graph
     verdicts: list[Answer] = []
     by = "no case" if property.trivial else "bounds"
     for group in property.boxes():
-        questions = [_question(case, shape, dtype) for case in group]
+        questions = [_question(case, shape, dtype, mixed) for case in group]
         left_ = None if seconds is None else seconds - (time.monotonic() - started)
         answer, how = answered(graph, questions, left_)
         verdicts.append(answer)
@@ -67,15 +68,25 @@ def decide(
     return Decision(worst, last.x, by, parts, time.monotonic() - started)
 
 
-def _question(case: Case, shape: Sequence[int], dtype: torch.dtype) -> Question:
-    if case.mixed is not None:
-        raise ModelError(
-            "a property that compares outputs with inputs",
-            "limits on outputs alone",
-            "add the inputs to the network's answer",
-        )
+def with_inputs(graph: Graph) -> Graph:
+    """The graph of (y, x) for that of y (B, K), x (B, n) flat: a comparison of outputs with inputs
+    is one of its outputs alone.
+    """
+    flat = Node("the inputs", "flatten", torch.flatten, (Ref(graph.input), 1), "the property")
+    parts = [Ref(graph.output), Ref(flat.name)]
+    both = Node("outputs and inputs", "cat", torch.cat, (parts, 1), "the property")
+    return replace(graph, nodes=(*graph.nodes, flat, both), output=both.name)
+
+
+def _question(case: Case, shape: Sequence[int], dtype: torch.dtype, mixed: bool) -> Question:
+    """mixed: of outputs and inputs, as `with_inputs` has them, and not of outputs alone."""
     low, high = (torch.tensor(v, dtype=dtype).view(*shape) for v in (case.low, case.high))
     rows, limits = (torch.tensor(v, dtype=dtype) for v in (case.rows, case.limits))
+    if mixed:
+        at_x = rows.new_zeros(len(rows), case.low.size)
+        if case.mixed is not None:
+            at_x = torch.tensor(case.mixed, dtype=dtype)
+        rows = torch.cat([rows, at_x], 1)
     if not len(rows):  # any answer will do
         rows, limits = rows.new_zeros(1, rows.shape[1]), limits.new_zeros(1)
     return Question(low, high, rows, limits)

@@ -119,15 +119,20 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
     if any(module.training for module in model.modules()):
         raise InputError("a model in train mode", "a model in eval mode", "call model.eval()")
     one = x[:1].detach()
-    inner = getattr(model, "steps", None) if getattr(model, "shape", (None,))[0] == 1 else None
-    if isinstance(inner, nn.Module):  # read from a file with a batch of one written into it
-        graph = _read(_exported(inner, one, None), inner)
-        graph = replace(graph, nodes=tuple(map(_of_batches, graph.nodes)))
-    else:
-        batch = ({0: torch.export.Dim.AUTO},)
-        graph = _read(_exported(model, torch.cat([one, one]), batch), model)
-    _try(graph, model, one)
-    return graph
+    from torchproof.verify.recorded import recorded  # which reads this module
+
+    inner, shape = getattr(model, "steps", None), getattr(model, "shape", ())
+    if isinstance(inner, nn.Module) and shape[:1] == (1,):  # a batch of one is written into it
+        graph = recorded(inner, one) or _read(_exported(inner, one, None), inner)
+        return _tried(_of_batches(graph, 1), model, one)
+    rows = torch.cat([one, one])
+    graph = recorded(model, rows, 5) or _read(
+        _exported(model, rows, ({0: torch.export.Dim.AUTO},)), model
+    )
+    try:
+        return _tried(graph, model, one)
+    except ModelError:  # `x.reshape(len(x), -1)`: len() makes a number of the batch's size
+        return _tried(_of_batches(graph, len(rows)), model, one)
 
 
 def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
@@ -145,32 +150,41 @@ def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
         ) from error
 
 
-def _of_batches(node: Node) -> Node:
-    """A reshape to (1, ...) keeps as many rows as there are."""
-    if node.kind in ("view", "reshape", "_unsafe_view") and list(node.args[1])[:1] == [1]:
-        return replace(node, call=_keeping_rows)
-    return node
+def _of_batches(graph: Graph, rows: int) -> Graph:
+    """The graph, whose reshapes to (rows, ...) keep as many rows as there are."""
+    nodes = [
+        replace(node, call=keeping_rows)
+        if node.kind in ("view", "reshape", "_unsafe_view") and list(node.args[1])[:1] == [rows]
+        else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
 
 
-def _keeping_rows(x: Tensor, shape: Any) -> Tensor:
+def keeping_rows(x: Tensor, shape: Any) -> Tensor:
+    """x in this shape, but for the number of rows."""
     return x.reshape(len(x), *shape[1:])
 
 
-def _try(graph: Graph, model: nn.Module, one: Tensor) -> None:
-    """Raises ModelError where rows of a batch are not answered as they are alone."""
+def _tried(graph: Graph, model: nn.Module, one: Tensor) -> Graph:
+    """The graph; raises ModelError where rows of a batch are not answered as they are alone."""
     rows = torch.cat([one, one * 0.5, one * 0.25])
     with torch.no_grad():
-        together = graph.run(rows)[graph.output]
         alone = torch.cat([model(row[None]) for row in rows])
+        try:
+            together = graph.run(rows)[graph.output]
+        except RuntimeError:  # a size of the batch that was traced
+            together = alone[:0]
     if len(together) == len(alone) == 3:
         together, alone = together.flatten(1), alone.flatten(1)
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
         raise ModelError(
             "a model whose answers about one input depend on the others of the batch, or that has "
-            "a batch of one written into it in a way that is not understood",
+            "the size of a batch written into it in a way that is not understood",
             "rows that do not mix",
             "take out what is shared by a batch, or export it with a dynamic batch dimension",
         )
+    return graph
 
 
 def _read(program: Any, model: nn.Module) -> Graph:

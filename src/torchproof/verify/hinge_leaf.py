@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from torchproof.verify.clock import left
@@ -51,6 +50,8 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
     box = inside.box()
     low, high = ((t - inside.x).flatten().cpu().numpy() for t in (box.lower, box.upper))
     penalty = PENALTY * max(float(np.abs(slopes).sum(1).max()), 1e-6)
+    from scipy.optimize import linprog  # late: a verifier that needs no leaf starts without it
+
     found = linprog(
         np.r_[np.zeros(size), 1.0, penalty], A_ub=np.concatenate(rows), b_ub=np.concatenate(ends),
         bounds=[*zip(low, high, strict=True), (None, None), (0, None)],

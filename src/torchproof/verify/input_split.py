@@ -16,6 +16,7 @@ from torchproof.verify.bounds import Bound, Pass
 from torchproof.verify.clock import OutOfTime, limit, look
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
+from torchproof.verify.memory import waiting
 from torchproof.verify.question import Answer, Question, certainly_not, nearest
 
 BATCH, MOST = 512, 2_000_000  # boxes bounded at once, and kept at most
@@ -52,7 +53,7 @@ def split_inputs(
         with limit(seconds):
             while len(todo.low):
                 look()
-                if len(todo.low) > MOST:
+                if len(todo.low) > MOST or 2 * todo.low.nbytes > waiting():
                     return Answer("unknown", None, parts)
                 boxes = todo.pop(batch)
                 parts += len(boxes.low)

@@ -31,11 +31,12 @@ class InputSet:
     def of(cls, x: Tensor, threat: AnyThreat) -> InputSet:
         """The threat around images x (B, C, H, W).
 
-        Raises InputError for a threat on anything but the input.
+        Raises InputError for a threat on anything but the input, and for x outside its pixel box.
         """
         if not isinstance(threat, Threat) or not isinstance(threat.site, Input):
             given = f"{threat} for a bound"
             raise InputError(given, "a threat on the input with one norm", "write linf:8/255")
+        refuse_outside(x, threat)
         ball = threat.set(lambda images: images, x)
         assert isinstance(ball, Ball)
         return cls(x, ball)

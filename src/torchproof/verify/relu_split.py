@@ -20,11 +20,11 @@ from torchproof.verify.hinge_bounds import Bounder, Parts
 from torchproof.verify.hinge_leaf import leaf
 from torchproof.verify.hinge_parts import Neurons
 from torchproof.verify.hinge_renewal import Renewal
+from torchproof.verify.memory import waiting as waiting_room
 from torchproof.verify.question import Verdict
 
 STEPS, ROOT_STEPS, TRIED = 5, 40, 3  # of the search for slopes and multipliers; candidates
 MOST, ENTRIES = 1024, 2**21  # parts that are bounded at once, entries of their largest tensor
-MEMORY = 2**31  # bytes of parts that wait
 NEAR, DESCENT = 4, 10  # inputs that a search goes on from, its steps
 
 
@@ -86,7 +86,7 @@ class Tree:
                 look()
                 halves = now if steps == ROOT_STEPS else _halves(now)
                 open_, steps = self._settled(halves, steps), STEPS
-                if sum(part.nbytes for part in waiting) > MEMORY:
+                if sum(part.nbytes for part in waiting) > waiting_room():
                     verdict = "unknown"
                     break
                 now = _last([*waiting, open_], waiting, max(1, self._batch // 2))

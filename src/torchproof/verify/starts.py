@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.linear import Walk
+from torchproof.verify.memory import entries
 from torchproof.verify.windows import Windows
 
 ENTRIES = {"cpu": 2**19}  # of the largest tensor of rows, so that caches hold it and time is looked
@@ -30,7 +31,7 @@ def at_once(walk: Walk | Windows) -> int:
     """Rows of a walk that are worked on together."""
     largest: int = max(walk.single[name].numel() for name in walk.graph.live)
     device = walk.single[walk.graph.input].device.type
-    return max(1, ENTRIES.get(device, MANY) // largest)
+    return max(1, min(ENTRIES.get(device, MANY), entries()) // largest)
 
 
 def starts(walk: Walk, name: str, open_: Tensor) -> Iterator[Start]:

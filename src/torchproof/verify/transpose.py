@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchproof.verify.adjoint import adjoint
 from torchproof.verify.graph import Node, Values, bind
 from torchproof.verify.operators import APART
 from torchproof.verify.window import SLIDING
@@ -62,8 +63,8 @@ def transposed(node: Node, names: Sequence[str], single: Values) -> Transpose:
         answer: Tensor = node.call(*bind(node.args, known))
         return answer
 
-    vjp = torch.func.vjp(affine, *points)[1]
-    back = _folded(node, points, single) or torch.func.vmap(vjp)
+    back = _folded(node, points, single) or adjoint(node, names, single)
+    back = back or torch.func.vmap(torch.func.vjp(affine, *points)[1])
     inputs, outputs = sum(point.numel() for point in points), int(single[node.name].numel())
     mixes = node.kind not in APART and node.kind not in PRODUCTS
     return Transposed(back, outputs, mixes and outputs * inputs <= SMALL)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import BUDGET, graph_of
+from torchproof.verify.bounds import graph_of
 from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
+from torchproof.verify.memory import entries
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.strips import strip
 
@@ -53,7 +54,7 @@ def margins(
     with torch.no_grad():
         single = graph.run(x[:1])
         largest = max(single[name].numel() for name in graph.live)
-        count = max(1, BUDGET // (x[0].numel() * largest))
+        count = max(1, entries() // (x[0].numel() * largest))
         whole, parts = InputSet.of(x, threat), []
         for rows in torch.split(torch.arange(len(x), device=x.device), count):
             sweep = Sweep.of(graph, whole.take(rows), meet)

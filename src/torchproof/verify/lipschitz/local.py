@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from torchproof.core.norms import Norm
-from torchproof.verify.bounds import BUDGET
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import rows_of
 from torchproof.verify.lipschitz.jacobian import Steepness, ball
 from torchproof.verify.lipschitz.margin import dual, margins_at
+from torchproof.verify.memory import entries
 
 SCALES, HALVINGS = 40, 10  # halvings until a radius passes, and between it and twice it
 MOST = 1e3  # the largest radius that is looked for, input units
@@ -43,7 +43,7 @@ class Local:
             rows = rows_of(y, answer.shape[-1]).to(answer.dtype)
             example = torch.arange(len(x), device=x.device).repeat_interleave(rows.shape[1])
             largest = max(steepness.single[name].numel() for name in graph.live)
-            count = max(1, BUDGET // largest)
+            count = max(1, entries() // largest)
             split = (torch.split(t, count) for t in (rows.flatten(0, 1), example))
             parts = [
                 dual(norm).length(self.entries(steepness, part, of).flatten(1))

@@ -11,7 +11,8 @@ from torchproof.core.errors import InputError
 from torchproof.core.norms import L1, L2, Linf, name_of
 from torchproof.core.sets import Ball
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import BUDGET, Margins, graph_of
+from torchproof.verify import memory
+from torchproof.verify.bounds import Margins, graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.lipschitz.jacobian import Steepness
@@ -60,7 +61,7 @@ def local_margins(
         example = torch.arange(len(x), device=x.device).repeat_interleave(gaps.shape[1])
         largest = max(steepness.single[name].numel() for name in graph.live)
         parts = []
-        for part in torch.split(torch.arange(len(rows)), max(1, BUDGET // largest)):
+        for part in torch.split(torch.arange(len(rows)), max(1, memory.entries() // largest)):
             entries = by.entries(steepness, rows[part], example[part])
             parts.append(whole.lowest(entries, example[part]))
         return Margins(gaps + torch.cat(parts).view_as(gaps), len(rows))

@@ -1,0 +1,155 @@
+"""An evaluation by chunks: every decision is that of one evaluation of all examples."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchproof import evaluate
+from torchproof.attack.catalogue import pgd
+from torchproof.core.errors import FileError, InputError, ResumeError
+from torchproof.core.norms import Linf
+from torchproof.core.threats import Threat
+from torchproof.evaluate.member import Member, Suite
+from torchproof.evaluate.report import Report
+from torchproof.evaluate.streamed import StreamResult, evaluate_stream
+
+THREAT = Threat(Linf(), 0.1)
+WEIGHTS = torch.tensor([[1.0, -1.0, 0.5, 0.0], [-1.0, 1.0, 0.0, 0.5]])
+
+
+def network() -> nn.Module:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    net[1].weight.data = WEIGHTS.clone()
+    return net.eval()
+
+
+def images(n: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 1, 2, 2, generator=g)
+    y = (x.flatten(1) @ WEIGHTS.T).argmax(1)
+    return x, torch.where(torch.rand(n, generator=g) < 0.1, 1 - y, y)
+
+
+@dataclass
+class Chunks:
+    """Images in memory that are handed out in chunks; asked: from which chunk on."""
+
+    x: Tensor
+    y: Tensor
+    name: str = "images"
+    asked: list[int] = field(default_factory=list)
+
+    def chunks(self, size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        self.asked.append(first)
+        for i in range(first * size, len(self.x), size):
+            yield self.x[i : i + size], self.y[i : i + size]
+
+
+def examples(out: Path) -> list[object]:
+    rows = (Report.load(folder).examples for folder in sorted((out / "chunks").iterdir()))
+    return [row for part in rows for row in part]
+
+
+def test_chunks_decide_as_one_evaluation_does(tmp_path: Path) -> None:
+    x, y = images(70)
+    whole = evaluate(network(), (x, y), THREAT, suite="quick", seed=3)
+    told: list[int] = []
+    found = evaluate_stream(
+        network(), Chunks(x, y), THREAT, "quick", out=tmp_path, chunk=30, seed=3,
+        progress=told.append,
+    )  # fmt: skip
+    assert examples(tmp_path) == list(whole.examples) and told == [30, 60, 70]
+    for name in ("n", "clean_accuracy", "robust_accuracy", "robust_accuracy_ci95", "model_sha256"):
+        assert getattr(found, name) == getattr(whole, name), name
+    assert 0 < found.robust_accuracy < found.clean_accuracy < 1
+    assert found.complete and found.chunks == 3 and found.data == "images"
+    for one, all_ in zip(found.attacks, whole.attacks, strict=True):
+        assert (one.name, one.broken, one.robust_accuracy) == (
+            all_.name, all_.broken, all_.robust_accuracy,
+        )  # fmt: skip
+        assert (one.forward, one.backward) == (all_.forward, all_.backward)
+    assert StreamResult.read(tmp_path) == found
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    x, y = images(50)
+    calls = 0
+
+    class Killed(Exception):
+        pass
+
+    def interrupt(done: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        evaluate_stream(
+            network(), Chunks(x, y), THREAT, "quick", out=tmp_path, chunk=20, progress=interrupt
+        )
+    rest = Chunks(x, y)
+    found = evaluate_stream(
+        network(), rest, THREAT, "quick", out=tmp_path, chunk=20, resume=True
+    )  # fmt: skip
+    assert rest.asked[0] == 2 and found.complete and found.n == 50
+    assert examples(tmp_path) == list(evaluate(network(), (x, y), THREAT, suite="quick").examples)
+    stopped = evaluate_stream(
+        network(), Chunks(x, y), THREAT, "quick", out=tmp_path / "b", chunk=20, max_seconds=1e9
+    )
+    assert stopped.complete
+
+
+def test_a_flag_in_one_chunk_brings_the_reserve_to_all(tmp_path: Path) -> None:
+    """Logits of 10^6 times the size: gradients of the cross-entropy vanish, and a flag says so."""
+    x, y = images(40)
+    net = network()
+    net[1].weight.data *= 1e6
+    suite = Suite((Member("PGD-2", pgd(THREAT, 2)),), reserve=(Member("PGD-5", pgd(THREAT, 5)),))
+    found = evaluate_stream(net, Chunks(x, y), THREAT, suite, out=tmp_path, chunk=20)
+    whole = evaluate(net, (x, y), THREAT, suite=suite)
+    assert examples(tmp_path) == list(whole.examples)
+    assert any(";PGD-5" in row.budget for row in whole.examples)
+    assert {f.name for f in found.flags} >= {f.name for f in whole.flags if f.severity == "severe"}
+    assert all(1 <= f.chunks <= 2 for f in found.flags) and found.verdict == whole.verdict
+
+
+def test_memory_is_flat_over_chunks(tmp_path: Path) -> None:
+    """Python's own memory, in which records are kept: that of one chunk, however many there are."""
+    x, y = images(1200)
+    held: list[int] = []
+
+    def note(done: int) -> None:
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory()[0])
+
+    suite = Suite((Member("PGD-1", pgd(THREAT, 1)),))
+    tracemalloc.start()
+    found = evaluate_stream(
+        network(), Chunks(x, y), THREAT, suite, out=tmp_path, chunk=200, slots=200, progress=note
+    )
+    tracemalloc.stop()
+    assert found.n == 1200 and len(held) == 6
+    assert held[-1] - held[1] < 100_000  # the records of 200 examples alone are more than that
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    data = Chunks(*images(10))
+    with pytest.raises(InputError, match="chunk = 0"):
+        evaluate_stream(network(), data, THREAT, "quick", out=tmp_path / "a", chunk=0)
+    none = Chunks(torch.empty(0, 1, 2, 2), torch.empty(0).long())
+    with pytest.raises(InputError, match="without examples"):
+        evaluate_stream(network(), none, THREAT, "quick", out=tmp_path / "b")
+    evaluate_stream(network(), data, THREAT, "quick", out=tmp_path / "c")
+    with pytest.raises(FileError, match="which holds a run"):
+        evaluate_stream(network(), data, THREAT, "quick", out=tmp_path / "c")
+    with pytest.raises(ResumeError, match="seed was 0, is 1"):
+        evaluate_stream(network(), data, THREAT, "quick", out=tmp_path / "c", seed=1, resume=True)
