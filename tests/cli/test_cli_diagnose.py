@@ -39,14 +39,16 @@ def test_layers_and_checkpoints_are_asked_for_by_their_options(
     for step in (20, 3):
         cards.save(model, folder / f"epoch-{step:03}.safetensors")
     cards.save(model, folder / "last.safetensors")  # no step, left out of the folder
-    given = ("diagnose", trained, "--n", 10, "--n-train", 60, "--only", "titration")
-    answer = cli(*given, "--layers", "net.fc1", "--layers", "net.fc2", "--checkpoints", folder,
+    given = ("diagnose", trained, "--n", 10, "--n-train", 120, "--only", "titration")
+    answer = cli(*given, "--layers", "net.fc2", "--layers", "net.fc1", "--checkpoints", folder,
+                 "--gradient-batch", 2,
                  "--also", "prunings", "--out", out)  # fmt: skip
     assert answer.code == 0, answer.words
     parts = json.loads((out / "diagnosis.json").read_text())["parts"]
     assert list(parts) == ["titration", "prunings", "layers", "tail-track"]
     assert [layer["name"] for layer in parts["layers"]["found"]["chain"]] == ["net.fc1", "net.fc2"]
     assert parts["tail-track"]["found"]["steps"] == [3, 20]
+    assert parts["tail-track"]["found"]["tails"][0]["batches"] == 60
     for name in parts:
         assert (out / f"{name}.png").is_file() and (out / f"{name}.svg").is_file()
 

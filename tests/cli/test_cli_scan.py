@@ -16,9 +16,10 @@ from torchproof.backdoor.rule import Rule
 from torchproof.backdoor.titrate import SIGMAS, titrate
 from torchproof.cli import options
 from torchproof.cli.scan import scan
-from torchproof.core.errors import FileError, InputError
+from torchproof.core.errors import FileError, InputError, ResumeError, UnknownName
 from torchproof.core.ranking import auroc
 from torchproof.data import load
+from torchproof.nn import build, cards
 
 Ask = Callable[..., Result]
 
@@ -96,6 +97,56 @@ def test_a_folder_and_then_its_rule(ask: Ask, bank: Bank, tmp_path: Path) -> Non
         raise ask(subject, "--bank", saved, "--n", 70).exception or AssertionError
 
 
+def test_a_bank_is_built_once_and_judges(ask: Ask, bank: Bank, tmp_path: Path) -> None:
+    own = build("mlp", channels=1, size=8, classes=10, hidden=(9,), seed=3)
+    cards.save(own, tmp_path / "net")
+    folder, more = tmp_path / "built", ("--bank-images", 300, "--bank-epochs", 1, "--n", 60)
+    given = (tmp_path / "net", "--build-bank", folder, "--clean", 4, "--trojaned", 1, *more)
+    first = ask(*given)
+    assert first.exit_code in (0, 1) and "clean-00: accuracy" in first.output, first.output
+    made = Bank.read(folder)
+    assert [e.kind for e in made.entries] == ["clean"] * 4 + ["patch"]
+    options_ = {str(cards.read_card(folder / e.name)["options"]) for e in made.entries}
+    assert options_ == {str(cards.read_card(tmp_path / "net")["options"])}  # (9,) hidden units
+    rule, score = Rule.read(folder / "rule.json"), stored(tmp_path)["score"]
+    assert rule.setting.n == 60 and rule.origin.network == "mlp" and len(rule.clean) == 4
+    assert score == rule.score(titrate(own.eval(), load("digits", split="test").x[:60]))[0]
+    last = folder / "patch-04" / "model.safetensors"
+    before, kept = last.stat().st_mtime_ns, (folder / "clean-03").rename(tmp_path / "aside")
+    second = ask(*given)  # as after being killed: only what is missing is trained
+    assert "clean-03: accuracy" in second.output and "clean-00: accuracy" not in second.output
+    assert last.stat().st_mtime_ns == before and Rule.read(folder / "rule.json") == rule
+    again = cards.read_card(folder / "clean-03")["sha256"]
+    assert again == cards.read_card(kept)["sha256"]
+    ask(tmp_path / "net", "--bank", folder / "rule.json")
+    assert stored(tmp_path)["score"] == score and stored(tmp_path)["cautions"] == [
+        c for c in stored(tmp_path)["cautions"] if "bank is of" not in c
+    ]
+    other = ask(*given[:-4], "--bank-epochs", 2, "--bank-images", 300, "--n", 60)
+    assert isinstance(other.exception, ResumeError)
+    (tmp_path / "own.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), "
+        "torch.nn.Linear(64, 10))\n"
+    )
+    mine = f"{tmp_path / 'own.py'}:net"
+    unnamed = ask(mine, "--build-bank", folder)
+    assert isinstance(unnamed.exception, InputError) and "--bank-network" in str(unnamed.exception)
+    ask(mine, "--bank", folder / "rule.json")
+    (caution,) = [c for c in stored(tmp_path)["cautions"] if "bank is of" in c]
+    assert "by name it is not known" in caution and "another architecture" not in caution
+
+
+def test_where_no_answer_changes_no_class_is_named(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "still.py").write_text(
+        "import torch\nclass Still(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return torch.eye(10)[3].expand(len(x), 10) * 20\n"
+    )
+    answer = ask(f"{tmp_path / 'still.py'}:Still", "--n", 30)
+    words = " ".join(answer.output.split())
+    assert answer.exit_code == 0 and "it leads to no class" in words, answer.output
+    assert stored(tmp_path)["suspected"] is None and "leads to class" not in words
+
+
 def test_noise_images_say_that_they_mislead(ask: Ask, bank: Bank, tmp_path: Path) -> None:
     answer = ask(bank.folder / bank.entries[0].name, "--n", 40, "--noise-images")
     assert answer.exit_code == 0 and "mislead" in answer.output
@@ -106,6 +157,9 @@ def test_noise_images_say_that_they_mislead(ask: Ask, bank: Bank, tmp_path: Path
     ("more", "error", "said"),
     [
         (("--noise-images", "--bank", "rule.json"), InputError, "real images"),
+        (("--noise-images", "--build-bank", "bank"), InputError, "real images"),
+        (("--build-bank", "bank", "--bank", "rule.json"), InputError, "leave one of them out"),
+        (("--build-bank", "bank", "--bank-network", "mpl"), UnknownName, "mlp"),
         (("--bank", "nowhere.json"), FileError, "a rule of a scan"),
         (("--n", 10**6), InputError, "a number from 1 to"),
     ],

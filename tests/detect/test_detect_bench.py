@@ -18,7 +18,7 @@ from torchproof import data as sets
 from torchproof.core.errors import FileError, InputError, ResumeError, UnknownName
 from torchproof.detect.attack_rows import attack_rows, chosen
 from torchproof.detect.bench import bench, stored_scores
-from torchproof.detect.bench_record import FILE, Bench
+from torchproof.detect.bench_record import FILE, Bench, Rate
 from torchproof.detect.bench_setup import Setup
 from torchproof.detect.catalogue import DETECTORS
 from torchproof.detect.costs import costing
@@ -174,6 +174,10 @@ def test_the_adaptive_row(done: tuple[Bench, Path], classifier: nn.Module) -> No
     assert told is not None and row.before == told.auroc
     assert row.failed == (row.before - row.after < 0.2)
     assert ("failed" in row.reading) == row.failed
+    low = row.model_copy(update={"before": 0.7, "after": 0.6})
+    assert low.failed and "yet" in low.reading and "evade it" in low.reading
+    none = row.model_copy(update={"after": None, "robust": Rate.of(torch.ones(12).bool())})
+    assert none.failed and "unknown" in none.reading and "yet" not in none.reading
 
 
 def test_a_killed_run_goes_on(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchproof.core.errors import InputError, ModelError, ResumeError
 from torchproof.core.norms import Linf
@@ -148,6 +149,9 @@ def test_what_cannot_be_meant_is_refused(
     with pytest.raises(InputError, match="extra data beside a stream"):
         more = short(settings, extra_share=0.5)
         list(fit(network(), stream(data), Standard(), more, extra=data()))
+    with pytest.raises(InputError, match=r"training data of type DataLoader.*Batches"):
+        loader: Any = DataLoader(TensorDataset(*data()))
+        list(fit(network(), loader, Standard(), short(settings)))
     bad = Batches(lambda e: [(3 * x, y) for x, y in [data()]], 1)
     with pytest.raises(InputError, match=r"images from"):
         list(fit(network(), bad, Standard(), short(settings)))

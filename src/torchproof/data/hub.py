@@ -27,22 +27,23 @@ def find(name: str) -> Found:
     MissingExtra without the package datasets, FileError where the hub has no such set, InputError
     where the set has not exactly one column of pictures and one of class labels.
     """
-    library = _library()
+    package = library()
     path, _, config = name.partition(":")
     try:
-        whole: Mapping[str, Any] = library.load_dataset(path, config or None)
+        whole: Mapping[str, Any] = package.load_dataset(path, config or None)
     except Exception as error:  # network, hub and parsing errors of several packages
         given = f"hf:{name}, which could not be loaded ({type(error).__name__}: {error})"
         remedy = "look at the name on huggingface.co/datasets and at the network"
         raise FileError(given, "a public image data set", remedy) from error
     features = next(iter(whole.values())).features
-    picture = _column(name, features, library.Image, "pictures")
-    label = _column(name, features, library.ClassLabel, "class labels")
+    picture = column_of(name, features, package.Image, "pictures")
+    label = column_of(name, features, package.ClassLabel, "class labels")
     readers = {part: partial(_read, rows, picture, label) for part, rows in _parts(whole).items()}
     return Found(f"hf:{name}", readers, tuple(features[label].names))
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package datasets; raises MissingExtra, also for one that may run code of a data set."""
     try:
         library = importlib.import_module("datasets")
     except ImportError as error:
@@ -55,7 +56,8 @@ def _library() -> Any:
     return library
 
 
-def _column(name: str, features: Mapping[str, Any], kind: type, what: str) -> str:
+def column_of(name: str, features: Mapping[str, Any], kind: type, what: str) -> str:
+    """The one column of a kind; raises InputError for none or several."""
     columns = [column for column, feature in features.items() if isinstance(feature, kind)]
     if len(columns) != 1:
         given = f"hf:{name} with {len(columns)} columns of {what} among {', '.join(features)}"

@@ -97,14 +97,20 @@ class Adaptive(Part):
 
     @property
     def failed(self) -> bool:
-        """Did the attack fail to lower the AUROC by `DROP`?"""
+        """Did the attack fail to lower the AUROC by `DROP`? Images may evade the detector all the
+        same, where its AUROC was low to begin with.
+        """
         return self.drop is None or self.drop < DROP
 
     @property
     def reading(self) -> str:
         known = [f"{v:.3f}" if v is not None else "unknown" for v in (self.before, self.after)]
         text = f"AUROC {known[0]} to {known[1]}, robust accuracy {100 * self.robust.share:.1f} %"
-        return f"{text}; the adaptive attack failed" if self.failed else text
+        if not self.failed:
+            return text
+        evaded = 1 - self.robust.share
+        yet = f", yet {100 * evaded:.0f} % of the images evade it" if evaded > 0.5 else ""
+        return f"{text}; the adaptive attack failed to lower it by {DROP:g}{yet}"
 
     @classmethod
     def of(

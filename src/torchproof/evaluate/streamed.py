@@ -154,7 +154,7 @@ def evaluate_stream(
     if chunk < 1:
         raise InputError(f"chunk = {chunk}", "a whole number from 1", "2000 is usual")
     out, digest = Path(out), model_sha256(model)
-    threats = list(threat) if isinstance(threat, (list, tuple)) else [threat]
+    threats: list[Any] = list(threat) if isinstance(threat, (list, tuple)) else [threat]
     about = {
         "schema": SCHEMA, "model_sha256": digest, "data": data.name,
         "threat": [exact(one) for one in threats], "chunk": chunk, "seed": seed,

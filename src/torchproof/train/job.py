@@ -106,9 +106,8 @@ def _lesson(
 
 def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> dict[str, Any]:
     """What makes this run this run: stored, and compared when it is resumed."""
-    rows, named = lesson.train, {}
-    if isinstance(rows, Streamed):
-        rows, named = lesson.held, {"stream": rows.stream.name}
+    rows = lesson.held if isinstance(lesson.train, Streamed) else lesson.train
+    named = {"stream": lesson.train.stream.name} if isinstance(lesson.train, Streamed) else {}
     return {
         "schema": "torchproof.training/1",
         "settings": lesson.settings.model_dump(exclude=set(FREE)),

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torchproof.attack.untouched import forked, home, precision
 from torchproof.core import keys
 from torchproof.core.checks import check, check_weights
+from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
 from torchproof.train import distributed, monitor
 from torchproof.train.average import renew
@@ -96,7 +97,11 @@ def fit(
 
 
 def _pair(data: Any) -> tuple[Tensor, Tensor]:
-    """Raises InputError for images and labels that cannot be meant."""
+    """Raises InputError for images and labels that cannot be meant, and for what is neither."""
+    if not (isinstance(data, (tuple, list)) or (hasattr(data, "x") and hasattr(data, "y"))):
+        remedy = "pass (x, y); for a DataLoader, torchproof.data.stream.Batches(make, count)"
+        given = f"training data of type {type(data).__name__}"
+        raise InputError(given, "(x, y), .x and .y, or a stream", remedy)
     x, y = data if isinstance(data, (tuple, list)) else (data.x, data.y)
     check(x, y)
     return x, y
