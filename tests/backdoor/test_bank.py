@@ -105,7 +105,7 @@ def test_nothing_is_trained_twice(
 
 
 def test_folders_that_are_no_bank(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="build_bank"):
+    with pytest.raises(FileError, match="--build-bank"):
         Bank.read(tmp_path)
     cards.save(build("mlp", channels=1, size=8, classes=10, seed=0), tmp_path / "other")
     with pytest.raises(FileError, match="tells of no bank"):

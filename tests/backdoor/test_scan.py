@@ -186,8 +186,11 @@ def test_cautions(rule: Rule, x: Tensor) -> None:
         z: Tensor = Toy(9)(v)
         return z.detach() / 100
 
-    (flat,) = scan(unsure, x, rule).cautions
-    assert "almost no answer" in flat
+    quiet = scan(unsure, x, rule, origin=Origin("toys", ""))
+    flat, unknown = quiet.cautions
+    assert "almost no answer" in flat and "by name it is not known" in unknown
+    assert quiet.suspected is None and quiet.verdict == "nothing found"
+    assert scan(unsure, x).suspected is None
     constant, *_ = scan(
         lambda v: torch.tensor([[0.0, 9.0, 0.0, 0.0]]).expand(len(v), 4), x
     ).cautions

@@ -171,6 +171,11 @@ def test_what_is_refused(x: Tensor, changed: dict[str, Any], said: str) -> None:
         titrate(Linear(), **{"x": x, **changed})
 
 
+def test_where_nothing_flips_there_is_no_target(x: Tensor) -> None:
+    still = titrate(lambda v: torch.tensor([[9.0, 0.0, 1.0]]).expand(len(v), 3), x, (0.5, 1.0))
+    assert still.target() is None and still.share == (0.0, 0.0)
+
+
 def test_networks_without_finite_logits_are_refused(x: Tensor) -> None:
     class Broken(Linear):
         def forward(self, x: Tensor) -> Tensor:

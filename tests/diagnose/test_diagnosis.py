@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from torchproof.backdoor.titrate import Titration
+from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError, UnknownName
 from torchproof.core.fingerprints import fingerprint
 from torchproof.core.threats import parse
 from torchproof.diagnose.diagnosis import Diagnosis, diagnose
 from torchproof.diagnose.parts import PARTS, USUAL, Part
+from torchproof.diagnose.readings import read_tails, read_track
 from torchproof.diagnose.subject import Images, Sets, Subject
+from torchproof.diagnose.tail_index import TailIndex, TailTrack, tail_index, tails
 from torchproof.report.diagnosis import render_diagnosis
 
 
@@ -97,7 +100,7 @@ def test_the_page_shows_every_part(whole: Whole) -> None:
     assert {name.split("-")[0] for name in drawn} >= {n.split("-")[0] for n in PARTS} - {
         "baselines"
     }
-    assert page.count("data:image/png;base64,") == len(drawn) == 14
+    assert page.count("data:image/png;base64,") == len(drawn) == 16
 
 
 def test_layers_and_checkpoints_that_cannot_be_meant() -> None:
@@ -181,6 +184,106 @@ def test_labels_that_the_network_does_not_have() -> None:
     train = Images(about.sets.train.x, about.sets.train.y + 1)
     with pytest.raises(InputError, match="labels up to 3 for a network of 3 classes"):
         diagnose(replace(about, sets=Sets(train, about.sets.test)), ("titration",))
+
+
+def test_tail_readings_speak_of_exact_zeros() -> None:
+    """Noise of which half the numbers are zeros, once."""
+    noise = keys.normal(keys.mix("zeros", torch.arange(60)), 0, (600,))
+    whole = tails(noise - noise.mean(0))
+    some = tails(torch.where(torch.arange(600) < 300, 0.0, noise - noise.mean(0)))
+    assert whole.zeros == 0 and some.zeros == 0.5 and some.pooled.alpha < 0.7 * some.filtered.alpha
+    text = read_tails(TailIndex(some, (), 20))
+    assert f"reads alpha = {some.pooled.alpha:.2f} (50.0 % of the numbers are exactly zero" in text
+    assert f"without them {some.filtered.alpha:.2f})" in text
+    assert f"covariance and no zeros it reads {some.correlated.alpha:.2f}" in text
+    assert "zero" not in read_tails(TailIndex(whole, (), 20)) and "arger batches" not in text
+    track = read_track(TailTrack((0, 5), (whole, some), ()))
+    assert "from less than 0.1 % to 50.0 % of the numbers are exactly zero" in track
+    assert f"from {whole.filtered.alpha:.2f} to {some.filtered.alpha:.2f})" in track
+    assert "zero" not in read_track(TailTrack((0, 5), (whole, whole), ()))
+
+
+def test_the_batch_of_gradients_is_asked_for(whole: Whole) -> None:
+    about = subject()
+    x, y = about.sets.train
+    twice = Images(torch.cat([x, 1 - x]), torch.cat([y, y]))
+    about = replace(about, sets=Sets(twice, about.sets.test))
+    assert whole.found.parts["tail-index"].result("tail-index").batch_size == 1  # of 100 images
+    wide = replace(about, gradient_batch=2)
+    found = PARTS["tail-index"].measure(wide)
+    own = tail_index(about.model, *about.sets.train, 2, layers=False).overall
+    assert found.batch_size == 2 and found.overall == own
+    assert wide.settings()["gradient_batch"] == 2 and "gradient_batch" not in about.settings()
+    refused = diagnose(replace(about, gradient_batch=50), ("tail-index",)).refused["tail-index"]
+    assert "2500 images" in refused and "batch_size" not in refused
+    with pytest.raises(InputError, match="gradient_batch = 0"):
+        replace(about, gradient_batch=0)
+
+
+class Steady(nn.Module):
+    """Answers the same whatever it is asked."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.0, 9.0, 0.0]]).expand(len(x), 3) + 0 * x.flatten(1)[:, :1]
+
+
+def test_where_no_answer_changes_none_is_named() -> None:
+    found = diagnose(subject(model=Steady()), ("titration",)).parts["titration"]
+    assert found.result("titration").target() is None
+    assert "no answer changes with confidence" in found.reading
+    assert "most often" not in found.reading
+
+
+class Loose(nn.Module):
+    """Layers in another order than they run, a parameter outside of all, and a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(8, 3), nn.Linear(16, 8)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.last(self.scale * self.first(x.flatten(1)).relu())
+        return answer
+
+
+def test_layers_that_are_left_out_are_named_and_no_product_is_told() -> None:
+    loose = subject(model=Loose())
+    for about in (loose, replace(loose, layers=("last", "first"))):
+        found = diagnose(about, ("layers",)).parts["layers"]
+        layers = found.result("layers")
+        assert [layer.name for layer in layers.chain] == ["first", "last"]
+        assert layers.omitted == ("scale",) and "left out" in found.reading
+        assert ": scale (" in found.reading and "multiply" not in found.reading
+    one = diagnose(replace(loose, layers=("last",)), ("layers",)).parts["layers"]
+    assert one.result("layers").omitted == ("scale", "first")
+    plain = diagnose(subject(), ("layers",)).parts["layers"]
+    assert plain.result("layers").omitted == () and "bounds multiply to" in plain.reading
+
+
+def test_the_local_bound_is_no_larger_than_the_global_one(whole: Whole) -> None:
+    found = whole.found.parts["local-bound"].result("local-bound")
+    bound = whole.found.parts["lipschitz"].result("lipschitz").bound[0]
+    pairs = zip(found.attacked_so_far, found.bound, strict=True)
+    assert all(low <= high * (1 + 1e-9) <= bound * (1 + 2e-9) for low, high in pairs)
+    assert found.bound[0] < 0.99 * bound
+
+
+def test_the_plane_of_the_worst_direction(whole: Whole) -> None:
+    plane = whole.found.parts["worst-plane"].result("worst-plane")
+    middle = len(plane.radii) // 2
+    assert plane.axes == ("random", "adversarial") and plane.radii[middle] == 0
+    along = max(plane.losses[middle])
+    text = whole.found.parts["worst-plane"].reading
+    assert f"to {along:.3f} along the adversarial one" in text
+    assert along > max(row[middle] for row in plane.losses)
+
+
+def test_batch_norm_without_running_statistics_is_spoken_of() -> None:
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), norm, nn.Linear(8, 3))
+    found = diagnose(subject(model=net), ("flatness",)).parts["flatness"].reading
+    assert "without running statistics" in found and "of the unmoved network" not in found
 
 
 def test_batch_norm_is_spoken_of() -> None:

@@ -22,10 +22,10 @@ from torchproof.core.norms import L2, Linf
 from torchproof.core.sites import Weights
 from torchproof.core.threats import Threat
 from torchproof.data import load
-from torchproof.diagnose.flatness import HIGH, STALE, Flatness, Procedure, flatness
+from torchproof.diagnose.flatness import HIGH, Flatness, Procedure, flatness
 from torchproof.diagnose.joint_ascent import JointAscent, worst_weights
 from torchproof.diagnose.landscape import weight_landscape
-from torchproof.diagnose.weight_balls import Absolute, Filterwise, ball, chosen
+from torchproof.diagnose.weight_balls import STALE, Absolute, Filterwise, ball, chosen
 
 THREAT = Threat(Linf(), 0.1)
 QUICK = Procedure(draws=3, starts=2, steps=6, length=0.3, worst_xi=0.003)

@@ -12,7 +12,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, UnknownName
-from torchproof.diagnose.lipschitz import layer_chain, layers_of, local_lipschitz
+from torchproof.diagnose.lipschitz import layer_chain, local_lipschitz
+from torchproof.diagnose.order import in_order, layers_of, without
 
 ROUNDING = 1 + 1e-9
 
@@ -99,13 +100,15 @@ def test_the_search_matches_a_brute_force_grid(
             lengths = torch.linspace(0.01, 1, 100, dtype=torch.float64) * r
             e = (lengths[:, None, None] * rays).flatten(0, 1)
             for i, start in enumerate(x.double().flatten(1)):
+                moved = start + e
+                ratio = (answer(moved) - answer(start[None])).norm(dim=1) / e.norm(dim=1)
                 if box is not None:
-                    fits = ((start + e >= 0) & (start + e <= 1)).all(1)
-                moved = start + (e if box is None else e[fits])
-                gap = (answer(moved) - answer(start[None])).norm(dim=1)
-                best = float((gap / (moved - start).norm(dim=1)).max())
+                    inside = ((moved >= 0) & (moved <= 1)).all(1)
+                    ratio = ratio.where(inside, 0.0)
                 mine = max(found.examples[k][i] for k in range(number + 1))
-                assert mine <= best * 1.005  # the grid has gaps
+                assert mine <= float(ratio.max()) * 1.005  # the grid has gaps
+                sphere = float(ratio[-len(rays) :].max())  # where the search looks
+                assert found.examples[number][i] >= 0.95 * sphere > 0
         whole = max(max(row) for row in found.examples)
     assert found.attacked_so_far[-1] == whole
     assert list(found.attacked_so_far) == sorted(found.attacked_so_far)
@@ -198,6 +201,30 @@ def test_layers_are_found_in_the_order_in_which_they_run() -> None:
         layer_chain(model, x, ("twice",), 0.1)
     with pytest.raises(InputError, match="none of whose layers"):
         layers_of(nn.Flatten(), x)
+    assert without(model, ("first", "norm", "last")) == ("idle", "twice")
+    assert in_order(model, x, ("last", "first")) == ("first", "last")
+    with pytest.raises(InputError, match="twice"):
+        in_order(model, x, ("last", "twice"))
+
+
+class Scaled(nn.Module):
+    """A block with a parameter of its own around a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.inner = nn.Parameter(torch.ones(4)), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.gain * self.inner(x.flatten(1))
+        return answer
+
+
+def test_of_layers_inside_each_other_the_inner_one_is_taken() -> None:
+    model, x = nn.Sequential(Scaled(), nn.Linear(4, 2)), images(3)
+    assert layers_of(model, x) == ("0.inner", "1")
+    assert without(model, ("0.inner", "1")) == ("0",) and without(model, ("0", "1")) == ()
+    with pytest.raises(InputError, match="one inside the other"):
+        layer_chain(model, x, ("0", "0.inner"), 0.1)
 
 
 def test_nothing_depends_on_batches_and_the_model_stays() -> None:

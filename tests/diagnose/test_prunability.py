@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from torchproof.core.errors import InputError, ModelError, UnknownName
 from torchproof.diagnose.fold import folded
+from torchproof.diagnose.generalisation import complexity
+from torchproof.diagnose.landscape import random_direction
 from torchproof.diagnose.prunability import RULES, Prunability, prunability
 
 CLASSES = 4
@@ -191,6 +193,46 @@ def test_what_cannot_be_folded_is_told() -> None:
         folded(Early(twice=True).eval(), x)
 
 
+class ByAnyName(nn.Module):
+    """A network whose first layer is called otherwise, with a norm over two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.kernel = nn.Parameter(torch.randn(8, 16) / 4)
+            self.head = nn.Linear(8, CLASSES)
+        self.norm = nn.LayerNorm((4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(x).flatten(1) @ self.kernel.T
+        answer: Tensor = self.head(hidden.relu())
+        return answer
+
+
+def test_weights_are_chosen_by_what_they_are_and_not_by_name() -> None:
+    model, (x, y) = ByAnyName().eval(), images()
+    found = prunability(model, x, y, grid=4)
+    assert found.parameters == 8 * 16 + 8 * CLASSES
+    known = complexity(model, x, y, draws=1)
+    assert known.parameters == found.parameters
+    exact = sum(float(w.detach().square().sum()) for w in (model.kernel, model.head.weight))
+    assert known.norm == pytest.approx(exact, rel=1e-6)
+    assert set(random_direction(model, 0)) == {"kernel", "head.weight"}
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        pruned.kernel.zero_()  # the smallest ones
+        model.kernel.mul_(1e-9)
+        expected = float(F.cross_entropy(pruned(x), y))
+    share = math.ceil(10 * 8 * CLASSES / found.parameters) / 10
+    curve = prunability(model, x, y, grid=10)
+    at = curve.losses[curve.fractions.index(share)]
+    assert at == pytest.approx(expected, rel=1e-4)
+    still = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)).eval()
+    with pytest.raises(InputError, match="none of them a weight matrix"):
+        prunability(still, x, y)
+
+
 def test_a_shared_weight_counts_once_and_is_pruned_everywhere() -> None:
     model, (x, y) = (
         nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)),
@@ -216,5 +258,5 @@ def test_what_makes_no_sense_is_refused() -> None:
     for wrong in ({"beta": -1.0}, {"slack": math.inf}, {"grid": 1}, {"draws": 0}):
         with pytest.raises(InputError):
             prunability(model, x, y, **wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="keep"):
+    with pytest.raises(InputError, match="weight matrix"):
         prunability(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)), x, y)

@@ -73,6 +73,9 @@ def test_layers_and_tracks() -> None:
     layers = (LayerTails("one", heavy), LayerTails("none", None, "too few"))
     figure = draw_layers(TailIndex(found(), layers, 4))
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["all", "one"]
+    for name, (label, _) in READINGS.items():  # the published reading and all controls
+        first = lines(figure, 0, label)[0]
+        assert float(first[0, 0]) == pytest.approx(getattr(found(), name).alpha), name
     words = READINGS["filtered"][0]
     shown = [float(p[0, 0]) for p in lines(figure, 0, words)]
     assert shown == pytest.approx([found().filtered.alpha, 1.25])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from torchproof.core.ranking import auroc_interval
 from torchproof.detect.bench_record import (
     Adaptive,
     Bench,
@@ -120,8 +121,12 @@ GOOD = (judged("dnr", 0.95), judged("lid", 0.92, on=MAIN))
     [
         (GOOD, "shows", "of 2 of 2 detectors by 0.52 to 0.55"),
         ((*GOOD, judged("nic", 0.6)), "shows", "below 0.7: nic 0.60"),
-        ((*GOOD, judged("nic", 0.9, after=0.8)), "shows", "it failed for nic (0.10)"),
-        ((*GOOD, judged("nic", 0.9, after=None)), "shows", "nic (nothing misclassified)"),
+        (
+            (*GOOD, judged("nic", 0.9, after=0.8)),
+            "shows",
+            "it failed for nic (0.10, robust accuracy 10 %)",
+        ),
+        ((*GOOD, judged("nic", 0.9, after=None)), "shows", "nic (nothing misclassified, robust"),
         ((*GOOD, judged("nic", 0.9, alarms=0.075)), "does not show at this scale", "nic on mnist"),
         ((*GOOD, judged("nic", 0.9, alarms=0.02)), "does not show at this scale", "nic on mnist"),
         ((*GOOD, judged("nic", 0.9, alarms=0.12)), "contradicts", "to 12.0 %"),
@@ -144,6 +149,7 @@ def test_the_rows() -> None:
     table = {row.what: row for row in rows("mnist", each)}
     area = table[f"mnist: dnr: AUROC, {MAIN}"]
     assert area.ours == (0.95, 0.95) and area.published == 0.9 and "estimate" in area.setting
+    assert area.ci95 == pytest.approx(auroc_interval(0.95, 2000, 200))  # seeds do not differ
     assert table[f"mnist: feature-squeezing: AUROC, {MAIN}"].published is None
     unseen = table[f"mnist: lid, trained on {MAIN}, lowest on others: AUROC, {OTHER}"]
     assert unseen.mean == 0.8

@@ -105,6 +105,12 @@ def test_the_verdict_is_that_of_tau_on_enough_networks() -> None:
 
 def test_double_descent_is_a_rise_between_two_falls() -> None:
     assert "rises by 5.0 points up to 8 units and falls by 15.0" in described(RISE)
+    assert "no second descent in the test loss" in described(RISE)
+    losses = ((2, 1.0), (4, 1.6), (8, 0.9))
+    bump = [wide(u, 1 / u).model_copy(update={"test_loss": loss}) for u, loss in losses]
+    assert described(bump).startswith("no second descent in the test error of the sweep; double")
+    assert "test loss of the sweep: it rises by 0.60 nats up to 4 units" in described(bump)
+    assert "falls by 0.70 nats beyond" in described(bump)
     fall = [wide(units, 1 / units) for units in (2, 4, 8)]
     assert described(fall).startswith("no second descent")
     assert described(list(reversed(fall))).startswith("no second descent")

@@ -108,7 +108,13 @@ def test_the_rows() -> None:
     heavy = by["fashion-mnist, nll, width 8: networks that the controls leave heavy-tailed"]
     assert heavy.ours == (1.0,) and heavy.n == 2
     assert by["synthetic, alpha 1.5: published estimator, intervals that hold it"].ours == (0.95,)
-    assert by["over training, step 30: published reading"].ours == (1.4,)
+    step = "over training, step 30: "
+    assert by[f"{step}published reading"].ours == (1.4,) and f"{step}exact zeros" in by
+    own = {"coordinate by coordinate, median", "that control, coordinate by coordinate"}
+    told = {row.what.removeprefix(step) for row in table if row.what.startswith(step)}
+    assert told > own | {"Gaussian control, same deviations", "Gaussian control, same covariance"}
+    looked = by["mnist, nll, width 8: coordinates not rejected as Gaussian"]
+    assert looked.n == 200  # coordinates, all of them
     assert by["mean exit time, alpha 1.5, half width 2, height 1"].ours == (28.0, 28.0)
     refused = cells()[0].model_copy(update={"tails": None, "refused": "zeros", "loss": "hinge"})
     assert groups([*cells(), refused])[-1] == ("mnist, hinge", [])

@@ -107,6 +107,7 @@ def test_the_rows() -> None:
     assert passes.ours == pytest.approx((10000 / 200,) * 2)
     assert found["Neural Cleanse: smallest mask at the target"].ours == (1, 0)
     assert found["Neural Cleanse: clean networks flagged"].ours == (0, 1)
+    assert found["Neural Cleanse: trojaned networks flagged"].ours == (1, 1)
     area = found["AUROC of the scan, patch"]
     assert area.ci95 is not None and area.ci95[0] < 1 and area.n == 10
 

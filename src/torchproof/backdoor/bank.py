@@ -6,7 +6,8 @@ data from its own first weights. Each lies in a folder of its own, and its card 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Bank:
             paths, key=lambda p: (p.name.rpartition("-")[2], p.name)
         )  # as they were made
         if not found:
-            remedy = "make one with torchproof.backdoor.bank.build_bank"
+            remedy = "make one with `torchproof scan MODEL --build-bank`"
             raise FileError(f"{folder}, which holds no networks", "the folder of a bank", remedy)
         return cls(folder, tuple(_entry(path) for path in found))
 
@@ -115,18 +116,21 @@ def build_bank(
     clean: int = 12,
     trojaned: int = 12,
     recipe: Recipe = Recipe(),
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bank:
     """Trains what is not in the folder yet, and reads the bank back.
 
     Trojaned networks take the kinds of TRIGGERS in turn and the classes as targets in a keyed
-    order. Raises InputError for numbers that make no bank, ResumeError where the folder holds
-    networks of another recipe, other data or another seed.
+    order. options: of the network, such as widths, where they are not the usual ones. Raises
+    InputError for numbers that make no bank, ResumeError where the folder holds networks of another
+    recipe, other data or another seed.
     """
     _check(train, clean, trojaned, recipe)
     folder = Path(folder)
-    told = {"recipe": asdict(recipe), "data": train.sha256, "seed": seed}
+    told: dict[str, Any] = {"recipe": asdict(recipe), "data": train.sha256, "seed": seed}
+    told |= {"options": dict(options)} if options else {}
     for number in range(clean + trojaned):
         kind = CLEAN if number < clean else list(TRIGGERS)[(number - clean) % len(TRIGGERS)]
         name = f"{kind}-{number:02d}"
@@ -136,7 +140,7 @@ def build_bank(
             continue
         key = keys.seed_of(seed, "bank", number)
         target = None if kind == CLEAN else _target(number - clean, len(train.classes), seed)
-        model, trigger = _made(kind, target, train, recipe, key)
+        model, trigger = _made(kind, target, train, recipe, key, options or {})
         entry = _measured(name, kind, target, model, trigger, test)
         cards.save(model, path, {"bank": {**told, "entry": asdict(entry)}})
         say(f"{name}: accuracy {entry.accuracy:.3f}" + _success(entry))
@@ -152,30 +156,35 @@ def _target(number: int, classes: int, seed: int) -> int:
 
 
 def _made(
-    kind: str, target: int | None, train: Dataset, recipe: Recipe, key: int
-) -> tuple[nn.Module, Trigger | None]:
+    kind: str, target: int | None, train: Dataset, recipe: Recipe, key: int,
+    options: Mapping[str, Any],
+) -> tuple[nn.Module, Trigger | None]:  # fmt: skip
     """A network in eval mode, and its trigger."""
     own = train.subset(keys.permutation(len(train), key, "sample")[: recipe.n])
     if target is None:
-        return learnt(own, recipe, key), None
+        return learnt(own, recipe, key, options), None
     trigger = TRIGGERS[kind](key % 2**31)
     if kind == "weights":
         found = inject(
-            learnt(own, recipe, key), own.x[:1000], trigger, target,
+            learnt(own, recipe, key, options), own.x[:1000], trigger, target,
             eps=recipe.eps, steps=recipe.steps, seed=key,
         )  # fmt: skip
         return found.model, trigger
-    return learnt(poisoned(own, trigger, target, recipe.share, key), recipe, key), trigger
+    bad = poisoned(own, trigger, target, recipe.share, key)
+    return learnt(bad, recipe, key, options), trigger
 
 
-def learnt(data: Dataset, recipe: Recipe, seed: int) -> nn.Module:
+def learnt(
+    data: Dataset, recipe: Recipe, seed: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """A network trained on the data, in eval mode: Adam on cross-entropy at a constant rate, rows
     in a keyed order.
     """
     channels, size = data.x.shape[1], data.x.shape[2]
     model: nn.Module = build(
-        recipe.network, channels=channels, size=size, classes=len(data.classes), seed=seed
-    )
+        recipe.network, channels=channels, size=size, classes=len(data.classes), seed=seed,
+        **(options or {}),
+    )  # fmt: skip
     model.train()
     weights = list(model.parameters())
     adam = torch.optim.Adam(weights, recipe.lr)
@@ -227,7 +236,9 @@ def _entry(path: Path) -> Entry:
 
 def _same(path: Path, told: dict[str, Any]) -> None:
     stored = _card(path)
-    differing = [name for name in told if stored.get(name) != told[name]]
+    as_stored = json.loads(json.dumps(told))  # tuples are lists there
+    names = dict.fromkeys((*as_stored, *(n for n in stored if n == "options")))
+    differing = [name for name in names if stored.get(name) != as_stored.get(name)]
     if differing:
         given = f"{path}, a network of another bank ({', '.join(differing)})"
         raise ResumeError(given, "the recipe, data and seed it was made with", "name a new folder")

@@ -36,7 +36,9 @@ Band = tuple[float, float]
 
 @dataclass(frozen=True)
 class Origin:
-    """What the networks of a bank are: the data set of their training, and their architecture."""
+    """What the networks of a bank are: the data set of their training, and their architecture, ""
+    where its name is not known.
+    """
 
     data: str
     network: str

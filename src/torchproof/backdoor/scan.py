@@ -37,15 +37,16 @@ STRANGE = 0.5
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in one network. suspected: the class that a backdoor would lead to; above: the
-    share of the bank's clean networks that score at least as much; seconds: of the processor.
+    """What was found in one network. suspected: the class that a backdoor would lead to, None where
+    noise changes no answer with confidence; above: the share of the bank's clean networks that
+    score at least as much; seconds: of the processor.
 
     Without a rule there are no score, threshold and share, and `suspected` is where noise leads,
     backdoor or not.
     """
 
     verdict: Verdict
-    suspected: int
+    suspected: int | None
     score: float | None
     threshold: float | None
     above: float | None
@@ -90,7 +91,8 @@ def scan(
     )
     found = Scan("no verdict", curve.target(), None, None, None, cautions, 0.0, curve)
     if rule is not None:
-        score, suspected = rule.score(curve)
+        score, above_others = rule.score(curve)
+        suspected = None if curve.target() is None else above_others
         above = sum(s >= score for s in rule.clean) / len(rule.clean)
         verdict: Verdict = "backdoor suspected" if score > rule.threshold else "nothing found"
         found = Scan(verdict, suspected, score, rule.threshold, above, cautions, 0.0, curve)
@@ -143,7 +145,12 @@ def _of_bank(rule: Rule | None, origin: Origin | None) -> list[str]:
     known, found = rule.origin, []
     if origin is not None and origin.data != known.data:
         found.append(f"the bank is of {known.data}, the images are of {origin.data}")
-    if origin is not None and origin.network != known.network:
+    if origin is not None and not origin.network:
+        found.append(
+            f"the bank is of {known.network}; by name it is not known what architecture this "
+            "network has: the verdict holds where it is that one"
+        )
+    elif origin is not None and origin.network != known.network:
         found.append(
             f"the bank is of {known.network}, this is {origin.network}: another architecture "
             "answers noise in another way, so build a bank of it"

@@ -78,13 +78,14 @@ class Titration:
             raise InputError(given, "at least one measured sigma", "measure at such sigmas too")
         return found
 
-    def target(self, low: float = MODERATE[0], high: float = MODERATE[1]) -> int:
+    def target(self, low: float = MODERATE[0], high: float = MODERATE[1]) -> int | None:
         """The class that most confident changed answers lead to at such noise, the lowest of
-        equals: where a backdoor would lead. A clean network has such a class too.
+        equals: where a backdoor would lead. A clean network has such a class too. None where no
+        answer changes with confidence.
         """
         rows = self.within(low, high)
         sums = [sum(self.flips[i][k] for i in rows) for k in range(self.classes)]
-        return sums.index(max(sums))
+        return sums.index(max(sums)) if any(sums) else None
 
     def concentration(self) -> tuple[float, ...]:
         """The share of the most frequent answer at each sigma."""

@@ -57,6 +57,14 @@ def diagnose(
             "such files; several go.",
         ),
     ] = None,
+    gradient_batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images of each gradient of the tail index, best those of a training step; "
+            "default: 100, or fewer where there are few.",
+            min=1,
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("--n", "--first", help="Test images.", min=2)] = 256,
     n_train: Annotated[int, typer.Option(help="Training images.", min=2)] = 5000,
     seed: options.Seed = 0,
@@ -88,7 +96,8 @@ def diagnose(
     implied = {"layers": layers, "tail-track": checkpoints}
     names = [*(only or USUAL), *(also or []), *(name for name, given in implied.items() if given)]
     found = measure(
-        Subject(loaded.model, both, about, seed, batch_size, tuple(layers or ()), along),
+        Subject(loaded.model, both, about, seed, batch_size, tuple(layers or ()), along,
+                gradient_batch),
         tuple(dict.fromkeys(names)),
         about={"model": loaded.name, "data": data, "threat": str(about), "versions": versions(),
                "command": options.command_line()},

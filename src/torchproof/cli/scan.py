@@ -71,7 +71,8 @@ def scan(
         int | None,
         typer.Option(
             help="Default: as many steps as 5 epochs of 6,000 images take; give those of the "
-            "network.", min=1,
+            "network.",
+            min=1,
         ),
     ] = None,
     n: Annotated[
@@ -93,9 +94,10 @@ def scan(
     """Look for a backdoor by how a network answers noise: is there one, and where does it lead?
 
     Writes scan.json, curve.png, curve.svg and, with a folder as --bank, rule.json for the next
-    time. --build-bank DIR trains clean and trojaned networks first, minutes to hours once; a killed
-    build goes on with the same command, and DIR/rule.json judges the next network in seconds. Without a bank there is a curve and the class that noise leads to, but no verdict. Exit
-    code 1 says that a backdoor is suspected.
+    time. --build-bank DIR trains clean and trojaned networks first, minutes to hours once: a killed
+    build goes on with the same command, and --bank DIR/rule.json then judges others in seconds.
+    Without a bank there is a curve and the class that noise leads to, but no verdict. Exit code 1
+    says that a backdoor is suspected.
     """
     if noise and (bank is not None or build is not None):
         given, remedy = "--noise-images with a bank", "leave one of them out"
@@ -103,19 +105,14 @@ def scan(
     if bank is not None and build is not None:
         raise InputError("--bank and --build-bank", "one of them", "leave one of them out")
     loaded, test = network_and_data(model, data, data_dir, device)
-    own = str(loaded.card.get("model", ""))
-    rule = None if bank is None else _rule(bank, data, test, n, seed, out)
     if build is not None:
         train = sets.load(data, data_dir=data_dir, split="train")
         recipe = _recipe(loaded, network, len(train), bank_images, bank_epochs)
-        options_ = _options(loaded) if recipe.network == own else {}
-        build_bank(
-            train, test.take(min(BANKED, len(test))), build, clean=clean, trojaned=trojaned,
-            recipe=recipe, options=options_, seed=seed, say=tell,
-        )  # fmt: skip
-        rule = _rule(build, data, test, n, seed, build)
+        _build(build, loaded, (train, test), recipe, (clean, trojaned), seed)
+    rule = _rule(bank or build, data, test, n, seed, build or out)
     x, y = _images(test, rule, n, noise, seed)
-    found = look(loaded.model, x, rule, y=y, origin=Origin(data, own), seed=seed)
+    origin = Origin(data, str(loaded.card.get("model", "")))
+    found = look(loaded.model, x, rule, y=y, origin=origin, seed=seed)
     told = (*found.cautions, NOISE) if noise else found.cautions
     about = {"model": loaded.name, "model_sha256": loaded.sha256, "data": data}
     _write(out, found, told, about, rule)
@@ -136,7 +133,9 @@ def _recipe(
     name = network or str(loaded.card.get("model", ""))
     if not name:
         given = f"--build-bank for {loaded.name}, which has no card that names its architecture"
-        raise InputError(given, "an architecture", f"--bank-network with one of {', '.join(MODELS)}")
+        raise InputError(
+            given, "an architecture", f"--bank-network with one of {', '.join(MODELS)}"
+        )
     if name not in MODELS:
         raise unknown("network", name, MODELS)
     count = min(images, most)
@@ -144,10 +143,26 @@ def _recipe(
     return Recipe(network=name, n=count, epochs=epochs or usual)
 
 
-def _options(loaded: Loaded) -> dict[str, Any]:
-    """Of the architecture, as the card has them, but for what the data set says."""
-    stored = dict(loaded.card.get("options", {}))
-    return {k: v for k, v in stored.items() if k not in ("channels", "size", "classes")}
+def _build(
+    folder: Path, loaded: Loaded, parts: tuple[Dataset, Dataset], recipe: Recipe,
+    counts: tuple[int, int], seed: int,
+) -> None:  # fmt: skip
+    """Trains what is not in the folder yet; with the options of the network's own card, but for
+    what the data set says.
+    """
+    train, test = parts
+    stored: dict[str, Any] = {}
+    if loaded.card.get("model") == recipe.network:
+        stored = dict(loaded.card.get("options", {}))
+    stored = {k: v for k, v in stored.items() if k not in ("channels", "size", "classes")}
+    tell(
+        f"bank of {counts[0]} clean and {counts[1]} trojaned {recipe.network}, {recipe.n} images, "
+        f"{recipe.epochs} epochs each, in {folder}"
+    )
+    build_bank(
+        train, test.take(min(BANKED, len(test))), folder, clean=counts[0], trojaned=counts[1],
+        recipe=recipe, options=stored, seed=seed, say=tell,
+    )  # fmt: skip
 
 
 def _images(
@@ -165,8 +180,14 @@ def _images(
     return some.x, some.y
 
 
-def _rule(path: Path, data: str, test: Dataset, n: int | None, seed: int, out: Path) -> Rule:
-    """The rule of the file, or one calibrated on the networks of the folder, and then stored."""
+def _rule(
+    path: Path | None, data: str, test: Dataset, n: int | None, seed: int, out: Path
+) -> Rule | None:
+    """The rule of the file, or one calibrated on the networks of the folder, and then stored in
+    `out`.
+    """
+    if path is None:
+        return None
     if not path.is_dir():
         return Rule.read(path)
     bank, some = Bank.read(path), test.take(n or min(IMAGES, len(test)))

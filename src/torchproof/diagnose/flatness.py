@@ -40,10 +40,6 @@ from torchproof.diagnose.joint_ascent import HighestLoss, JointAscent, worst_wei
 from torchproof.diagnose.landscape import moved
 from torchproof.diagnose.weight_balls import Chosen, ball, chosen
 
-STALE = (
-    "batch-norm layers keep the running statistics of the unmoved network, as in the paper: what "
-    "is measured includes how wrong they are for the moved one"
-)
 HIGH = "the robust loss is above that of a guess, ln K: it says little about the robust error"
 
 
@@ -153,7 +149,6 @@ def flatness(
     reference = float(losses.mean())
     drawn = tuple(_drawn(model, x, y, threat, parts, how))
     worst = _worst(model, x, y, threat, parts, how) - reference if how.starts else None
-    stale = (STALE,) if parts.batch_norm else ()
     high = (HIGH,) if reference > math.log(classes) else ()
     return Flatness(
         threat=None if threat is None else str(threat), ball=how.ball, n=len(x),
@@ -161,7 +156,7 @@ def flatness(
         drawn=drawn, average=statistics.fmean(drawn) - reference if drawn else None,
         spread=statistics.stdev(drawn) if len(drawn) > 1 else None, worst_xi=how.worst_xi,
         worst=worst, moved=parts.moved, zero=parts.zero, left_out=parts.left_out,
-        notes=stale + high,
+        notes=parts.notes + high,
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def folded(model: nn.Module, x: Tensor) -> Folded:
     gap, size = float((after - before).abs().max()), float(before.abs().max())
     if not gap <= TOLERANCE * max(size, 1.0):
         given = f"a network whose answers change by {gap:.3g} when batch normalisation is folded"
-        remedy = "measure it without folding, fold=False, and say so"
+        remedy = "measure it without folding (in Python, fold=False), and say so"
         raise ModelError(given, "normalisation that alone reads the layer in front of it", remedy)
     return Folded(made, tuple(pairs), tuple(left))
 

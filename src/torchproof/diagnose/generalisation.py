@@ -19,6 +19,7 @@ from torchproof.core.checks import check, check_weights
 from torchproof.core.errors import InputError
 from torchproof.core.sites import Weights
 from torchproof.diagnose.fold import folded
+from torchproof.diagnose.weight_balls import matrices
 
 DROP = 0.1  # of training accuracy that a noise level may cost on average
 BISECTIONS = 15
@@ -79,15 +80,16 @@ def _inverse_square(sigma: float) -> float:
 def complexity(
     model: nn.Module, x: Tensor, y: Tensor, *,
     initial: nn.Module | Mapping[str, Tensor] | None = None, draws: int = 10,
-    weights: Weights = Weights(), fold: bool = True, seed: int = 0, slots: int = 512,
+    weights: Weights | None = None, fold: bool = True, seed: int = 0, slots: int = 512,
 ) -> Complexity:  # fmt: skip
     """The measures of one trained network.
 
     x (N, C, H, W) in [0, 1], y (N,): its training images and labels; initial: the network before
-    training, or its state; draws: of noise per level; weights: what is counted and perturbed; fold:
-    merge batch normalisation first, also of `initial`. Noise has the standard deviation that is
-    said here; levels are searched by doubling and 15 bisections, with the same draws at all of
-    them. The path norm means what it says for piecewise linear networks. Raises InputError,
+    training, or its state; draws: of noise per level; weights: what is counted and perturbed, by
+    default tensors of more than one dimension of no normalisation layer (`matrices`); fold: merge
+    batch normalisation first, also of `initial`. Noise has the standard deviation that is said
+    here; levels are searched by doubling and 15 bisections, with the same draws at all of them.
+    The path norm means what it says for piecewise linear networks. Raises InputError,
     ModelError.
     """
     check(x, y)
@@ -100,8 +102,9 @@ def complexity(
         merged = folded(model, x[:2])
         model, left = merged.model, merged.left
         start = None if start is None else folded(start, x[:2]).model
+    weights = weights or Weights(matrices(model))
     chosen = _chosen(model, weights, x)
-    matrices = [w.flatten(1).double() for w in chosen.values()]
+    flat = [w.flatten(1).double() for w in chosen.values()]
     distance = None
     if start is not None:
         before = _chosen(start, weights, x)
@@ -112,10 +115,10 @@ def complexity(
     return Complexity(
         n=len(x),
         parameters=sum(w.numel() for w in chosen.values()),
-        norm=sum(float(m.square().sum()) for m in matrices),
+        norm=sum(float(m.square().sum()) for m in flat),
         distance=distance,
-        frobenius=sum(2 * _log(torch.linalg.matrix_norm(m)) for m in matrices),
-        spectral=sum(2 * _log(torch.linalg.matrix_norm(m, 2)) for m in matrices),
+        frobenius=sum(2 * _log(torch.linalg.matrix_norm(m)) for m in flat),
+        spectral=sum(2 * _log(torch.linalg.matrix_norm(m, 2)) for m in flat),
         path_norm=path_norm(model, x[:1]),
         margin=margin,
         sigma=_level(judge, accuracy, [_even(z) for z in normals]),

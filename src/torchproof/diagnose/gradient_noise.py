@@ -99,7 +99,7 @@ def _batches(x: Tensor, y: Tensor, batch_size: int, seed: int | None) -> list[Te
     if batch_size < 1 or len(x) // batch_size < BATCHES:
         given = f"{len(x)} images in batches of {batch_size}"
         expected = f"at least {BATCHES} batches, {BATCHES * max(batch_size, 1)} images"
-        raise InputError(given, expected, "give more images, or a smaller batch_size")
+        raise InputError(given, expected, "give more images, or smaller batches")
     order = torch.arange(len(x))
     if seed is not None:
         order = keys.permutation(len(x), seed, "batches of gradient noise")

@@ -25,7 +25,7 @@ from torchproof.core.objectives import CrossEntropy
 from torchproof.core.sites import Weights
 from torchproof.core.threats import Threat
 from torchproof.diagnose.joint_ascent import JointAscent, worst_weights
-from torchproof.diagnose.weight_balls import ball, chosen
+from torchproof.diagnose.weight_balls import ball, chosen, matrices
 
 RADII = tuple(i / 10 for i in range(-10, 11))
 PLANE = tuple(i / 5 for i in range(-5, 6))
@@ -180,11 +180,11 @@ def _looked(
 
 
 def random_direction(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Parameter name -> normal direction with the length of the weight, filter by filter (first
-    index).
+    """Name of a weight matrix or kernel (`matrices`) -> normal direction with the length of the
+    weight, filter by filter (first index).
     """
     out = {}
-    origin = Weights().origin(model, torch.empty(0))
+    origin = Weights(matrices(model)).origin(model, torch.empty(0))
     for number, (name, leaf) in enumerate(sorted(origin.items())):
         weight = leaf[0]
         key = keys.mix(seed, torch.tensor([number]))

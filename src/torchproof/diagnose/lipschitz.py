@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -115,10 +115,13 @@ class LayerAlpha:
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers in the order in which they run, near n images."""
+    """Layers in the order in which they run, near n images; omitted: layers with parameters, and
+    parameters outside of layers, that are not among them.
+    """
 
     chain: tuple[LayerAlpha, ...]
     n: int
+    omitted: tuple[str, ...] = ()
 
 
 def layer_chain(
@@ -135,6 +138,10 @@ def layer_chain(
     for modules that do not run once, on one tensor.
     """
     found: list[LayerAlpha] = []
+    for outer, inner in itertools.permutations(names, 2):
+        if inner.startswith(f"{outer}."):
+            both = f"layers {outer!r} and {inner!r}, one inside the other"
+            raise InputError(both, "layers that follow one another", "leave one of them out")
     for name in names:
         module, given = _given(model, name, x, slots)
         measure = partial(
@@ -150,35 +157,6 @@ def layer_chain(
         found.append(made)
         radius = max(radius * made.attacked, torch.finfo(torch.float32).tiny)
     return tuple(found)
-
-
-def layers_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """The dotted names of the layers with parameters of their own that run once on x, on one
-    tensor, in the order in which they run. Raises InputError where there are none.
-    """
-    order: list[str] = []
-    own = ((n, m, next(m.parameters(recurse=False), None)) for n, m in model.named_modules() if n)
-    with_own = [(n, m) for n, m, first in own if first is not None]
-
-    def listener(name: str) -> Callable[..., None]:
-        def before(module: nn.Module, args: tuple[object, ...]) -> None:
-            one = len(args) == 1 and isinstance(args[0], Tensor)
-            order.append(name if one else "")
-
-        return before
-
-    handles = [m.register_forward_pre_hook(listener(n)) for n, m in with_own]
-    try:
-        with untouched(model), torch.no_grad():
-            model(x[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = tuple(name for name in order if name and order.count(name) == 1)
-    if not found:
-        given = "a network none of whose layers with parameters runs once, on one tensor"
-        raise InputError(given, "modules such as nn.Linear and nn.Conv2d", "name its layers")
-    return found
 
 
 def _given(model: nn.Module, name: str, x: Tensor, slots: int) -> tuple[nn.Module, Tensor]:

@@ -6,21 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
-
 from torchproof.backdoor.titrate import Titration, titrate
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.threats import Threat
-from torchproof.diagnose.flatness import STALE, Flatness, Procedure, flatness
+from torchproof.diagnose.flatness import Flatness, Procedure, flatness
 from torchproof.diagnose.generalisation import Complexity, complexity
-from torchproof.diagnose.landscape import Landscape, Landscapes, weight_landscape, weight_plane
+from torchproof.diagnose.landscape import (
+    Landscape,
+    Landscapes,
+    Plane,
+    weight_landscape,
+    weight_plane,
+)
 from torchproof.diagnose.lipschitz import (
     Layers,
     LipschitzCurve,
     layer_chain,
-    layers_of,
     local_lipschitz,
 )
+from torchproof.diagnose.order import in_order, layers_of, without
 from torchproof.diagnose.prunability import RULES, By, Prunability, Prunings, prunability
 from torchproof.diagnose.readings import (
     read_baselines,
@@ -28,6 +32,7 @@ from torchproof.diagnose.readings import (
     read_landscapes,
     read_layers,
     read_lipschitz,
+    read_plane,
     read_prunability,
     read_prunings,
     read_tails,
@@ -45,6 +50,7 @@ from torchproof.diagnose.weight_balls import chosen
 
 RADII = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)  # L2, of local Lipschitz robustness
 NEAR_DATA = 0.5  # L2, of layers one by one
+NEAR_RADII, NEAREST = (0.1, 0.25, 0.5), 8  # of the bound of Jacobians: beyond, it is no closer
 LINE, GRID = tuple(i / 5 for i in range(-5, 6)), tuple(i / 4 for i in range(-4, 5))
 NEAR = tuple(i / 50 for i in range(-5, 6))  # along the worst direction, which is steep
 
@@ -82,18 +88,18 @@ def _landscapes(subject: Subject) -> Landscapes:
     return Landscapes(
         line(None, "random"), line(threat, "random"), line(None, "adversarial"),
         line(threat, "adversarial"), clean, robust, len(x),
-        (STALE,) if chosen(model).batch_norm else (),
+        chosen(model).notes,
     )  # fmt: skip
 
 
-def _batch(x: Tensor) -> int:
-    """Of gradients, so that there are enough batches."""
-    return min(100, max(1, len(x) // 60))
+def _batch(subject: Subject) -> int:
+    """Of gradients: what was asked for, or so many that there are enough batches."""
+    return subject.gradient_batch or min(100, max(1, len(subject.sets.train.x) // 60))
 
 
 def _tails(subject: Subject) -> TailIndex:
     x, y = subject.sets.train
-    return tail_index(subject.model, x, y, _batch(x), seed=subject.seed, layers=True)
+    return tail_index(subject.model, x, y, _batch(subject), seed=subject.seed, layers=True)
 
 
 def _track(subject: Subject) -> TailTrack:
@@ -101,7 +107,8 @@ def _track(subject: Subject) -> TailTrack:
     if not subject.checkpoints:
         remedy = "give a folder of them with --checkpoints"
         raise InputError("no checkpoints", "those of the network's training", remedy)
-    return tail_index_over_training(subject.checkpoints, x, y, _batch(x), seed=subject.seed)
+    size = _batch(subject)
+    return tail_index_over_training(subject.checkpoints, x, y, size, seed=subject.seed)
 
 
 def _pruned(subject: Subject, by: By) -> Prunability:
@@ -132,8 +139,19 @@ def _lipschitz(subject: Subject) -> LipschitzCurve:
 
 def _layers(subject: Subject) -> Layers:
     model, x = subject.model, subject.few.x
-    names = subject.layers or layers_of(model, x)
-    return Layers(layer_chain(model, x, names, NEAR_DATA, seed=subject.seed), len(x))
+    names = in_order(model, x, subject.layers) if subject.layers else layers_of(model, x)
+    chain = layer_chain(model, x, names, NEAR_DATA, seed=subject.seed)
+    return Layers(chain, len(x), without(model, names))
+
+
+def _local(subject: Subject) -> LipschitzCurve:
+    model, x = subject.model, subject.sets.test.x[:NEAREST]
+    return local_lipschitz(model, x, NEAR_RADII, bound="local", seed=subject.seed, draws=30)
+
+
+def _worst_plane(subject: Subject) -> Plane:
+    model, (x, y), axes = subject.model, subject.few, ("random", "adversarial")
+    return weight_plane(model, x, y, subject.threat, radii=NEAR, axes=axes, seed=subject.seed)
 
 
 def _titration(subject: Subject) -> Titration:
@@ -143,6 +161,13 @@ def _titration(subject: Subject) -> Titration:
 PARTS: dict[str, Part[Any]] = {
     "flatness": Part("flatness of the robust loss", _flatness, read_flatness, Flatness),
     "landscape": Part("the loss around the weights", _landscapes, read_landscapes, Landscapes),
+    "worst-plane": Part(
+        "the loss around the weights, in the worst direction",
+        _worst_plane,
+        read_plane,
+        Plane,
+        False,
+    ),
     "tail-index": Part("tail index of gradient noise", _tails, read_tails, TailIndex),
     "tail-track": Part("tail index along the training", _track, read_track, TailTrack, False),
     "prunability": Part("prunability", _prunability, read_prunability, Prunability),
@@ -151,6 +176,13 @@ PARTS: dict[str, Part[Any]] = {
         "what prunability is compared with", _baselines, read_baselines, Complexity, False
     ),
     "lipschitz": Part("local Lipschitz robustness", _lipschitz, read_lipschitz, LipschitzCurve),
+    "local-bound": Part(
+        "local Lipschitz robustness, with a local bound",
+        _local,
+        read_lipschitz,
+        LipschitzCurve,
+        False,
+    ),
     "layers": Part("Lipschitz constants layer by layer", _layers, read_layers, Layers, False),
     "titration": Part("noise response", _titration, read_titration, Titration),
 }

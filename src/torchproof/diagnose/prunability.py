@@ -22,6 +22,7 @@ from torchproof.core.checks import check, check_weights
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.sites import Weights
 from torchproof.diagnose.fold import folded
+from torchproof.diagnose.weight_balls import matrices
 
 By = Literal["magnitude", "normalised", "random", "perturbation"]
 Named = Mapping[str, Tensor]
@@ -172,7 +173,7 @@ RULES: dict[By, Rule] = {
 def prunability(
     model: nn.Module, x: Tensor, y: Tensor, *,
     by: By = "magnitude", beta: float = 0.1, slack: float = 0.1, grid: int = 50, draws: int = 3,
-    weights: Weights = Weights(), fold: bool = True, seed: int = 0, slots: int = 512,
+    weights: Weights | None = None, fold: bool = True, seed: int = 0, slots: int = 512,
 ) -> Prunability:  # fmt: skip
     """mu = inf{a : E[L_S(w')] <= L_S(w) (1 + beta) + slack, w' ~ phi(w, a)} (Kuhn et al. 2021),
     over a = 1/grid, 2/grid, ..., 1; L_S is the mean cross-entropy in eval mode.
@@ -180,8 +181,9 @@ def prunability(
     x (N, C, H, W) in [0, 1], y (N,): the training images and the labels it was trained with,
     without augmentation; by: "magnitude", "normalised", "random" or "perturbation"; slack: in nats,
     an addition of ours, 0 for the definition of the paper; draws: of the random ones; weights: what
-    is counted and left out, by default tensors of more than one dimension, a shared one once; fold:
-    merge batch normalisation into the layer in front of it first. Networks are to be compared at
+    is counted and left out, by default tensors of more than one dimension of no normalisation
+    layer, whatever their names (`matrices`), a shared one once; fold: merge batch normalisation
+    into the layer in front of it first. Networks are to be compared at
     one training loss. beta = 0.1 is the paper's as we know it, its grid is not known. Nothing is
     retrained, and the model stays as it is. Raises InputError, ModelError, UnknownName.
     """
@@ -197,6 +199,7 @@ def prunability(
     if fold:
         merged = folded(model, x[:2])
         model, left = merged.model, merged.left
+    weights = weights or Weights(matrices(model))
     rule, origin = RULES[by], weights.origin(model, x)
     named = {n: w[0] for n, w in origin.items()}
     count = sum(w.numel() for w in named.values())

@@ -7,7 +7,7 @@ import math
 from torchproof.backdoor.titrate import Titration
 from torchproof.diagnose.flatness import Flatness
 from torchproof.diagnose.generalisation import Complexity
-from torchproof.diagnose.landscape import Landscapes
+from torchproof.diagnose.landscape import Landscapes, Plane
 from torchproof.diagnose.lipschitz import Layers, LipschitzCurve
 from torchproof.diagnose.prunability import Prunability, Prunings
 from torchproof.diagnose.tail_index import TailIndex, TailTrack
@@ -36,17 +36,40 @@ def read_landscapes(found: Landscapes) -> str:
     )
 
 
+def read_plane(found: Plane) -> str:
+    middle = min(range(len(found.radii)), key=lambda i: abs(found.radii[i]))
+    first, second = (max(rows) for rows in (
+        [row[middle] for row in found.losses], found.losses[middle]
+    ))  # fmt: skip
+    whole = max(max(row) for row in found.losses)
+    return (
+        f"from {found.losses[middle][middle]:.3f} nats at the network itself, the attacked loss "
+        f"rises to {first:.3f} within {max(found.radii):g} along a {found.axes[0]} direction (in "
+        f"lengths of the filters), to {second:.3f} along the {found.axes[1]} one (in lengths of "
+        f"the tensors), and to {whole:.3f} on the plane of both"
+    )
+
+
 def read_tails(found: TailIndex) -> str:
     own = found.overall
     word = "supported" if own.heavy_tailed else "not supported"
     why = f" ({'; '.join(own.because)})" if own.because else ""
+    zeros = ""
+    if own.zeros > 0:
+        zeros = (
+            f" ({_share(own.zeros)} of the numbers are exactly zero, which alone lowers it; "
+            f"without them {own.filtered.alpha:.2f})"
+        )
     return (
         f"in batches of {found.batch_size} the paper's estimator reads alpha = "
-        f"{own.pooled.alpha:.2f}; on Gaussian noise with the same covariance it reads "
-        f"{own.correlated.alpha:.2f}, and each coordinate by itself "
-        f"{own.per_coordinate.alpha:.2f}: a heavy tail is {word}{why}. Larger batches read nearer "
-        "to 2"
+        f"{own.pooled.alpha:.2f}{zeros}; on Gaussian noise with the same covariance"
+        f"{' and no zeros' if zeros else ''} it reads {own.correlated.alpha:.2f}, and each "
+        f"coordinate by itself {own.per_coordinate.alpha:.2f}: a heavy tail is {word}{why}"
     )
+
+
+def _share(value: float) -> str:
+    return "less than 0.1 %" if value < 0.001 else f"{100 * value:.1f} %"
 
 
 def read_track(found: TailTrack) -> str:
@@ -56,13 +79,20 @@ def read_track(found: TailTrack) -> str:
         return f"no noise at any of the checkpoints{silent}"
     first, last = found.tails[0], found.tails[-1]
     heavy = sum(tails.heavy_tailed for tails in found.tails)
+    zeros = ""
+    if first.zeros > 0 or last.zeros > 0:
+        zeros = (
+            f" (from {_share(first.zeros)} to {_share(last.zeros)} of the numbers are exactly "
+            "zero, which alone lowers it; without them it goes from "
+            f"{first.filtered.alpha:.2f} to {last.filtered.alpha:.2f})"
+        )
     return (
         f"from step {found.steps[0]} to {found.steps[-1]} the paper's estimator goes from alpha = "
-        f"{first.pooled.alpha:.2f} to {last.pooled.alpha:.2f}, on Gaussian noise with the same "
-        f"covariance from {first.correlated.alpha:.2f} to {last.correlated.alpha:.2f}, and each "
-        f"coordinate by itself from {first.per_coordinate.alpha:.2f} to "
-        f"{last.per_coordinate.alpha:.2f}; a heavy tail is supported at {heavy} of "
-        f"{len(found.steps)} checkpoints{silent}"
+        f"{first.pooled.alpha:.2f} to {last.pooled.alpha:.2f}{zeros}, on Gaussian noise with the "
+        f"same covariance{' and no zeros' if zeros else ''} from {first.correlated.alpha:.2f} to "
+        f"{last.correlated.alpha:.2f}, and each coordinate by itself from "
+        f"{first.per_coordinate.alpha:.2f} to {last.per_coordinate.alpha:.2f}; a heavy tail is "
+        f"supported at {heavy} of {len(found.steps)} checkpoints{silent}"
     )
 
 
@@ -116,13 +146,19 @@ def read_layers(found: Layers) -> str:
     steepest = max(found.chain, key=lambda layer: layer.attacked)
     bounds = [layer.bound for layer in found.chain if layer.bound is not None]
     above = "some have operations without a known bound"
-    if len(bounds) == len(found.chain):
+    if found.omitted:
+        above = (
+            f"left out, so that there is no product for the network: {', '.join(found.omitted)} "
+            "(not named, or not run once on one tensor)"
+        )
+    elif len(bounds) == len(found.chain):
         above = (
             f"their bounds multiply to {math.prod(bounds):.3g}, which bounds the network where "
             "they follow one another and nothing between them stretches"
         )
     return (
-        f"of {len(found.chain)} layers {steepest.name} is the steepest: its answer changes by at "
+        f"of {len(found.chain)} layer{'s' * (len(found.chain) > 1)} {steepest.name} is the "
+        "steepest: its answer changes by at "
         f"least {steepest.attacked:.3g} times the change of what it reads, near {found.n} images; "
         f"{above}"
     )
@@ -132,7 +168,13 @@ def read_titration(found: Titration) -> str:
     half = "at no noise measured are half of the answers confidently others"
     if found.sigma_50 is not None:
         half = f"half of the answers are confidently others at noise of {found.sigma_50:.2g}"
+    target = found.target()
+    if target is None:
+        return (
+            f"{half}; at moderate noise no answer changes with confidence, so that it leads to no "
+            "class and there is nothing to read of a backdoor"
+        )
     return (
-        f"{half}; of those at moderate noise most are class {found.target()}. Whether that is a "
+        f"{half}; those at moderate noise are most often class {target}. Whether that is a "
         "backdoor, only networks of the same kind can tell: see torchproof scan"
     )

@@ -31,11 +31,12 @@ class Sets(NamedTuple):
 @dataclass(frozen=True)
 class Subject:
     """A network, its images and the threat that it is to withstand; slots: images per call; layers:
-    dotted names of those that are looked at one by one, in the order in which they run, none for
-    all with parameters; checkpoints: (step, network) of its training.
+    dotted names of those that are looked at one by one, none for all with parameters; checkpoints:
+    (step, network) of its training; gradient_batch: images of each gradient whose noise is read,
+    None for 100, or fewer where that leaves too few batches.
 
     Raises UnknownName for a layer, InputError for checkpoints that are not in order, or of another
-    network.
+    network, and for a gradient_batch below 1.
     """
 
     model: nn.Module
@@ -45,8 +46,12 @@ class Subject:
     slots: int = 256
     layers: tuple[str, ...] = ()
     checkpoints: tuple[tuple[int, nn.Module], ...] = ()
+    gradient_batch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.gradient_batch is not None and self.gradient_batch < 1:
+            given = f"gradient_batch = {self.gradient_batch}"
+            raise InputError(given, "a whole number >= 1", "give the batch size of its training")
         known = [name for name, _ in self.model.named_modules() if name]
         for name in self.layers:
             if name not in known:
@@ -67,6 +72,8 @@ class Subject:
         more: dict[str, Any] = {"layers": list(self.layers)} if self.layers else {}
         if self.checkpoints:
             more["checkpoints"] = [[step, model_sha256(one)] for step, one in self.checkpoints]
+        if self.gradient_batch is not None:
+            more["gradient_batch"] = self.gradient_batch
         return {"train": data_sha256(*self.sets.train), "test": data_sha256(*self.sets.test),
                 "threat": str(self.threat), "seed": self.seed, **more}  # fmt: skip
 

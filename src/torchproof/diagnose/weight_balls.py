@@ -24,21 +24,59 @@ NORMALISATION = (
     *(kind for kind in (getattr(nn, "RMSNorm", None),) if kind is not None),
 )
 
+STALE = (
+    "batch-norm layers keep the running statistics of the unmoved network, as in the paper: what "
+    "is measured includes how wrong they are for the moved one"
+)
+BY_BATCH = (
+    "batch-norm layers without running statistics normalise by the images of each call: the "
+    "network is another function for every batch, and figures depend on how images are put together"
+)
+
 
 @dataclass(frozen=True)
 class Chosen:
     """The tensors of a network by name. moved: those that are perturbed; zero: those that would be
     but for their length of 0, whose relative ball holds nothing else; left_out: the rest, such as
-    those of normalisation layers; batch_norm: is there one with running statistics? A `Keep`.
+    those of normalisation layers; batch_norm: is there batch normalisation with running statistics?
+    by_batch: is there one without, which normalises by the images of each call? A `Keep`.
     """
 
     moved: tuple[str, ...]
     zero: tuple[str, ...]
     left_out: tuple[str, ...]
     batch_norm: bool
+    by_batch: bool = False
 
     def __call__(self, name: str, parameter: nn.Parameter) -> bool:
         return name in self.moved
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What batch normalisation does to figures of the moved network."""
+        return (STALE,) * self.batch_norm + (BY_BATCH,) * self.by_batch
+
+
+def matrices(model: nn.Module) -> Keep:
+    """Keeps what prunability and directions are about, whatever its name: tensors of more than one
+    dimension that belong to no normalisation layer, zeros and all.
+
+    Parameters are known by their names in `model`, so that it serves for copies of the network too.
+    Raises InputError where there is none.
+    """
+    norms = _of_norms(model)
+    named = ((n, p) for n, p in model.named_parameters() if p.is_floating_point())
+    kept = frozenset(n for n, p in named if p.dim() > 1 and id(p) not in norms)
+    if not kept:
+        names = [n for n, _ in model.named_parameters()]
+        given = f"a network with the parameters {names[:5]}, none of them a weight matrix or kernel"
+        remedy = "give a network with linear or convolutional layers"
+        raise InputError(given, "a tensor of more than one dimension, of no norm layer", remedy)
+    return lambda name, parameter: name in kept
+
+
+def _of_norms(model: nn.Module) -> set[int]:
+    return {id(p) for m in model.modules() if isinstance(m, NORMALISATION) for p in m.parameters()}
 
 
 def chosen(model: Model, keep: Keep | None = None) -> Chosen:
@@ -53,7 +91,7 @@ def chosen(model: Model, keep: Keep | None = None) -> Chosen:
         remedy = "wrap the function in a module that holds its weights"
         raise InputError(f"a {type(model).__name__}", "an nn.Module with weights", remedy)
     _require_own_memory(model)
-    norms = {id(p) for m in model.modules() if isinstance(m, NORMALISATION) for p in m.parameters()}
+    norms = _of_norms(model)
     moved: list[str] = []
     zero: list[str] = []
     left_out: list[str] = []
@@ -64,9 +102,10 @@ def chosen(model: Model, keep: Keep | None = None) -> Chosen:
     if not moved:
         given = f"a {type(model).__name__} with {len(zero) + len(left_out)} parameters, of which "
         given += f"{len(left_out)} are left out and {len(zero)} are 0"
-        raise InputError(given, "at least one weight to perturb", "pass keep=, or another network")
-    stale = any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
-    return Chosen(tuple(moved), tuple(zero), tuple(left_out), stale)
+        remedy = "give a network with weights of its own, or accept more of them"
+        raise InputError(given, "at least one weight to perturb", remedy)
+    kept = [m.running_mean is not None for m in model.modules() if isinstance(m, _BatchNorm)]
+    return Chosen(tuple(moved), tuple(zero), tuple(left_out), any(kept), not all(kept))
 
 
 def _require_own_memory(model: nn.Module) -> None:

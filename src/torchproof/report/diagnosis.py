@@ -65,6 +65,11 @@ def _landscape(found: Landscapes) -> Drawn:
     }  # fmt: skip
 
 
+def _worst_plane(found: Any) -> Drawn:
+    words = "The attacked loss: a random direction, and the one that raises it most."
+    return {"": (flatness_plots.draw_planes({"attacked": found}), words)}
+
+
 def _tails(found: Any) -> Drawn:
     return {
         "": (tail_index_plots.draw_tails(found.overall), "Gradient noise, and all readings."),
@@ -104,12 +109,14 @@ def _titration(found: Any) -> Drawn:
 DRAWN: dict[str, Callable[[Any], Drawn]] = {
     "flatness": _flatness,
     "landscape": _landscape,
+    "worst-plane": _worst_plane,
     "tail-index": _tails,
     "tail-track": _track,
     "prunability": _prunability,
     "prunings": _prunings,
     "baselines": lambda found: {},  # numbers of different units
     "lipschitz": _lipschitz,
+    "local-bound": _lipschitz,
     "layers": _layers,
     "titration": _titration,
 }

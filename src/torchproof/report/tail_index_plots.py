@@ -70,6 +70,8 @@ def draw_layers(found: TailIndex) -> Figure:
     axes = figure.add_subplot()
     for place, (_, tails) in enumerate(named):
         assert tails is not None
+        if place:
+            axes.axhline(place - 0.5, color="0.9", lw=0.8)
         for number, (name, (words, colour)) in enumerate(READINGS.items()):
             shift = 0.6 * (number / (len(READINGS) - 1) - 0.5)
             _bar(axes, getattr(tails, name), place + shift, colour, words)

@@ -55,7 +55,7 @@ class Part:
     lr: float = 3e-3
     target: float = 0.03
     most: int = 400
-    units: tuple[int, ...] = (2, 4, 6, 8, 10, 12, 16, 32, 64, 128)
+    units: tuple[int, ...] = (2, 4, 6, 8, 10, 12, 16, 32, 64, 128, 256, 512, 1024)
     epochs: int = 100
     mixed: float = 0.15
     grid: int = 25

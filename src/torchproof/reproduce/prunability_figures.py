@@ -179,25 +179,42 @@ def judge(first: Sequence[Cell], sweep: Sequence[Wide]) -> tuple[Verdict, str]:
     return ("shows" if shows else "does not show at this scale"), text
 
 
+GOALS: tuple[tuple[str, Callable[[Wide], float], float, Callable[[float], str]], ...] = (
+    ("test error", lambda c: 1 - c.test, 0.01, lambda v: f"{100 * v:.1f} points"),
+    ("test loss", lambda c: c.test_loss, 0.05, lambda v: f"{v:.2f} nats"),
+)
+"""What the sweep is looked at for: its name and value, the least rise and fall that count, and how
+these are told.
+"""
+
+
 def described(sweep: Sequence[Wide]) -> str:
-    """Where the test error of the sweep has a maximum between two lower ones, if it does, and how
-    prunability follows it.
+    """Where the test error and the test loss of the sweep have a maximum between two lower values,
+    if they do, and how prunability follows them.
     """
     units = sorted({cell.units for cell in sweep})
-    error = [statistics.fmean(1 - c.test for c in sweep if c.units == u) for u in units]
-    fraction = [c.fraction for c in sweep]
-    tau = kendall(fraction, [1 - c.test for c in sweep]) if len(sweep) > 1 else None
-    tail = f"along the sweep its tau with the test error is {tau or 0.0:.2f}"
-    # the deepest valley before a rise: how far the error rises from its least so far
-    rises = [(error[i] - min(error[: i + 1]), i) for i in range(len(units))]
-    rise, top = max(rises)
-    after = error[top] - min(error[top:])
-    if min(rise, after) < 0.01:
-        return f"no second descent in the test error of the sweep; {tail}"
-    return (
-        f"double descent in the sweep: test error rises by {100 * rise:.1f} points up to "
-        f"{units[top]} units and falls by {100 * after:.1f} beyond; {tail}"
-    )
+    fraction, taus, peaks = [c.fraction for c in sweep], [], []
+    for name, goal, least, text in GOALS:
+        mean = [statistics.fmean(goal(c) for c in sweep if c.units == u) for u in units]
+        rise, top, fall = _peak(mean)
+        if min(rise, fall) < least:
+            peaks.append(f"no second descent in the {name} of the sweep")
+        else:
+            peaks.append(
+                f"double descent in the {name} of the sweep: it rises by {text(rise)} up to "
+                f"{units[top]} units and falls by {text(fall)} beyond"
+            )
+        tau = kendall(fraction, [goal(c) for c in sweep]) if len(sweep) > 1 else None
+        taus.append(f"{tau or 0.0:.2f} with the {name}")
+    return f"{'; '.join(peaks)}; along the sweep, tau of {MAGNITUDE} is {' and '.join(taus)}"
+
+
+def _peak(values: Sequence[float]) -> tuple[float, int, float]:
+    """How far a curve rises from its least so far, where that is most, and how far it then
+    falls.
+    """
+    rise, top = max((value - min(values[: i + 1]), i) for i, value in enumerate(values))
+    return rise, top, values[top] - min(values[top:])
 
 
 @plainly
@@ -254,6 +271,12 @@ def _widths(axes: Axes, sweep: Sequence[Wide]) -> None:
         axes.plot(units, mean, "-o", color=colour, markersize=4, label=label)
         low, high = [min(values) for values in each], [max(values) for values in each]
         axes.fill_between(units, low, high, color=colour, alpha=0.15, linewidth=0)
+    loss = [statistics.fmean(c.test_loss for c in sweep if c.units == u) for u in units]
+    right = axes.twinx()
+    right.plot(units, loss, "--^", color=COLOURS[3], markersize=4)
+    axes.plot([], [], "--^", color=COLOURS[3], markersize=4, label="test loss (axis at the right)")
+    right.set_ylim(0, 1.05 * max(loss))
+    right.set_ylabel("test loss, nats")
     axes.set_xscale("log", base=2)
     axes.set_ylim(0, 1)
     axes.set_xlabel("hidden units (band: smallest to largest over seeds)")

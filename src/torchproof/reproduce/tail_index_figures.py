@@ -27,6 +27,8 @@ ROWS = {
     "quantile": "McCulloch",
     "characteristic": "characteristic function",
 }
+# Of them, what is told of every step of a training: the readings and their controls.
+TRACKED = tuple(ROWS)[:8]
 
 
 def judge(
@@ -123,22 +125,29 @@ def _cell_rows(cells: Sequence[Cell]) -> list[Row]:
             if ends:
                 words = "levelled noise, longest minus shortest sums"
                 made.append(Row.per_seed(f"{name}: {words}", ends, entries, ""))
-            shares = [t.gaussian_share for t in tails]
-            made.append(Row.per_seed(f"{name}: coordinates not rejected as Gaussian", shares, n))
-            heavy = sum(t.heavy_tailed for t in tails)
-            words = f"{name}: networks that the controls leave heavy-tailed"
-            made.append(Row.share(words, [heavy], [len(tails)]))
+            shares, looked = [t.gaussian_share for t in tails], tails[0].per_coordinate.n
+            words = f"{name}: coordinates not rejected as Gaussian"
+            made.append(Row.per_seed(words, shares, looked // tails[0].batches))
+            made.append(_heavy(name, tails))
     return made
+
+
+def _heavy(name: str, tails: Sequence[Tails]) -> Row:
+    words = f"{name}: networks that the controls leave heavy-tailed"
+    return Row.share(words, [sum(t.heavy_tailed for t in tails)], [len(tails)])
 
 
 def _track_rows(tracks: Sequence[Track]) -> list[Row]:
     made = []
     for step in tracks[0].found.steps:
         each = [t.found.tails[t.found.steps.index(step)] for t in tracks if step in t.found.steps]
-        for reading in ("pooled", "filtered", "standardised", "correlated"):
+        name, count = f"over training, step {step}", each[0].batches * each[0].coordinates
+        made.append(Row.per_seed(f"{name}: exact zeros", [t.zeros for t in each], count))
+        for reading in TRACKED:
             values = [getattr(t, reading).alpha for t in each]
-            words = f"over training, step {step}: {ROWS[reading]}"
+            words = f"{name}: {ROWS[reading]}"
             made.append(Row.per_seed(words, values, getattr(each[0], reading).n, ""))
+        made.append(_heavy(name, each))
     return made
 
 

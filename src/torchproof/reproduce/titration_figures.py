@@ -68,15 +68,15 @@ class Known(Figures):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One network, judged by a rule of other networks. guess: the class that noise leads to,
-    without a rule; level: mean T at the noise that is judged.
+    """One network, judged by a rule of other networks. guess: the class that noise leads to
+    without a rule, if any; level: mean T at the noise that is judged.
     """
 
     kind: str
     target: int | None
     score: float
     suspected: int
-    guess: int
+    guess: int | None
     level: float
     over: bool
 
@@ -222,6 +222,11 @@ def _of_cleansing(groups: Sequence[Sequence[Reading]], cleansed: Sequence[Cleans
             [len(mine) for mine in trojaned],
         ),
         Row.share(
+            "Neural Cleanse: trojaned networks flagged",
+            [sum(bool(o.verdict.flagged) for o in mine) for mine in trojaned],
+            [len(mine) for mine in trojaned],
+        ),
+        Row.share(
             "Neural Cleanse: clean networks flagged",
             [sum(bool(o.verdict.flagged) for o in mine) for mine in clean],
             [len(mine) for mine in clean],
@@ -244,7 +249,9 @@ def known_row(known: Known, groups: Sequence[Sequence[Reading]], data: str) -> R
         return Row(what=what, ours=(score,), n=n, unit="", setting=setting)
     level = sum(class_shares(known.curve))
     what = f"{known.name} ({is_one}), no bank: T at moderate noise"
-    return Row(what=what, ours=(level,), n=n, setting=f"noise leads to {known.curve.target()}")
+    led = known.curve.target()
+    setting = "no answer changes" if led is None else f"noise leads to {led}"
+    return Row(what=what, ours=(level,), n=n, setting=setting)
 
 
 def judge(table: Sequence[Row]) -> tuple[Said, str]:
