@@ -20,7 +20,7 @@ from torchproof.data import load
 @pytest.fixture(scope="module")
 def material() -> Material:
     data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(1000), data.subset(range(1000, 1200)), test.take(40))
+    return Material(data.take(800), data.subset(range(1000, 1200)), test.take(30))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_bits_without_a_slope_have_one_before_they_saturate() -> None:
 
 
 def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
-    defended, base = row
+    defended, _ = row
     x, y = material.test.x, material.test.y
     assert declaration(defended, x, y).false == ()
     judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.25")

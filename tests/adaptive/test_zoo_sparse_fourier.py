@@ -12,14 +12,19 @@ from torch import Tensor
 
 from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.defence import Material
-from torchproof.adaptive.zoo import ZOO
+from torchproof.adaptive.judge import Judge
+from torchproof.adaptive.trial import carry_out
+from torchproof.adaptive.zoo import ZOO, sparse_fourier
 from torchproof.adaptive.zoo.sparse_fourier import (
     DEFENCE,
     Cosines,
     Projection,
     SparseFourier,
+    adaptive,
     largest,
+    naive,
 )
+from torchproof.core.threats import parse
 from torchproof.data import load
 
 
@@ -87,16 +92,39 @@ def test_the_largest_entries() -> None:
     assert largest(x, 2).tolist() == [[3.0, -4.0, 0.0], [0.5, torch.tensor(0.2).item(), 0.0]]
 
 
-def test_a_tiny_one_is_trained_and_says_what_it_is() -> None:
+@pytest.fixture(scope="module")
+def made() -> Any:
     data, test = load("digits", split="train"), load("digits")
     material = Material(data.take(1000), data.subset(torch.arange(1000, 1297)), test.take(40))
-    defended, base = DEFENCE.train(material, 0)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sparse_fourier, "EPOCHS", 25)
+    patch.setattr(sparse_fourier, "SHARE", 0.25)
+    yield material, *DEFENCE.train(material, 0)
+    patch.undo()
+
+
+def test_a_tiny_one_is_trained_and_says_what_it_is(made: Any) -> None:
+    material, defended, base = made
     x, y = material.test.x, material.test.y
     told = declaration(defended, x, y)
     assert told.holds and told.declared == told.measured.properties
     for model in (defended, base):
         assert accuracy(model, x, y) > 0.5
     assert defended.parts == ("fourier",) and ZOO["sparse-fourier"] is DEFENCE
+
+
+def test_the_slope_breaks_more_than_the_network_without_the_transform(made: Any) -> None:
+    material, defended, _ = made
+    threat, x, y = parse("l0:4"), material.test.x, material.test.y
+    judge = Judge(defended)
+    first, last = (attempts(defended, threat, material) for attempts in (naive, adaptive))
+    lost = [
+        int(carry_out(attempt, judge, x, y, torch.arange(len(x))).won)
+        for attempt in (first[0], first[1], last[0])
+    ]
+    clean = int((~judge.clean(x, y)).sum())
+    assert lost[0] == clean  # no gradient, nothing found
+    assert lost[2] > lost[1]
 
 
 def accuracy(model: Any, x: Tensor, y: Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -20,8 +19,6 @@ from torchproof.detect.attack_rows import attack_rows, chosen
 from torchproof.detect.bench import bench, stored_scores
 from torchproof.detect.bench_record import FILE, Bench, Rate
 from torchproof.detect.bench_setup import Setup
-from torchproof.detect.catalogue import DETECTORS
-from torchproof.detect.costs import costing
 from torchproof.detect.detector import Clean, Detector, Fitted
 from torchproof.detect.splits import Sizes, shaped, split
 from torchproof.report.detect_plots import draw_areas, draw_matrices, draw_roc
@@ -267,33 +264,6 @@ def test_images_of_elsewhere_are_brought_into_shape() -> None:
     assert grey.mean() == pytest.approx(float(x.mean()), abs=0.01)
     assert torch.equal(shaped(x, torch.zeros(3, 16, 16)), x)
     assert shaped(x[:, :1], torch.zeros(3, 16, 16)).shape == x.shape
-
-
-def test_the_page(classifier: nn.Module, tmp_path: Path) -> None:
-    """The code that docs/detect/index.md prints runs as printed."""
-    page = Path(__file__).parents[2] / "docs" / "detect" / "index.md"
-    parts = page.read_text(encoding="utf-8").split("```python\n")[1:]
-    train, test = (sets.load("digits", split=part) for part in ("train", "test"))
-    space = {
-        "model": classifier, "x": train.x[:200], "y": train.y[:200], "held_out": test.x[:100],
-        "new": test.x[100:150], "out": tmp_path / "out",
-    }  # fmt: skip
-    for part in parts:
-        exec(compile(part.split("```")[0], "index.md", "exec"), space)
-    assert space["flagged"].shape == (50,)
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {FILE, "detect-bench.html", "roc.png"}
-    for name in DETECTORS:
-        assert (page.parent / f"{name}.md").is_file() and f"({name}.md)" in page.read_text()
-
-
-def test_costs_are_seen() -> None:
-    with costing(torch.device("cpu")) as cost:
-        held = torch.ones(60_000_000, dtype=torch.uint8)  # 60 megabytes
-        end = time.process_time() + 0.1
-        while time.process_time() < end:
-            pass
-    assert cost.seconds >= 0.1 and len(held) == 60_000_000
-    assert cost.megabytes is None or cost.megabytes >= 50
 
 
 def test_pictures_of_a_comparison(done: tuple[Bench, Path]) -> None:

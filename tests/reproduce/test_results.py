@@ -56,7 +56,7 @@ def test_a_result_that_other_code_made_is_marked(tmp_path: Path) -> None:
     folder = tmp_path / "madry"
     old = stored(ROOT / "docs" / "results" / "madry")
     for code, mark in (
-        (fingerprint(PLACES["madry"][0]), "| |"),
+        (fingerprint(PLACES["madry"][0]), "|  |"),
         ("0" * 16, "| edited since |"),
         ("", "| code not recorded |"),
     ):

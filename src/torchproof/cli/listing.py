@@ -21,6 +21,7 @@ from torchproof.core.errors import unknown
 from torchproof.core.norms import NORMS
 from torchproof.corrupt import CORRUPTIONS
 from torchproof.data import AUGMENTATIONS, DATASETS
+from torchproof.detect.catalogue import DETECTORS
 from torchproof.evaluate import SUITES
 from torchproof.nn import MODELS
 from torchproof.nn.activations import ACTIVATIONS, activation_of
@@ -83,6 +84,7 @@ def _settings() -> dict[str, str]:
 
 
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "detectors": lambda: _documented(DETECTORS),
     "attacks": lambda: _documented(ATTACKS),
     "objectives": lambda: _documented(OBJECTIVES),
     "starts": lambda: _documented(STARTS),

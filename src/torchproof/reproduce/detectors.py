@@ -87,9 +87,10 @@ def detectors_experiment(request: Request) -> Outcome:
     """
     parts = parts_of(request)
     request.claim({"parts": f"{parts}"})
-    found = {
-        part.data: [_measured(request, part, seed) for seed in request.all_seeds] for part in parts
-    }
+    found: dict[str, list[Bench]] = {part.data: [] for part in parts}
+    for seed in request.all_seeds:
+        for part in parts:
+            found[part.data].append(_measured(request, part, seed))
     return conclude(
         request, name="detectors", paper=PAPER, claim=CLAIM,
         settings={part.data: _described(part, found[part.data][0]) for part in parts},

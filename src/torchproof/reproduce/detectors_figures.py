@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from torchproof.core.metrics import clopper_pearson
+from torchproof.core.metrics import clopper_pearson, student
+from torchproof.core.ranking import auroc_interval
 from torchproof.detect.adaptive import DROP
 from torchproof.detect.bench_record import Bench, Judged
 from torchproof.reproduce.experiment import Row, Verdict
@@ -76,19 +77,23 @@ def _aim(data: str, name: str, attack: str) -> float | None:
 
 
 def _areas(about: str, made: Sequence[Judged], attack: str, aim: float | None) -> list[Row]:
-    told = [row for one in made if (row := one.told(attack)) is not None]
-    if not told:
+    pairs = [(one.alarms.n, row) for one in made if (row := one.told(attack)) is not None]
+    if not pairs:
         return []
-    found = Row.per_seed(f"{about}: AUROC, {attack}", [t.auroc for t in told], told[0].n, "")
-    return [found.model_copy(update={
-        "ci95": _within(found.ci95) or told[0].ci95,
-        "published": aim, "setting": _AIM if aim is not None else "",
-    })]  # fmt: skip
+    areas, n = [row.auroc for _, row in pairs], [row.n for _, row in pairs]
+    found = _area(f"{about}: AUROC, {attack}", areas, [clean for clean, _ in pairs], n)
+    setting = _AIM if aim is not None else ""
+    return [found.model_copy(update={"published": aim, "setting": setting})]
 
 
-def _within(ci95: tuple[float, float] | None) -> tuple[float, float] | None:
-    """An area lies in [0, 1], and so does its mean."""
-    return None if ci95 is None else (max(ci95[0], 0.0), min(ci95[1], 1.0))
+def _area(what: str, areas: Sequence[float], clean: Sequence[int], n: Sequence[int]) -> Row:
+    """AUROC per seed. The interval holds Student's over seeds and that of all images together: the
+    one knows nothing of areas that are all 1, the other nothing of training again.
+    """
+    low, high = auroc_interval(statistics.fmean(areas), sum(clean), sum(n))
+    seeds = student(areas, 0.0, 1.0) or (low, high)
+    return Row(what=what, ours=tuple(areas), n=n[0], unit="",
+               ci95=(min(low, seeds[0]), max(high, seeds[1])))  # fmt: skip
 
 
 def unseen_of(made: Sequence[Judged], main: str) -> str | None:
@@ -114,12 +119,13 @@ def _of_adaptive(about: str, made: Sequence[Judged]) -> list[Row]:
     table = []
     if known:
         after = [one.after for one in known if one.after is not None]
-        row = Row.per_seed(f"{about}: AUROC, adaptive attack", after, known[0].n, "")
-        ci95 = _within(row.ci95) or known[0].after_ci95
-        table.append(row.model_copy(update={"ci95": ci95}))
+        clean = [one.alarms.n for one in made if one.adaptive and one.adaptive.after is not None]
+        n = [one.misclassified for one in known]
+        table.append(_area(f"{about}: AUROC, adaptive attack", after, clean, n))
         drops = [one.drop for one in known if one.drop is not None]
         if drops:
-            table.append(Row.per_seed(f"{about}: fall of the AUROC", drops, known[0].n, ""))
+            row = Row.per_seed(f"{about}: fall of the AUROC", drops, known[0].n, "")
+            table.append(row.model_copy(update={"ci95": student(drops, -1.0, 1.0)}))
     hits = [round(one.robust.share * one.n) for one in found]
     return [
         *table,
@@ -202,7 +208,8 @@ def _told_adaptive(data: str, each: Sequence[Bench]) -> str:
     falls = {name: fall(fits(each, name)) for name in detectors(each)}
     done = [value for value in falls.values() if value is not None and value >= DROP]
     failed = [
-        f"{name} ({'nothing misclassified' if value is None else f'{value:.2f}'})"
+        f"{name} ({'nothing misclassified' if value is None else f'{value:.2f}'}, robust accuracy "
+        f"{_robust(fits(each, name))})"
         for name, value in falls.items()
         if value is None or value < DROP
     ]
@@ -211,6 +218,11 @@ def _told_adaptive(data: str, each: Sequence[Bench]) -> str:
     )
     text += f" by {min(done):.2f} to {max(done):.2f}" if done else ""
     return f"{text}; it failed for {', '.join(failed)}" if failed else text
+
+
+def _robust(made: Sequence[Judged]) -> str:
+    shares = [one.adaptive.robust.share for one in made if one.adaptive is not None]
+    return f"{100 * statistics.fmean(shares):.0f} %" if shares else "not measured"
 
 
 def _told_low(data: str, each: Sequence[Bench]) -> str:

@@ -5,6 +5,7 @@ tells its images from images of other classes, the latter perturbed to deceive i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torchproof.attack.catalogue import pgd
 from torchproof.attack.combine import EveryTarget
 from torchproof.attack.untouched import forked
 from torchproof.core import keys
-from torchproof.core.objectives import CrossEntropy
+from torchproof.core.objectives import CrossEntropy, TargetedMargin
 from torchproof.core.threats import Threat
 from torchproof.core.two_stage import TwoStage
 from torchproof.core.unaware import Unaware
@@ -87,7 +88,8 @@ class Doubt(nn.Module):
         self.detectors = detectors
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
-        return -self.detectors(x).gather(1, logits.argmax(1, keepdim=True))[:, 0]
+        said: Tensor = self.detectors(x).gather(1, logits.argmax(1, keepdim=True))
+        return -said[:, 0]
 
 
 def train(material: Material, seed: int) -> tuple[DefendedPredictor, nn.Module]:
@@ -117,10 +119,15 @@ def naive(defended: DefendedPredictor, threat: Threat, material: Material) -> Se
 
 
 def adaptive(defended: DefendedPredictor, threat: Threat, material: Material) -> Sequence[Attempt]:
-    assert defended.rule is not None
-    staged = pgd(threat, 200, objective=TwoStage(defended.rule))
+    rule = defended.rule
+    assert rule is not None
+    staged = pgd(threat, 200, objective=TwoStage(rule))
+    both = pgd(threat, 200, objective=replace(rule, inner=TargetedMargin()))
     why = "into each class first, then past its detector alone; the best iterate is kept"
-    return (Attempt("two stages, every target", EveryTarget(staged, 9), why=why),)
+    return (
+        Attempt("two stages, every target", EveryTarget(staged, 9), why=why),
+        Attempt("class and detector, every target", EveryTarget(both, 9), why="both in one loss"),
+    )
 
 
 DEFENCE = Defence(
@@ -132,7 +139,7 @@ DEFENCE = Defence(
     "radius than the attacked one; the naive attack, which leaves the detectors out; of the two "
     "ways to use the detectors the integrated one",
     data="mnist",
-    threat="linf:0.2",
+    threat="linf:0.25",
     flags=("all-rejected", "other-loss-wins", "active-test-fails"),
     why="a loss that is about the class alone finds images whose class no detector believes",
     train=train,

@@ -28,7 +28,7 @@ def descend(
     net.train()
     with forked(keys.seed_of(seed, "descent"), torch.device("cpu")), torch.enable_grad():
         for _ in range(epochs):
-            for rows in torch.randperm(len(data)).split(batch):
+            for rows in torch.split(torch.randperm(len(data)), batch):
                 optimiser.zero_grad()
                 loss(data.x[rows], data.y[rows]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

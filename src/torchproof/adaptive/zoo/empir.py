@@ -32,7 +32,8 @@ EPOCHS = 8
 def rounded(x: Tensor, bits: int) -> Tensor:
     """x in [0, 1] to the nearest of 2^bits equally spaced levels."""
     top = 2**bits - 1
-    return (x * top).round() / top
+    found: Tensor = (x * top).round() / top
+    return found
 
 
 class Quantiser(nn.Module):

@@ -197,10 +197,10 @@ def train(material: Material, seed: int) -> tuple[DefendedPredictor, nn.Module]:
         pass
     extract = Features(base.eval())
     with torch.no_grad():
-        features = torch.cat([extract(part) for part in data.x.split(512)])
+        features = torch.cat([extract(part) for part in torch.split(data.x, 512)])
     bayes = _bayes(features, data.y, classes, seed)
     with torch.no_grad(), forked(keys.seed_of(seed, "clean"), cpu):
-        logits = torch.cat([bayes(part) for part in features.split(512)])
+        logits = torch.cat([bayes(part) for part in torch.split(features, 512)])
     defended = DefendedPredictor(
         Generative(extract, bayes),
         inside={"bayes": Inside(DeepBayes, plain=_plain)},

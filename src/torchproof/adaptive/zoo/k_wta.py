@@ -13,7 +13,7 @@ from torchproof.adaptive.attempt import Attempt
 from torchproof.adaptive.defence import Defence, Material
 from torchproof.adaptive.predictor import DefendedPredictor, Inside
 from torchproof.attack.catalogue import pgd, square
-from torchproof.attack.combine import Attack
+from torchproof.attack.combine import Attack, Restarts
 from torchproof.attack.nes import NES
 from torchproof.attack.oracle import Oracle
 from torchproof.attack.pgd import PGD
@@ -21,12 +21,13 @@ from torchproof.attack.scheduled import Scheduled
 from torchproof.attack.untouched import forked
 from torchproof.core import keys
 from torchproof.core.objectives import Margin
+from torchproof.core.schedules import Cosine
 from torchproof.core.threats import Threat
 from torchproof.train.loop import fit
 from torchproof.train.settings import Settings
 from torchproof.train.standard import Standard
 
-SHARE = 0.1
+SHARE = 0.03
 CHANNELS, HIDDEN = 16, 256
 EPOCHS = 8
 
@@ -79,14 +80,17 @@ def naive(defended: DefendedPredictor, threat: Threat, material: Material) -> Se
 
 def adaptive(defended: DefendedPredictor, threat: Threat, material: Material) -> Sequence[Attempt]:
     def differences(oracle: Oracle) -> Oracle:
-        few, many = (NES(oracle, pairs, threat.eps, 128) for pairs in (50, 250))
-        return Scheduled((few, many), (0.5, 1.0))
+        few, many = (NES(oracle, pairs, threat.eps, 256) for pairs in (50, 400))
+        return Scheduled((few, many), (0.4, 1.0))
 
-    estimated = Attack(threat, Margin(), PGD(40, 0.1), wrap=differences)
+    search = PGD(40, 0.2, schedule=Cosine())
+    estimated = Attack(threat, Margin(), search, wrap=differences)
+    lucky = Restarts(pgd(threat, 40, 0.1, Margin()), 20)
     return (
         Attempt(
             "ES-PGD", estimated, why="the slope of the margin over the whole ball, from values"
         ),
+        Attempt("PGD-40, 20 starts", lucky, why="many of the pieces are tried"),
         Attempt("Square", square(threat, 2000), why="no gradient at all"),
     )
 

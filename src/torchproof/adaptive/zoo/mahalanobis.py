@@ -33,7 +33,7 @@ EPOCHS = 8
 
 def centres(classes: int, features: int, scale: float) -> Tensor:
     """(K, D) centres of squared length `scale` with equal inner products -scale / (K - 1): the
-    corners of a simplex, built one after the other (Pang et al. 2018, algorithm 1). D >= K - 1.
+    corners of a simplex, built one after the other (Pang et al. 2018). D >= K - 1.
     """
     made = torch.zeros(classes, max(features, classes), dtype=torch.float64)
     made[0, 0] = 1
@@ -41,7 +41,8 @@ def centres(classes: int, features: int, scale: float) -> Tensor:
         for j in range(i):
             made[i, j] = -(1 / (classes - 1) + made[i] @ made[j]) / made[j, j]
         made[i, i] = (1 - made[i].square().sum()).clamp_min(0).sqrt()
-    return (made[:, :features] * scale**0.5).float()
+    found: Tensor = (made[:, :features] * scale**0.5).float()
+    return found
 
 
 class Centres(nn.Module):
@@ -125,7 +126,8 @@ DEFENCE = Defence(
     source="Pang, Xu, Dong, Du, Chen and Zhu 2020",
     read="the loss and the rule for the centres, in the paper's abstract and introduction; how it "
     "was broken, in a summary of Tramer et al. 2020",
-    reconstructed="network, training, and the squared length of the centres, 100",
+    reconstructed="network, training, and the squared length of the centres: 100 instead of the "
+    "paper's 10, at which a network as small as this does not form a defence",
     data="mnist",
     threat="linf:0.2",
     flags=("saturated-softmax", "other-loss-wins", "active-test-fails"),

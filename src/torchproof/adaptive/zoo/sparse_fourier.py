@@ -149,7 +149,7 @@ def _nearest(attack: Attack) -> Attack:
 def naive(defended: DefendedPredictor, threat: Threat, material: Material) -> Sequence[Attempt]:
     pixels = int(threat.eps)
     greedy = pgd(threat, pixels + 5, 1 / pixels, Margin(), Zero())
-    network, why = defended.without("fourier"), "as in the paper: found on the network, then shown"
+    network, why = defended.without("fourier"), "found on the network alone, then shown"
     return (
         Attempt("PGD", greedy, why="the whole as it stands: the transform has no gradient"),
         Attempt("greedy, on the network", _nearest(greedy), network, why + " to the whole"),
@@ -177,7 +177,8 @@ DEFENCE = Defence(
     read="abstract and a review of the algorithm and the experiments; how it was broken, in a "
     "summary of Tramer et al. 2020",
     reconstructed="network, training, shares of coefficients and pixels, number of rounds; the "
-    "fewest pixels are found by greedy steps and by FMN instead of JSMA and CW-L0",
+    "fewest pixels are found by greedy steps and by FMN instead of JSMA and CW-L0; that those saw "
+    "the network alone is from memory",
     data="mnist",
     threat="l0:20",
     flags=("zero-gradients", "gradient-free-wins", "active-test-fails", "surrogate-wins"),

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torchproof.adaptive.attempt import Attempt
 from torchproof.adaptive.defence import Defence, Material
 from torchproof.adaptive.predictor import Declared, DefendedPredictor
+from torchproof.adaptive.zoo.barely import Barely
 from torchproof.adaptive.zoo.descent import descend
 from torchproof.attack.catalogue import pgd
 from torchproof.attack.combine import EveryTarget
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import forked, untouched
 from torchproof.core import keys
-from torchproof.core.objectives import Classification, Goal, Objective, margin
+from torchproof.core.objectives import Goal, Objective, margin
 from torchproof.core.threats import Threat
 from torchproof.nn.cnn import SmallCNN
 
@@ -59,7 +60,7 @@ class Tests(nn.Module):
         return torch.stack([self.noise(x, logits), away, into], 1)
 
     def noise(self, x: Tensor, logits: Tensor) -> Tensor:
-        moved = self.network(x + SIGMA * torch.randn_like(x))
+        moved: Tensor = self.network(x + SIGMA * torch.randn_like(x))
         return (logits.softmax(1) - moved.softmax(1)).abs().sum(1)
 
     def steps(self, x: Tensor, label: Tensor, towards: float) -> Tensor:
@@ -125,7 +126,8 @@ class Between(Objective):
         return -((self.low - m).relu() + (m - self.high).relu()).sum(1)
 
     def won(self, out: Any, goal: Goal) -> Tensor:
-        return (out["logits"].argmax(1) != goal.y) & (self.score(out, goal) > 0)
+        wrong: Tensor = out["logits"].argmax(1) != goal.y
+        return wrong & (self.score(out, goal) > 0)
 
     def score(self, out: Any, goal: Goal) -> Tensor:
         m = self._ahead(out, goal)
@@ -158,21 +160,6 @@ def train(material: Material, seed: int) -> tuple[DefendedPredictor, nn.Module]:
     )
     defended = DefendedPredictor(net, reject=tests, declared=declared)
     return defended.calibrated(clean[half:]), net
-
-
-@dataclass(frozen=True)
-class Barely(Classification):
-    """min(margin, confidence): the loss of Carlini and Wagner 2017, which asks for no more than
-    that the class is wrong.
-    """
-
-    confidence: float = 0.0
-
-    def loss(self, out: Tensor, goal: Goal) -> Tensor:
-        return margin(out, goal.y).clamp(max=self.confidence)
-
-    def score(self, out: Tensor, goal: Goal) -> Tensor:
-        return self.loss(out, goal)
 
 
 def naive(defended: DefendedPredictor, threat: Threat, material: Material) -> Sequence[Attempt]:
