@@ -16,7 +16,7 @@ from torchproof.core.errors import FileError
 from torchproof.core.files import write
 from torchproof.core.threats import parse
 from torchproof.reproduce.adaptive_figures import compact, judge, rows
-from torchproof.reproduce.adaptive_measures import debugged, on_base, on_defence
+from torchproof.reproduce.adaptive_measures import code, debugged, on_base, on_defence
 from torchproof.reproduce.adaptive_picture import picture
 from torchproof.reproduce.adaptive_record import Attacked, Broken, Cell, Control, Debugged
 from torchproof.reproduce.adaptive_subjects import Materials, Pair, Part, code_of, trained
@@ -25,8 +25,8 @@ from torchproof.reproduce.packed import packed
 
 PAPER = "Tramer, Carlini, Brendel and Madry 2020, arXiv 2002.08347"
 CLAIM = (
-    "defences that survive the evaluation of their papers fall to attacks that are adapted to them: "
-    "each of thirteen ends where its undefended network is"
+    "defences that survive the evaluation of their papers fall to attacks that are adapted to "
+    "them: each of thirteen ends where its undefended network is"
 )
 PARTS = {
     "small": Part(train=6000, calibration=1000, tests=100, budget=4000),
@@ -63,7 +63,8 @@ def measured(
     write(request.out / "zoo.md", table.encode())
     request.say(table)
     return conclude(
-        request, name="adaptive", paper=PAPER, claim=CLAIM, settings=_settings(part, _codes(found, controls)),
+        request, name="adaptive", paper=PAPER, claim=CLAIM,
+        settings=_settings(part, _codes(found, controls)),
         rows=rows(found, missing, controls), judged=judge(found, missing, controls),
         picture=picture(found, missing),
     )  # fmt: skip
@@ -88,7 +89,7 @@ def _codes(found: Iterable[Broken], controls: Iterable[Control]) -> str:
     return ", ".join(sorted({*every, *(control.debugged.code for control in controls)}))
 
 
-def _settings(part: Part, code: str) -> dict[str, str]:
+def _settings(part: Part, codes: str) -> dict[str, str]:
     return {
         "images": f"{part.train} to train on, {part.calibration} for thresholds and references, "
         f"{part.tests} attacked at each seed",
@@ -97,7 +98,7 @@ def _settings(part: Part, code: str) -> dict[str, str]:
         "base": "same network, same training, without the component; the naive attacks, then APGD, "
         "PGD at every target and Square",
         "formed": "naive at least 20 points above the base",
-        "adapt": f"{part.budget} samples per example, the naive evaluation given; code {code}",
+        "adapt": f"{part.budget} samples per example, the naive evaluation given; code {codes}",
     }
 
 
@@ -114,11 +115,10 @@ class Bench:
         folder = self.request.out / f"{defence.name}-seed{seed}-{code_of(defence)}"
         material = self.materials.of(defence.data, seed)
         one = Subject(self.request, self.part, defence, material, seed, folder)
-        return Cell(
-            attacked=self.kept(folder / "attacks.json", Attacked, one.attacked),
-            base=self.kept(folder / "base.json", Attacked, one.base),
-            debugged=self.kept(folder / "adapt.json", Debugged, one.debugged),
-        )
+        tried = self.kept(folder / "attacks.json", Attacked, one.attacked)
+        base = self.kept(folder / "base.json", Attacked, one.base)
+        adapted = folder / f"adapt-{code()}.json"  # a changed workbench is measured anew
+        return Cell(tried, self.kept(adapted, Debugged, lambda: one.debugged(tried)), base)
 
     def kept(self, path: Path, kind: type[F], make: Callable[[], F]) -> F:
         if not path.exists():
@@ -137,10 +137,10 @@ class Bench:
 
         def make() -> Debugged:
             self.request.say(f"{name}: adapt")
-            test, least = self.materials.of(data, 0).test, parse(threat)
-            return debugged(network, test, least, self.part.budget, 0)
+            test = self.materials.of(data, 0).test
+            return debugged(network, test, parse(threat), self.part.budget, 0)
 
-        told = self.kept(self.request.out / f"packed-{name}.json", Debugged, make)
+        told = self.kept(self.request.out / f"packed-{name}-{code()}.json", Debugged, make)
         return Control(name=name, threat=threat, debugged=told)
 
 
@@ -173,10 +173,10 @@ class Subject:
         defended, base = self.pair
         return on_base(base, defended, self.defence, self.material, self.seed)
 
-    def debugged(self) -> Debugged:
+    def debugged(self, before: Attacked) -> Debugged:
         threat, defended = parse(self.defence.threat), self.pair[0]
         naive = self.defence.naive(defended, threat, self.material)
         return debugged(
             defended, self.material.test, threat, self.part.budget, self.seed, naive,
-            self.material.calibration, lambda text: self.say(f"adapt: {text}"),
+            self.material.calibration, before, lambda text: self.say(f"adapt: {text}"),
         )  # fmt: skip

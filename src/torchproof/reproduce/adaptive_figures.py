@@ -64,7 +64,7 @@ def _counts(found: Sequence[Broken]) -> Iterator[Row]:
 def _of(one: Broken) -> Iterator[Row]:
     told = {
         "naive": one.reading,
-        "adapt": f"raised: {', '.join(text for _, text in one.raised) or 'nothing'}",
+        "adapt": _said(one),
         "base": "the naive attacks and stronger ones",
     }
     published, setting = PUBLISHED.get(one.name, (None, ""))
@@ -77,6 +77,14 @@ def _of(one: Broken) -> Iterator[Row]:
         )  # fmt: skip
     right = f"right: {', '.join(one.right)}"
     yield Row.share(f"{one.name}: a right flag", one.hits, [1] * len(one.hits), setting=right)
+
+
+def _said(one: Broken) -> str:
+    """What adapt raised, or why it could not."""
+    refused = next((c.debugged.refused for c in one.cells if c.debugged.refused), "")
+    if refused:
+        return f"adapt refused: {refused}"
+    return f"raised: {', '.join(text for _, text in one.raised) or 'nothing'}"
 
 
 def _of_control(control: Control) -> Iterator[Row]:
@@ -131,6 +139,9 @@ def _because(
     parts.append(_aim("a right flag", found, attrgetter("flagged"), FLAGGED))
     near = "adapt within 10 points of the hand-made attacks"
     parts.append(_aim(near, found, attrgetter("near"), FOUND))
+    refused = [o.name for o in found if any(c.debugged.refused for c in o.cells)]
+    if refused:
+        parts.append(f"adapt refused {', '.join(refused)}")
     if known:
         parts.append("; ".join(map(_silence, known)))
     return "; ".join(parts)

@@ -29,7 +29,7 @@ def picture(found: Sequence[Broken], missing: Mapping[str, str]) -> bytes:
     axes = figure.add_subplot()
     for place, one in enumerate(found):
         _row(axes, place, one)
-    for place, name in enumerate(missing, len(found)):
+    for place in range(len(found), count):
         axes.text(1, place, "not built", va="center", fontsize=8, color="0.5")
     names = [f"{o.name}{'*' if o.name in TUNED else ''}" for o in found] + list(missing)
     axes.set_yticks(range(count), names)
@@ -59,7 +59,8 @@ def _row(axes: Axes, place: int, one: Broken) -> None:
         axes.plot(share, at, color=colour, marker=marker, markersize=6, alpha=pale,
                   markeredgewidth=2 if kind == "base" else 1, clip_on=False)  # fmt: skip
     words = [text.upper() if name in one.right else text for name, text in one.raised]
-    lines = textwrap.wrap(", ".join(words) or "none", _WIDTH, break_on_hyphens=False)
+    told = ", ".join(words).replace(" (", "\N{NO-BREAK SPACE}(") or "none"
+    lines = textwrap.wrap(told, _WIDTH, break_on_hyphens=False)
     if not one.formed:
         lines = ["the defence did not form", *lines]
     axes.text(102, place, "\n".join(lines), va="center", fontsize=7,

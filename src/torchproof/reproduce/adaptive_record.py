@@ -49,7 +49,8 @@ class Attacked(Figures):
 class Debugged(Figures):
     """What `adapt` found. robust: examples left standing; flags: names; found, problems: of the
     active test of the naive attack, informative: does it say anything; spent: samples; code: of
-    the sources of the workbench.
+    the sources of the workbench; refused: why it gave up, "" where it did not; nothing is found
+    then, and what the naive attacks leave is left.
     """
 
     clean: Marks
@@ -64,6 +65,7 @@ class Debugged(Figures):
     spent: int
     seconds: float
     code: str
+    refused: str = ""
 
 
 class Control(Figures):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
@@ -26,7 +29,10 @@ from torchproof.data.dataset import Dataset
 from torchproof.reproduce.experiment import Request, available
 
 PROBES, _FEW, _ALIKE = 16, 200, 1e-4
-_FAILS = (TorchproofError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)
+_FAILS = (
+    TorchproofError, SafetensorError, RuntimeError, ValueError, LookupError, AttributeError,
+    TypeError,
+)  # fmt: skip
 
 Pair = tuple[DefendedPredictor, nn.Module]
 
@@ -115,7 +121,8 @@ def restored(defence: Defence, material: Material, seed: int, folder: Path) -> P
         material.train.take(min(_FEW, len(material.train))),
         material.calibration.take(min(_FEW, len(material.calibration))), material.test,
     )  # fmt: skip
-    pair = defence.train(few, seed)
+    with _quiet():
+        pair = defence.train(few, seed)
     kept = tensors_of((folder / _TENSORS).read_bytes())
     numbers = json.loads((folder / _RULE).read_text(encoding="utf-8"))["rule"]
     own = set(_state(pair))
@@ -136,6 +143,18 @@ def restored(defence: Defence, material: Material, seed: int, folder: Path) -> P
         ):
             raise FileError(f"{folder}", "a defence that answers as it did", "train it again")
     return pair
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a training on a few images is like is no news."""
+    log = logging.getLogger("torchproof.train")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _state(pair: Pair) -> dict[str, Tensor]:
