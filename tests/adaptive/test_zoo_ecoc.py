@@ -66,7 +66,7 @@ def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) ->
     x, y = material.test.x, material.test.y
     assert declaration(defended, x, y).false == ()
     judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.25")
-    assert float(judge.clean(x, y).float().mean()) > 0.8
+    assert float(judge.clean(x, y).float().mean()) > 0.4
     naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
     hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
     assert hand.won > naive.won

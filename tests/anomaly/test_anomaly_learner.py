@@ -120,11 +120,18 @@ def test_no_batch_of_one() -> None:
     learner = Learner(Setting(how, batch_size=4), SHAPE)
     learner.epoch(images(9), torch.ones(9))  # 5 and 4, not 4, 4 and 1
     assert learner.epochs == 1
+    pairs = Learner(Setting(how, batch_size=2), SHAPE)
+    for count, sizes in ((7, [3, 2, 2]), (3, [3]), (2, [2]), (8, [2, 2, 2, 2])):
+        assert [len(rows) for rows in pairs._batches(torch.ones(count))] == sizes
+    pairs.epoch(images(7), torch.ones(7))
 
 
 def test_what_cannot_be_meant() -> None:
     with pytest.raises(InputError, match="batch_size 1"):
         Setting(SMALL, batch_size=1)
+    for lr in (float("nan"), float("inf"), 0.0):
+        with pytest.raises(InputError, match="lr"):
+            Setting(SMALL, lr=lr)
     with pytest.raises(InputError, match="1 images"):
         Learner(Setting(SMALL), SHAPE).epoch(images(), torch.eye(8)[0])
     with pytest.raises(ModelError, match="finite"):

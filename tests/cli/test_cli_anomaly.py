@@ -107,6 +107,21 @@ def test_a_folder_is_not_overwritten_but_resumed(ask: Ask, tmp_path: Path) -> No
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(("first", "second"), [("lof", "plain"), ("plain", "lof")])
+def test_a_folder_is_not_shared_by_two_kinds(
+    ask: Ask, tmp_path: Path, first: str, second: str
+) -> None:
+    net = tmp_path / "net"
+    ask("fit", *FEW, "--method", first, "--out", net)
+    with pytest.raises(FileError, match="another kind"):
+        ask("fit", *FEW, "--method", second, "--out", net, "--resume")
+    ask("fit", *FEW, "--method", second, "--out", tmp_path / "other")
+    for file in (tmp_path / "other").iterdir():
+        (net / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(FileError, match="both"):
+        ask("score", net, "--n", 20, "--out", tmp_path / "scores")
+
+
 def test_what_cannot_be_meant(ask: Ask, tmp_path: Path) -> None:
     for more, error, word in (
         (("--method", "its"), UnknownName, "itsr"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +134,19 @@ def test_a_concept_from_images_to_the_record() -> None:
     assert [s.row for s in found.least] == order[::-1][:3]
     assert found.most[0].score == pytest.approx(float(scores.max()))
     assert any("17 concept images" in line for line in found.cautions)
+    assert any("of 20 images a side" in line for line in found.cautions)  # half of 40, not 33
+    assert not any("L-BFGS" in line for line in found.cautions)
     stored = json.loads(json.dumps(dataclasses.asdict(found)))
     assert stored["plan"]["margin"] == {"eps": 0.1, "side": "concept", "norm": "linf"}
     assert dataclasses.asdict(look()) == dataclasses.asdict(found)
+
+
+def test_classifiers_that_did_not_converge_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["torchproof.concept.a_cav"]  # the package gives the function that name
+    monkeypatch.setattr(module, "STEPS", 1)
+    told = [line for line in look().cautions if "L-BFGS" in line]
+    assert [line.split(":")[0] for line in told] == [LOGISTIC, ADVERSARIAL]
+    assert all("4 of 4 draws" in line for line in told)
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

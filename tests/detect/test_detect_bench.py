@@ -21,6 +21,7 @@ from torchproof.detect.bench_record import FILE, Bench, Rate
 from torchproof.detect.bench_setup import Setup
 from torchproof.detect.detector import Clean, Detector, Fitted
 from torchproof.detect.splits import Sizes, shaped, split
+from torchproof.report.detect_bench import render_bench
 from torchproof.report.detect_plots import draw_areas, draw_matrices, draw_roc
 
 SIZES = Sizes(fit=200, calibrate=180, test=120, adaptive=12)
@@ -127,6 +128,29 @@ def test_the_parts_have_no_image_in_common(classifier: nn.Module) -> None:
     assert len(few.calibrate) == pytest.approx(2 * len(few.test), abs=1)
     with pytest.raises(InputError, match="same part"):
         split(classifier, test, test, SIZES, 0)
+    renamed = replace(test, name="others", split="train")
+    with pytest.raises(InputError, match="in common"):
+        split(classifier, renamed, test, SIZES, 0)
+
+
+def test_a_refused_adaptive_attack_leaves_the_detector_judged(
+    classifier: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attacks(*given: object) -> tuple[object, ...]:
+        raise InputError("no attack", "one", "give one")
+
+    monkeypatch.setattr(Confidence, "attacks", attacks)
+    train, test = (sets.load("digits", split=part) for part in ("train", "test"))
+    lines: list[str] = []
+    one = setup(recipes={"max-softmax": MaxSoftmax()}, sizes=Sizes(50, 60, 40, 2))
+    found = bench(classifier, train, test, one, about={"data": "digits", "model": "toy"},
+                  out=tmp_path, say=lines.append)  # fmt: skip
+    assert not found.refused and [o.adaptive for o in found.judged] == [None]
+    assert "no attack" in found.unattacked["max-softmax"]
+    assert any("adaptive attack refused" in line for line in lines)
+    assert Bench.read(tmp_path) == found
+    page = render_bench(found, stored_scores(tmp_path), tmp_path).read_text()
+    assert "max-softmax: adaptive attack refused: no attack" in page
 
 
 def test_figures_are_those_of_scikit_learn(done: tuple[Bench, Path]) -> None:

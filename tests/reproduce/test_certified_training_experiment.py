@@ -10,7 +10,8 @@ import pytest
 from torchproof.core.errors import ResumeError
 from torchproof.core.threats import parse
 from torchproof.recipes import Plan
-from torchproof.reproduce import EXPERIMENTS, Request, certified_training
+from torchproof.reproduce import EXPERIMENTS, Request
+from torchproof.reproduce.certified_training import certified_training
 from torchproof.train import Settings, catalogue
 
 experiment = sys.modules[certified_training.__module__]

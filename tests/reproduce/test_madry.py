@@ -18,8 +18,8 @@ from torchproof.cli.main import main
 from torchproof.core.errors import ResumeError
 from torchproof.core.threats import parse
 from torchproof.recipes import Plan
-from torchproof.reproduce import Outcome, Request, madry
-from torchproof.reproduce.madry import PUBLISHED, attacks, judge, plans
+from torchproof.reproduce import Outcome, Request
+from torchproof.reproduce.madry import PUBLISHED, attacks, judge, madry, plans
 from torchproof.train import Settings
 
 experiment = sys.modules[madry.__module__]

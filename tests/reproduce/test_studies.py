@@ -21,6 +21,7 @@ from torchproof.reproduce import (
     Request,
     Row,
     awp,
+    fat,
     iat,
     jsigr,
     overfitting,
@@ -107,11 +108,11 @@ def test_verdicts_follow_their_thresholds() -> None:
     assert verdict(awp, at, line("AWP", loss=0.97, train_loss=0.6)) == not_here
     assert verdict(awp, at, line("AWP", loss=1.2, train_loss=0.5)) == against
 
-    fat = "FAT, tau 0"
-    assert verdict(fat, at, line(fat, clean=0.91, robust=0.45, backward=5)) == shows
-    assert verdict(fat, at, line(fat, clean=0.91, robust=0.39, backward=5)) == not_here
-    assert verdict(fat, at, line(fat, clean=0.91, robust=0.45, backward=7)) == not_here
-    assert verdict(fat, at, line(fat, clean=0.85, robust=0.35, backward=5)) == against
+    name = "FAT, tau 0"
+    assert verdict(fat, at, line(name, clean=0.91, robust=0.45, backward=5)) == shows
+    assert verdict(fat, at, line(name, clean=0.91, robust=0.39, backward=5)) == not_here
+    assert verdict(fat, at, line(name, clean=0.91, robust=0.45, backward=7)) == not_here
+    assert verdict(fat, at, line(name, clean=0.85, robust=0.35, backward=5)) == against
 
     half = line("half AT", clean=0.92)
     assert verdict(iat, at, half, line("IAT", clean=0.93)) == shows
