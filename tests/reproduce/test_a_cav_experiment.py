@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from torchproof.concept import activations, derivatives
+from torchproof.concept.tcav import welch
 from torchproof.core.errors import FileError, MissingExtra, ResumeError
 from torchproof.reproduce import a_cav as experiment
 from torchproof.reproduce import a_cav_subjects as subjects
@@ -168,6 +169,10 @@ def test_a_run_and_its_resumption(tiny: None, tmp_path: Path) -> None:
             of = table[f"{layer}, A-CAV, concept side, eps {eps}: least margin of the concept"]
             assert of > table[f"{layer}, {LOGISTIC}: least margin of the concept"]
         assert table[f"{layer}, {PLAIN}: AUROC"] > 0.8, "digits are found in a trained network"
+    asked = [Sensitive.read(p) for p in sorted(out.glob("tcav/*.json"))]
+    assert len(asked) == 2
+    for one in asked:
+        assert one.p == pytest.approx(min(1.0, 2 * welch(one.ours, one.random))), "Bonferroni"
     answers = np.load(out / "activations" / "net.act2.npy")
     assert answers.shape == (1797, 128)
 

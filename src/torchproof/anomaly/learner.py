@@ -28,9 +28,9 @@ class Setting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.lr <= 0:
+        if self.batch_size < 2 or not 0 < self.lr < float("inf"):
             given = f"batch_size {self.batch_size}, lr {self.lr:g}"
-            raise InputError(given, "at least 2, and above 0", "raise them")
+            raise InputError(given, "at least 2, and a number above 0", "choose others")
 
 
 class Learner:
@@ -77,7 +77,8 @@ class Learner:
             raise InputError(given, "2 or more", "reject fewer images")
         order = permutation(len(rows), self.setting.seed, "order", self.epochs)
         shuffled = rows[order.to(rows.device)]
-        yield from shuffled.tensor_split(-(-len(rows) // self.setting.batch_size))
+        parts = -(-len(rows) // self.setting.batch_size)
+        yield from shuffled.tensor_split(max(1, min(parts, len(rows) // 2)))
 
     def _step(self, x: Tensor, weights: Tensor) -> float:
         """On the weighted squared error, mean over pixels and images."""

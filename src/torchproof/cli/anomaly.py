@@ -96,7 +96,7 @@ def fit(
         raise unknown("method", method, [*known, "pyod:ECOD"])
     whole = load_data(data, data_dir=data_dir, split=split)
     kept, held = cut(pick(whole, classes, n, size), hold_out, seed)
-    _free(out, resume)
+    _free(out, resume, method in METHODS)
     about = {
         "data": data, "data_sha256": whole.sha256, "classes": classes, "split": split,
         "images": len(kept.x), "method": method, "seed": seed, "versions": versions(),
@@ -196,8 +196,12 @@ def score(
 
 
 def _stored(folder: Path, device: torch.device) -> Detector | Baseline:
-    """Raises FileError."""
-    return load_baseline(folder) if (folder / FILE).exists() else load(folder, device)
+    """Raises FileError, also for a folder that holds both kinds."""
+    baseline = (folder / FILE).exists()
+    if baseline and (folder / "model.safetensors").exists():
+        given = f"{folder}, which holds both a baseline and an autoencoder"
+        raise FileError(given, "one of them", "fit again, into a new folder")
+    return load_baseline(folder) if baseline else load(folder, device)
 
 
 def _told(detector: Detector | Baseline, x: Tensor, suspicion: Tensor, truth: Tensor) -> Told:
@@ -256,8 +260,16 @@ def _kind(name: str) -> Kind:
     return kinds[name]
 
 
-def _free(out: Path, resume: bool) -> None:
-    taken = [f for f in (FILE, CHECKPOINT, "model.safetensors") if (out / f).exists()]
+def _free(out: Path, resume: bool, autoencoder: bool) -> None:
+    """Raises FileError for a folder that holds a fit which is not to be resumed, or is of the other
+    kind.
+    """
+    kinds = ((FILE,), (CHECKPOINT, "model.safetensors"))
+    taken = [f for f in (*kinds[0], *kinds[1]) if (out / f).exists()]
+    other = [f for f in kinds[not autoencoder] if f in taken]
+    if other:
+        given = f"{out}, which holds {other[0]}, of another kind of method"
+        raise FileError(given, "a new folder", "choose another --out")
     if taken and not resume:
         given = f"{out}, which holds {taken[0]}"
         raise FileError(given, "a new folder", "add --resume, or choose another --out")

@@ -122,10 +122,15 @@ def _show(found: Bench, page: Path, out: Path) -> None:
     for one in main_fits(found):
         if one.adaptive is not None and one.adaptive.failed:
             tell(f"beware: {one.name}: {one.adaptive.reading}; it does not show robustness")
+    for one in found.judged:
+        if one.adaptive is not None and one.adaptive.lacks:
+            tell(f"beware: {one.name}: {one.adaptive.lacks}")
     for name, reason in found.refused.items():
         tell(f"refused: {name}: {reason}")
+    for name, reason in found.unattacked.items():
+        tell(f"adaptive attack refused: {name}: {reason}")
     tell(f"record: {out / FILE}, page: {page}")
-    raise typer.Exit(1 if found.refused else 0)
+    raise typer.Exit(1 if found.refused or found.unattacked else 0)
 
 
 def _percent(rate: Rate) -> str:

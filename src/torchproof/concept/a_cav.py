@@ -74,7 +74,8 @@ def a_cav(
     concept: Tensor, random: Tensor, margin: Margin | None = None, decay: float = 0.01
 ) -> Cav:
     """The minimum of `loss` between activations (N, D) and (M, D): it is convex, so that nothing is
-    drawn. margin: by default `Margin()`; `Margin(0)` is plain logistic regression.
+    drawn. margin: by default `Margin()`; `Margin(0)` is plain logistic regression. `converged` says
+    whether L-BFGS reached it within `STEPS` steps.
 
     Raises InputError as `both` does, and for a decay that is not positive (the minimum is then at
     infinity where the examples can be separated).
@@ -83,14 +84,15 @@ def a_cav(
     if not (np.isfinite(decay) and decay > 0):
         raise InputError(f"decay = {decay}", "a number > 0", "0.01 is usual")
     a, y = both(concept, random)
-    w, b = _smooth(a, y, margin, decay) if margin.norm == "l2" else _split(a, y, margin, decay)
+    how = _smooth if margin.norm == "l2" else _split
+    w, b, converged = how(a, y, margin, decay)
     if not w.any():
         given = f"a margin of {margin.eps:g}, at which no direction separates the examples"
         raise InputError(given, "a margin that leaves a classifier", "choose a smaller eps")
-    return Cav.of(w, b)
+    return Cav.of(w, b, converged)
 
 
-def _split(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, float]:
+def _split(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, float, bool]:
     """linf: w = p - q with p, q >= 0 makes ||w||_1 = sum(p + q) smooth in them (at the minimum no
     entry of both is positive).
     """
@@ -110,11 +112,12 @@ def _split(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, flo
     found = minimize(
         of, np.zeros(2 * d + 1), jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": STEPS, "ftol": TOLERANCE},
-    ).x  # fmt: skip
-    return found[:d] - found[d:-1], float(found[-1])
+    )  # fmt: skip
+    at = found.x
+    return at[:d] - at[d:-1], float(at[-1]), bool(found.success)
 
 
-def _smooth(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, float]:
+def _smooth(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, float, bool]:
     """l2: only the length of w is not smooth, and only at 0. The minimum lies in the span of the
     examples, so coordinates in an orthonormal basis of it do.
     """
@@ -134,5 +137,5 @@ def _smooth(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, fl
     start = np.append(y @ inside / n, 0.0)  # not at 0, where the length has no gradient
     found = minimize(
         of, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": TOLERANCE}
-    ).x
-    return basis.T @ found[:-1], float(found[-1])
+    )
+    return basis.T @ found.x[:-1], float(found.x[-1]), bool(found.success)

@@ -24,20 +24,23 @@ LEAST = 2  # examples on either side
 class Cav:
     """A direction of activation space, `vector` (D,) of Euclidean length 1, and the threshold of
     its classifier: the concept is there where vector . a + bias > 0. Both float64, on the CPU.
+    converged: was the minimum found that is this vector's definition?
     """
 
     vector: Tensor
     bias: float
+    converged: bool = True
 
     @classmethod
-    def of(cls, weights: Array, bias: float) -> Cav:
+    def of(cls, weights: Array, bias: float, converged: bool = True) -> Cav:
         """From any weights (D,); raises InputError where they vanish or are not finite."""
         length = float(np.linalg.norm(weights))
         if not (np.isfinite(length) and length > 0 and np.isfinite(bias)):
             given = f"a concept classifier with weights of length {length:g}, bias {bias:g}"
             remedy = "look at the activations: are those of both sides the same, or not finite?"
             raise InputError(given, "finite weights that are not all 0", remedy)
-        return cls(torch.from_numpy(np.asarray(weights, np.float64) / length), bias / length)
+        vector = torch.from_numpy(np.asarray(weights, np.float64) / length)
+        return cls(vector, bias / length, converged)
 
     def score(self, a: Tensor) -> Tensor:
         """(N,) signed distances of activations (N, D) from the boundary, positive on the concept's

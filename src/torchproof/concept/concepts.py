@@ -4,7 +4,7 @@ depend on it, which images show it most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torchproof.concept.draws import (
     PLAIN,
     Examined,
     Halves,
+    apart_of,
     draw,
     draw_random,
     examine,
@@ -128,7 +129,7 @@ def concepts(
         n_random_held=len(halves.pool_held), unit=halves.unit, plan=plan, ways=found,
         tcav=scores[PLAIN], tcav_adversarial=scores[ADVERSARIAL], most=most, least=least,
         vector=tuple(whole.vector.tolist()), bias=whole.bias,
-        cautions=_said(found, halves, scores[PLAIN]), captum=theirs,
+        cautions=(*_said(found, halves, scores[PLAIN]), *_drawn(halves, made, n)), captum=theirs,
     )  # fmt: skip
 
 
@@ -156,4 +157,23 @@ def _said(found: Sequence[Examined], halves: Halves, scores: Sequence[Tcav]) -> 
             "every TCAV score is 0 or 1: all images of a class agree, as in a layer after which "
             "the network is linear, so that a score says no more than the sign of one product"
         )
+    return tuple(told)
+
+
+def _drawn(halves: Halves, made: Mapping[str, Sequence[Cav]], n: int) -> tuple[str, ...]:
+    """What the draws could not be, or did not come to."""
+    told, fewer = [], apart_of(halves, n)
+    if fewer < n:
+        told.append(
+            f"random vectors are of {fewer} images a side, those of the concept of {n} random ones:"
+            f" the {len(halves.pool)} random images must do for both sides, so TCAV's p compares "
+            "sets of different sizes"
+        )
+    for name, cavs in made.items():
+        unfinished = sum(not one.converged for one in cavs)
+        if unfinished:
+            told.append(
+                f"{name}: L-BFGS did not converge in {unfinished} of {len(cavs)} draws, so these "
+                "vectors are not the minimum that they stand for"
+            )
     return tuple(told)

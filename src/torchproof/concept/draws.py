@@ -131,12 +131,19 @@ def draw(
     return made
 
 
-def draw_random(halves: Halves, draws: int, n: int | None = None, seed: int = 0) -> list[Cav]:
-    """Plain vectors between two sets of n random images that have none in common: what vectors look
-    like without a concept. n: at most half of the pool.
+def apart_of(halves: Halves, n: int | None = None) -> int:
+    """How many images each of two random sets has where n are asked for: at most half of the pool,
+    since they have none in common.
     """
     n = len(halves.concept) if n is None else n
-    n = max(LEAST, min(n, len(halves.pool) // 2))
+    return max(LEAST, min(n, len(halves.pool) // 2))
+
+
+def draw_random(halves: Halves, draws: int, n: int | None = None, seed: int = 0) -> list[Cav]:
+    """Plain vectors between two sets of n random images that have none in common: what vectors look
+    like without a concept. n: `apart_of` them are taken.
+    """
+    n = apart_of(halves, n)
     made = []
     for number in range(draws):
         rows = halves.drawn(2 * n, seed, "random", number)

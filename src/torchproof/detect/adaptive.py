@@ -20,6 +20,7 @@ from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.calibrate import Threshold, calibrated_rule
 from torchproof.detect.detector import BATCH, Clean, Fitted, Guarded
+from torchproof.detect.feature_matching import without_matching
 from torchproof.detect.logits import logits_of
 from torchproof.detect.logits import wrong as misclassified
 
@@ -31,13 +32,15 @@ DROP = 0.2
 class Evasion:
     """Of each of N images the best that any of the attacks found: wrong (N,) bool, misclassified;
     evaded (N,) bool, misclassified and accepted; score (N,) float64, the detector's: of
-    misclassified images the lowest, else as found last. attacks: how many there were.
+    misclassified images the lowest, else as found last. attacks: how many there were; lacks: the
+    one that could not be made, and why.
     """
 
     wrong: Tensor
     evaded: Tensor
     score: Tensor
     attacks: int
+    lacks: str = ""
 
 
 def rule_of(fitted: Fitted, threshold: Threshold, x: Tensor, batch_size: int = BATCH) -> Rejecting:
@@ -60,6 +63,7 @@ def evade(
     total = Evasion(
         torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.bool),
         torch.full((len(x),), torch.inf, dtype=torch.float64), len(attacks),
+        "" if _reads_features(attacks) else without_matching(fitted, clean),
     )  # fmt: skip
     for number, attack in enumerate(attacks):
         rows = (~total.evaded).nonzero()[:, 0]

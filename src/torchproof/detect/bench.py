@@ -88,7 +88,7 @@ def bench(
         looked=splits.looked, fit=len(splits.fit), calibrate=len(splits.calibrate),
         test=len(splits.test), main=setup.main, attacks=work.attacks(),
         judged=tuple(work.judged.values()), refused=work.refused,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started, unattacked=work.unattacked,
     )  # fmt: skip
     if out is not None:
         found.write(out)
@@ -127,6 +127,7 @@ class _Work:
     say: Callable[[str], None]
     judged: dict[str, Judged] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    unattacked: dict[str, str] = field(default_factory=dict)
 
     def attacks(self) -> tuple[Made, ...]:
         """How far each attack came on the test images."""
@@ -147,12 +148,16 @@ class _Work:
                 self.notes.add({"cell": cell, **_measured(measure)})
             records.append(self.notes.records[cell])
             if "refused" in records[-1]:
-                self.refused[name] = str(records[-1]["refused"])
-                self.say(f"{name}: refused, {self.refused[name]}")
+                self._refuse(name, str(records[-1]["refused"]), len(records) > 1)
                 break
         if "refused" not in records[0]:
             self.judged[name] = found = self._judged(detector, trained_on, records)
             self.say(_line(found, self.bench.setup.main))
+
+    def _refuse(self, name: str, why: str, judged: bool) -> None:
+        """The detector, or only its adaptive attack where it was judged before."""
+        (self.unattacked if judged else self.refused)[name] = why
+        self.say(f"{name}: {'adaptive attack refused' if judged else 'refused'}, {why}")
 
     def _judged(
         self, detector: str, trained_on: str | None, records: list[dict[str, Any]]
@@ -188,7 +193,8 @@ class _Work:
     def _adaptive(self, record: dict[str, Any], before: Told | None, clean: Tensor) -> Adaptive:
         wrong, evaded = (torch.tensor(record[key], dtype=torch.bool) for key in ("wrong", "evaded"))
         score = torch.tensor(record["score"], dtype=torch.float64)
-        found, setup = Evasion(wrong, evaded, score, record["attacks"]), self.bench.setup
+        lacks, setup = record.get("lacks", ""), self.bench.setup
+        found = Evasion(wrong, evaded, score, record["attacks"], lacks)
         return Adaptive.of(str(setup.threat), setup.main, before, clean, found, record["seconds"])
 
 

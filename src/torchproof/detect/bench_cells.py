@@ -120,5 +120,6 @@ class Cells:
             found = evade(fitted, few.x, few.y, setup.threat, rule, clean, setup.seed, size)
         return {
             "wrong": found.wrong.tolist(), "evaded": found.evaded.tolist(),
-            "score": numbers(found.score), "attacks": found.attacks, "seconds": cost.seconds,
+            "score": numbers(found.score), "attacks": found.attacks,
+            "lacks": found.lacks, "seconds": cost.seconds,
         }  # fmt: skip

@@ -76,6 +76,7 @@ class Adaptive(Part):
     """The detector's own attacks on n test images under `threat`. before, after: AUROC of the
     misclassified images of the plain attack `plain` and of the adaptive ones (None where there are
     none). robust: neither misclassified nor, if so, accepted; accepted: misclassified and accepted.
+    lacks: the attack that could not be made, and why.
     """
 
     threat: str
@@ -89,6 +90,7 @@ class Adaptive(Part):
     after_ci95: tuple[float, float] | None
     robust: Rate
     seconds: float
+    lacks: str = ""
 
     @property
     def drop(self) -> float | None:
@@ -124,7 +126,7 @@ class Adaptive(Part):
             misclassified=len(wrong), before=None if before is None else before.auroc,
             before_ci95=None if before is None else before.ci95, after=area,
             after_ci95=None if area is None else auroc_interval(area, len(clean), len(wrong)),
-            robust=Rate.of(~found.evaded), seconds=seconds,
+            robust=Rate.of(~found.evaded), seconds=seconds, lacks=found.lacks,
         )  # fmt: skip
 
 
@@ -188,8 +190,9 @@ class Made(Part):
 
 
 class Bench(Part):
-    """What is stored. refused: why a detector could not be judged; main: the attack that the
-    adaptive ones are compared with; seconds: of this run, without those before it was resumed.
+    """What is stored. refused: why a detector could not be judged; unattacked: why one that
+    was judged could not be attacked adaptively; main: the attack that the adaptive ones are
+    compared with; seconds: of this run, without those before it was resumed.
     """
 
     schema_version: str = SCHEMA
@@ -205,6 +208,7 @@ class Bench(Part):
     judged: tuple[Judged, ...]
     refused: dict[str, str]
     seconds: float
+    unattacked: dict[str, str] = {}
 
     def of(self, detector: str, trained_on: str | None = None) -> Judged | None:
         """The detector, trained on this attack, or on none if it needs none; by default the first

@@ -124,7 +124,7 @@ class FittedDNR(Fitted):
         """Besides the generic ones, which differentiate all machines as Pintor et al. (2022) do:
         towards the layers of a training image, where machines far from all they know are flat.
         """
-        return (*generic_attacks(threat, rule), matching_attack(self, threat, rule, clean))
+        return (*generic_attacks(threat, rule), *matching_attack(self, threat, rule, clean))
 
 
 def _scaled(layer: Tensor, machine: nn.Module) -> Tensor:

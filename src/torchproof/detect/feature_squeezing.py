@@ -89,4 +89,4 @@ class FittedFeatureSqueezing(Fitted):
         every = EveryView(1 + len(self.squeezers), rule)
         alike = matching_attack(self, threat, rule, clean)
         at_once = EveryTarget(pgd(threat, 100, start=Uniform(), objective=every), 3)
-        return (*generic_attacks(threat, rule), at_once, alike)
+        return (*generic_attacks(threat, rule), at_once, *alike)

@@ -117,7 +117,7 @@ class FittedKDBU(Weighed):
         """Besides the generic ones, an image of the target class is matched in the layers of the
         density, which makes the density high as well; all through the fixed masks.
         """
-        return *generic_attacks(threat, rule), matching_attack(self, threat, rule, clean)
+        return *generic_attacks(threat, rule), *matching_attack(self, threat, rule, clean)
 
 
 def _read(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, Tensor]:

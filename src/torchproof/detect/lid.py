@@ -116,7 +116,7 @@ class FittedLID(Weighed):
         """Besides the generic ones, of which that towards a class with all confidence is what LID
         fell to (Athalye et al. 2018), an image of that class is matched in all layers at once.
         """
-        return *generic_attacks(threat, rule), matching_attack(self, threat, rule, clean)
+        return *generic_attacks(threat, rule), *matching_attack(self, threat, rule, clean)
 
 
 def _answers(model: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tensor]:

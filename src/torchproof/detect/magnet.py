@@ -157,7 +157,7 @@ class FittedMagNet(Fitted):
         """The generic ones, which differentiate the autoencoders as Carlini and Wagner (2017) do,
         and the one that matches logits, those of the reconstruction and bits of a training image.
         """
-        return (*generic_attacks(threat, rule), matching_attack(self, threat, rule, clean))
+        return (*generic_attacks(threat, rule), *matching_attack(self, threat, rule, clean))
 
 
 class Reformed(nn.Module):

@@ -149,7 +149,7 @@ class FittedNIC(Fitted):
         views = EveryView(len(self.layers) + 1, rule)
         agree = pgd(threat, steps=100, start=Uniform(), objective=views)
         match = matching_attack(self, threat, rule, clean)
-        return *generic_attacks(threat, rule), EveryTarget(agree, 3), match
+        return *generic_attacks(threat, rule), EveryTarget(agree, 3), *match
 
     def learn(self, first: Tensor, last: Tensor, how: NIC) -> None:
         """Fits the machines of layers and pairs on images `first`, the final one on `last`; inside

@@ -157,4 +157,4 @@ class FittedNSS(Fitted):
         roughens every flat part; and towards statistics and logits of an image of the target class.
         """
         quiet = pgd(threat, 100, start=Zero(), objective=rule)
-        return *generic_attacks(threat, rule), quiet, matching_attack(self, threat, rule, clean)
+        return *generic_attacks(threat, rule), quiet, *matching_attack(self, threat, rule, clean)

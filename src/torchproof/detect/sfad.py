@@ -165,7 +165,7 @@ class FittedSFAD(Fitted):
         """
         agree = pgd(threat, steps=100, start=Uniform(), objective=EveryView(READERS + 2, rule))
         match = matching_attack(self, threat, rule, clean)
-        return *generic_attacks(threat, rule), EveryTarget(agree, 3), match
+        return *generic_attacks(threat, rule), EveryTarget(agree, 3), *match
 
     def probabilities(self, layers: Sequence[Tensor]) -> Tensor:
         """(B, 3 K): of the readers, side by side, from their layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def split(
     kept = kept[: sizes.calibrate + sizes.test]
     first = round(len(kept) * sizes.calibrate / (sizes.calibrate + sizes.test))
     fit = permutation(len(train), seed, "fit")[: sizes.fit]
+    _check_disjoint(train.x[fit], test.x[kept])
     return Splits(
         _images(train, fit), _images(test, kept[:first]), _images(test, kept[first:]),
         float(right.double().mean()), len(right),
@@ -104,6 +106,20 @@ def _check_apart(train: Dataset, test: Dataset) -> None:
     if train.split == test.split and train.name == test.name:
         given = f"the same part of {test.name} ({test.split}) to fit and to test on"
         raise InputError(given, "different parts", "fit on the split train, test on test")
+
+
+def _check_disjoint(fit: Tensor, others: Tensor) -> None:
+    """By content, since the same images may go by two names."""
+    known = {_digest(image) for image in fit}
+    shared = sum(_digest(image) in known for image in others)
+    if shared:
+        given = f"{shared} images to calibrate or test with that are among those to fit on"
+        remedy = "take them out of one of the parts, or choose another data set"
+        raise InputError(given, "parts that have no image in common", remedy)
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).digest()
 
 
 def _right(model: nn.Module, data: Dataset, order: Tensor, wanted: int, batch: int) -> Tensor:

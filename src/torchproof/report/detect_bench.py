@@ -61,7 +61,12 @@ def _cautions(found: Bench) -> tuple[str, ...]:
         for one in found.judged
         if one.adaptive is not None and one.adaptive.failed
     ]
-    return (*failed, *(f"{name} is refused: {why}" for name, why in found.refused.items()))
+    lacks = [
+        f"{o.name}: {o.adaptive.lacks}" for o in found.judged if o.adaptive and o.adaptive.lacks
+    ]
+    refused = [f"{name} is refused: {why}" for name, why in found.refused.items()]
+    unattacked = [f"{n}: adaptive attack refused: {why}" for n, why in found.unattacked.items()]
+    return (*failed, *lacks, *refused, *unattacked)
 
 
 def _first(found: Bench) -> Section:

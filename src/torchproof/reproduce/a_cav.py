@@ -158,7 +158,8 @@ def _described(part: Part, about: Subject, cell: Cell, captum: bool) -> dict[str
         f"(at most {part.n}), averages over {part.group}",
         "classifiers": "activations divided by their root mean square; hinge: SGDClassifier, alpha "
         f"0.01; the others logistic, decay {DECAY:g}; eps in root mean squares, Linf",
-        "TCAV": f"{part.asked} draws, activations as they are; captum: "
+        "TCAV": f"{part.asked} draws, activations as they are; p times the {len(about.targets)} "
+        "classes asked about (Bonferroni); captum: "
         + ("its default classifier on the same images" if captum else "not installed"),
         "intervals": "Student's t over seeds",
     }
@@ -231,7 +232,7 @@ class Bench:
         pairs = [drawn("random", i)[: 2 * len(up)] for i in range(max(2, 2 * self.part.asked))]
         ours = [cav(a[up], a[rows], seed=i) for i, rows in enumerate(random)]
         none = [cav(a[r[: len(up)]], a[r[len(up) :]], seed=i) for i, r in enumerate(pairs)]
-        found = tcav(about.model, x, number, layer, ours, none)
+        found = tcav(about.model, x, number, layer, ours, none, tests=len(about.targets))
         theirs = self._captum(layer, about.x[up], [about.x[rows] for rows in random], x, number)
         cosines = [float(u.vector @ c.vector) for u, (_, c) in zip(ours, theirs, strict=False)]
         one = Sensitive(

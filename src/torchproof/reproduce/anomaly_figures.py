@@ -210,7 +210,9 @@ def _of_rejection(found: Found) -> list[Row]:
         n = len(getattr(aae[0], f"likelihood_{kind}"))
         table.append(Row.per_seed(what, values, n, ""))
     areas = [run.latent_area for run in aae if run.latent_area is not None]
-    table.append(_area(found, "AAE: AUROC of low latent likelihood, training images", areas))
+    row = _area(found, "AAE: AUROC of low latent likelihood, training images", areas)
+    trained = len(aae[0].likelihood_normal) + len(aae[0].likelihood_outlier)
+    table.append(row.model_copy(update={"n": trained}))
     return table
 
 

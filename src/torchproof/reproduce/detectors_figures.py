@@ -124,7 +124,7 @@ def _of_adaptive(about: str, made: Sequence[Judged]) -> list[Row]:
         table.append(_area(f"{about}: AUROC, adaptive attack", after, clean, n))
         drops = [one.drop for one in known if one.drop is not None]
         if drops:
-            row = Row.per_seed(f"{about}: fall of the AUROC", drops, known[0].n, "")
+            row = Row.per_seed(f"{about}: fall of the AUROC", drops, n[0], "")
             table.append(row.model_copy(update={"ci95": student(drops, -1.0, 1.0)}))
     hits = [round(one.robust.share * one.n) for one in found]
     return [
@@ -155,10 +155,13 @@ def judge(found: Found) -> tuple[Verdict, str]:
     told = [_told_rates(rates, off), _told_lower(lower)]
     for data, each in found.items():
         told += [_told_adaptive(data, each), _told_low(data, each)]
-    text = "; ".join([*told, *([f"refused: {_names(refused)}"] if refused else [])])
+    spared = [(data, name) for data, each in found.items() for b in each for name in b.unattacked]
+    told += [f"refused: {_names(refused)}"] if refused else []
+    told += [f"adaptive attack refused: {_names(spared)}"] if spared else []
+    text = "; ".join(told)
     if above or (lower and not any(lower.values())):
         return "contradicts", text
-    shows = not off and all(lower.values()) and not refused
+    shows = not off and all(lower.values()) and not refused and not spared
     return ("shows" if shows else "does not show at this scale"), text
 
 

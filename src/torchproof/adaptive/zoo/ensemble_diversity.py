@@ -97,10 +97,9 @@ def adaptive(defended: DefendedPredictor, threat: Threat, material: Material) ->
 DEFENCE = Defence(
     name="ensemble-diversity",
     source="Pang, Xu, Du, Chen and Zhu 2019",
-    read="the regulariser, in the paper's abstract and in later work; how it was broken, in a "
-    "summary of Tramer et al. 2020 and in a published notebook",
-    reconstructed="networks and training; the weights 2 and 0.5 and the ten steps of the "
-    "evaluation are from memory of the paper",
+    read="how it was broken, in a summary of Tramer et al. 2020 and of their published notebook",
+    reconstructed="networks and training; the regulariser, its weights 2 and 0.5 and the ten steps "
+    "of the evaluation are from memory of the paper",
     data="mnist",
     threat="linf:0.1",
     flags=("more-steps-help", "incomplete-optimisation", "other-loss-wins", "active-test-fails"),

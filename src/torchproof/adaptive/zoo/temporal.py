@@ -135,10 +135,12 @@ def adaptive(defended: DefendedPredictor, threat: Threat, material: Material) ->
 DEFENCE = Defence(
     name="temporal",
     source="Yang, Li, Chen and Song 2019",
-    read="abstract: consistency of the beginning of a transcript; how it was broken, in a summary "
-    "of Tramer et al. 2020",
+    read="the idea, consistency of the beginning of a transcript, and how it was broken, in a "
+    "summary of Tramer et al. 2020",
     reconstructed="nearly all: images read row by row by a small GRU stand for speech, classes for "
-    "transcripts, total variation for their distance; the splits are from memory of the paper",
+    "transcripts, total variation for their distance; the splits are from memory of the paper; "
+    "it forms only against a loss that stops at the first wrong class, which was chosen after "
+    "plain PGD had gone unnoticed",
     data="mnist",
     threat="linf:0.1",
     flags=("random", "all-rejected", "other-loss-wins", "surrogate-wins", "active-test-fails"),
