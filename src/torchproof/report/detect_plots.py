@@ -67,7 +67,7 @@ def _curve(axes: Axes, clean: Tensor, made: Tensor, number: int, label: str) -> 
               linestyle=DASHES[number % len(DASHES)])  # fmt: skip
 
 
-def _framed(axes: Axes, title: str, n: int, legend: str) -> None:
+def _framed(axes: Axes, title: str, n: int, legend: Any) -> None:
     least = 1 / (2 * n)
     line = np.geomspace(least, 1, 100)
     axes.plot(line, line, color="0.6", linewidth=1, linestyle=":")

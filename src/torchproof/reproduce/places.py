@@ -33,6 +33,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "lipschitz": ("lipschitz", "lipschitz_experiment"),
     "titration": ("titration", "titration_experiment"),
     "weight-backdoor": ("weight_backdoor", "weight_backdoor_experiment"),
+    "adaptive": ("adaptive", "adaptive_experiment"),
     "detectors": ("detectors", "detectors_experiment"),
     "anomaly": ("anomaly", "anomaly_experiment"),
     "a-cav": ("a_cav", "a_cav_experiment"),
