@@ -25,6 +25,7 @@ lint: $(STAMP)
 # One page from the stored experiments; `torchproof reproduce NAME` renews one.
 results: $(STAMP)
 	$(BIN)/python -m torchproof.reproduce.results docs/results
+	$(BIN)/python -m torchproof.reproduce.adaptive_page docs
 	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
 	    "Training methods at small scale" awp fat iat fgsm-tricks spat jsigr \
 	    rat ladder robust-overfitting baselines hat thrm extra-data

@@ -55,6 +55,21 @@ def test_gradients_that_are_cut_fail_and_a_substitute_passes(
     assert through.problems == blind.problems and through.asr > blind.asr + 0.3
 
 
+class Cut(nn.Module):
+    """No way back for autograd, as of a part that works outside torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach().clone()
+
+
+def test_a_model_without_any_gradient_fails_and_is_not_refused(
+    net: nn.Module, images: Any, threat: Any
+) -> None:
+    model = DefendedPredictor(net, preprocess={"cut": Cut()})
+    found = binarization(model, images.x[:10], pgd(threat, 10, start=Zero()), setting=SMALL)
+    assert found.problems >= 5 and found.asr == 0 and not found.passes
+
+
 def test_noise_asks_for_averages(net: nn.Module, images: Any, threat: Any, parts: Any) -> None:
     model = DefendedPredictor(net, preprocess={"noise": parts["noise"](0.03)})
     x, setting = images.x[:12], Setting(inside=200, random=10, boundary="corner")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchproof.adaptive.attached import Attached
 from torchproof.adaptive.binary_problem import Problems, Setting, build
 from torchproof.adaptive.readout import Readout
 from torchproof.attack.ascend import Run
@@ -196,7 +197,7 @@ def _attacked(
         patience = math.inf if draws > 1 else 0.0
         run = Run(seed=keys.seed_of(seed, "active"), ids=rows, patience=patience)
         with untouched(one):  # the surrogate may hold what the judged model has not
-            found = attack(two, x, rows.to(x.device) * 0, run=run)
+            found = attack(Attached(two), x, rows.to(x.device) * 0, run=run)
         assert isinstance(found.value, Tensor)
         moved = x + found.value.to(x)
         with untouched(one, keys.seed_of(seed, "judge"), x.device):
