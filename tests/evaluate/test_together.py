@@ -128,3 +128,27 @@ def test_certificates_of_shards_are_those_of_one_process(
     assert {r.id: r.seconds for r in joined.examples} == spent  # nothing was bounded again
     with pytest.raises(ResumeError, match="method"):
         certify(net, blobs, about, "ibp", known=parts)
+
+
+def test_other_settings_are_refused_also_where_all_parts_are_done(
+    net: nn.Module, blobs: Any, tmp_path: Path
+) -> None:
+    together.begin(tmp_path, 6, 1, resume=False)
+    data = blobs.x[:6], blobs.y[:6]
+
+    def one(method: str) -> Any:
+        def part(shard: str, folder: Path) -> bool:
+            certify(net, data, Threat(Linf(), 0.02), method, shard=shard, out=folder, resume=True)
+            return True
+
+        return part
+
+    assert together.work(tmp_path, one("ibp"), never) and together.work(tmp_path, one("ibp"), never)
+    with pytest.raises(ResumeError, match="method"):
+        together.work(tmp_path, one("crown"), never)
+
+
+def test_a_kill_before_the_plan_is_no_run_yet(tmp_path: Path) -> None:
+    (tmp_path / together.PARTS).mkdir()
+    together.begin(tmp_path, 4, 1, resume=True)
+    assert len(together.folders(tmp_path)) == 4

@@ -122,7 +122,7 @@ def _together(
         found.append(one(out=out, resume=True, known=parts))
 
     if not together.finish(out, whole, out / Certificates.file):
-        raise typer.Exit(0)
+        raise several.concluded(out)
     return found[0]
 
 

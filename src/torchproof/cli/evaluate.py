@@ -132,7 +132,7 @@ def _together(
         found.append(merge(parts, out, command=options.command_line()))
 
     if not together.finish(out, whole, out / "result.json"):
-        raise typer.Exit(0)
+        raise several.concluded(out)
     return found[0]
 
 

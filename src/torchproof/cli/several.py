@@ -58,6 +58,13 @@ def over(rest: Callable[[], float | None]) -> Callable[[], bool]:
     return lambda: (rest() or 1.0) <= 1e-3
 
 
+def concluded(out: Path) -> typer.Exit:
+    """For the processes that did not put the parts together; only the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        tell(f"result: {out}")
+    return typer.Exit(0)
+
+
 def unfinished(out: Path) -> typer.Exit:
     """Says what to do where the time did not suffice; only the first process speaks."""
     if os.environ.get("RANK", "0") == "0":

@@ -33,13 +33,13 @@ def begin(out: Path, examples: int, processes: int, resume: bool) -> None:
     """
     if examples < 1:
         raise InputError(f"{examples} examples", "at least one", "raise n")
-    if (out / PARTS).exists():
+    if (out / PARTS / PLAN).exists():
         if not resume:
             remedy = "pass --resume to go on with it, or choose another folder"
             raise FileError(f"{out}, which has {PARTS}", "a new folder", remedy)
         return
     with writing(out, REMEDY):
-        (out / PARTS).mkdir(parents=True)
+        (out / PARTS).mkdir(parents=True, exist_ok=True)
     plan = {"parts": min(examples, EACH * processes)}
     write(out / PARTS / PLAN, json.dumps(plan).encode(), REMEDY)
 
@@ -60,9 +60,15 @@ def work(
     """Works on one part after the other until all are done or `over()`; says whether they are.
 
     one(shard, folder): works on part "i/k" in its folder, which may hold what an interrupted
-    process or an earlier `stage` left there, and says whether the part is done.
+    process or an earlier `stage` left there, and says whether the part is done. It is asked once
+    about a part that is done already: a run with other settings is refused there.
     """
     every, done = folders(out), f"{DONE}-{stage}"
+    ended = next((i for i, folder in enumerate(every) if (folder / done).exists()), None)
+    if ended is not None and not over():
+        with held(every[ended]) as mine:  # who holds it asks
+            if mine:
+                one(f"{ended}/{len(every)}", every[ended])
     while True:
         open_ = [i for i, folder in enumerate(every) if not (folder / done).exists()]
         if not open_ or over():
