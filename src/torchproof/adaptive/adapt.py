@@ -32,7 +32,6 @@ from torchproof.attack.starts import Uniform, Zero
 from torchproof.attack.untouched import untouched
 from torchproof.core.checks import check
 from torchproof.core.errors import InputError
-from torchproof.core.norms import L0
 from torchproof.core.objectives import DLR, CrossEntropy, Margin, Objective
 from torchproof.core.rejection import Rejecting, calibrated
 from torchproof.core.sites import Model
@@ -104,7 +103,7 @@ def _terms(
 def _naive(threat: Threat, rule: Rejecting | None) -> tuple[Attempt, ...]:
     losses = (("cross-entropy", CrossEntropy()), ("margin", Margin()))
     why = "a first look, for comparison"
-    start = Zero() if isinstance(threat.norm, L0) else Uniform()
+    start = Zero() if threat.norm.least else Uniform()  # no ball of counts is evenly filled
 
     def attack(loss: Objective) -> Attack:
         return pgd(threat, 20, objective=Unaware(loss, rule), start=start)

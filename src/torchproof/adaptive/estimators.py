@@ -20,9 +20,7 @@ from torchproof.attack.smoothed import Smoothed
 from torchproof.attack.substitutes import learnt
 from torchproof.attack.through import Through
 from torchproof.attack.untouched import untouched
-from torchproof.core import keys
 from torchproof.core.errors import InputError, TorchproofError
-from torchproof.core.norms import Linf
 from torchproof.core.objectives import Objective
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat
@@ -134,7 +132,5 @@ def _sigma(threat: AnyThreat, x: Tensor) -> float:
     norm: Any = getattr(threat, "norm", None)
     if norm is None or norm.least:
         return 0.25
-    noise = keys.normal(torch.zeros(1, dtype=torch.int64), 0, tuple(x.shape[1:]))
-    if isinstance(norm, Linf):  # whose longest coordinate says little of the others
-        noise = noise.sign()
-    return float(getattr(threat, "eps", 1.0)) / (2 * float(norm.length(noise)))
+    signs = torch.ones(1, *x.shape[1:])  # normal noise without its rare long coordinates
+    return float(getattr(threat, "eps", 1.0)) / (2 * float(norm.length(signs)))
