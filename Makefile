@@ -1,10 +1,12 @@
-# `make quickstart` and `make test` work on a fresh clone: each makes .venv, installs, and runs.
+# `make quickstart`, `make test` and `make docs` work on a fresh clone: each makes .venv, installs,
+# and runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: quickstart test lint docs results clean
+.PHONY: quickstart test lint docs results wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +23,20 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCS_STAMP)
+
+# site/index.html opens in a browser from disk, without a server.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+wheel: $(STAMP)
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
 
 # One page from the stored experiments; `torchproof reproduce NAME` renews one.
 results: $(STAMP)
@@ -39,4 +55,4 @@ results: $(STAMP)
 	    smoothed-training
 
 clean:
-	rm -rf $(VENV) quickstart build dist src/*.egg-info
+	rm -rf $(VENV) quickstart site build dist src/*.egg-info

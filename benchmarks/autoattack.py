@@ -164,7 +164,8 @@ def written(records: Sequence[dict[str, Any]], seeds: int) -> str:
 
 The first {records[0]["n"]} test images, seeds 0 to {seeds - 1}. Robust: examples no attack broke,
 seed by seed; `union`: examples that nothing broke in any run. Evaluations: forward plus backward
-samples, means over the seeds; `share`: of AutoAttack's. `ok`: the requirement above is held.
+samples, means over the seeds; `share`: of AutoAttack's. `ok`: what
+`benchmarks/README.md` requires is held.
 
 """
     text += markdown([*head, "CPU s", "ok", "note"], rows)

@@ -1,14 +1,20 @@
-"""Digits, a network that knows them, its twin trained by PGD, and parts of broken defences."""
+"""Digits, a network that knows them, its twin trained by PGD, parts of broken defences, and the
+rows of the zoo, each trained once.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.adaptive.defence import Material
+from torchproof.adaptive.zoo import PLACES, ZOO
 from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import pgd
 from torchproof.attack.untouched import forked
@@ -144,3 +150,59 @@ def parts() -> dict[str, type[nn.Module]]:
 def winners(train_images: Images) -> nn.Module:
     """A network of winners."""
     return fit(network(Winners), train_images, 8)
+
+
+class Small(NamedTuple):
+    """How a row is trained on few digits: how many images it is trained on, calibrated with and
+    tested on, and constants of its module.
+    """
+
+    train: int
+    held: int
+    test: int
+    constants: dict[str, Any]
+
+
+SMALL = {
+    "k-wta": Small(1000, 297, 40, {"SHARE": 0.3}),
+    "odds-are-odd": Small(1000, 297, 40, {"EPOCHS": 25}),
+    "generative": Small(1000, 297, 40, {"STEPS": 400, "EPOCHS": 25}),
+    "sparse-fourier": Small(1000, 297, 40, {"EPOCHS": 25, "SHARE": 0.25}),
+    "mahalanobis": Small(1000, 297, 40, {"EPOCHS": 25}),
+    "ecoc": Small(800, 200, 30, {}),
+    "ensemble-diversity": Small(1000, 100, 16, {"EPOCHS": 16}),
+    "empir": Small(800, 100, 20, {"EPOCHS": 20}),
+    "temporal": Small(800, 200, 30, {}),
+    "mixup-inference": Small(1000, 100, 20, {}),
+    "me-net": Small(1000, 100, 20, {}),
+    "asymmetrical": Small(800, 200, 20, {}),
+    "weakness": Small(1000, 200, 20, {}),
+}
+
+
+class Made(NamedTuple):
+    """A row that was trained: defended, and the network without the defence."""
+
+    material: Material
+    defended: Any
+    base: Any
+
+
+@pytest.fixture(scope="session")
+def made_row() -> Callable[[str], Made]:
+    """The row of a name; it is shared, so leave it as it is."""
+    kept: dict[str, Made] = {}
+
+    def made(name: str) -> Made:
+        if name not in kept:
+            small, data, test = SMALL[name], load("digits", split="train"), load("digits")
+            held = data.subset(torch.arange(1000, 1000 + small.held))
+            material = Material(data.take(small.train), held, test.take(small.test))
+            module = import_module(f"torchproof.adaptive.zoo.{PLACES[name]}")
+            with pytest.MonkeyPatch.context() as patch:
+                for constant, value in small.constants.items():
+                    patch.setattr(module, constant, value)
+                kept[name] = Made(material, *ZOO[name].train(material, 0))
+        return kept[name]
+
+    return made

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.adaptive.binarization import Setting, binarization
+from torchproof.adaptive.binarization import Setting, binarization, posed
 from torchproof.adaptive.binary_problem import Problems, build
 from torchproof.adaptive.predictor import Beside, DefendedPredictor
 from torchproof.adaptive.readout import Readout
@@ -94,6 +94,51 @@ def test_a_rejecting_model_is_judged_by_its_rule(
     never = DefendedPredictor(net, reject=Beside(_Always())).requires_grad_(False)
     none = binarization(never, x[:2], naive, rule=model.rule, setting=SMALL)
     assert none.problems == 0 and not none.informative and none.solved == (None, None)
+
+
+def test_an_attack_on_the_model_without_its_detector_is_judged_on_the_whole(
+    net: nn.Module, images: Any, held: Any, threat: Any, parts: Any
+) -> None:
+    detector = parts["distance"](net, held.x)
+    model = DefendedPredictor(net, reject=detector).calibrated(images.x, 0.1)
+    x, bare = images.x[:8], model.without("reject")
+    problems = posed(model, x, threat, model.rule, setting=SMALL)
+    found = problems.tried(pgd(threat, 60), bare)
+    assert found.problems == len(problems.rows) >= 3
+    assert found.found > problems.tried(pgd(threat, 1, 1e-6, start=Zero()), bare).found
+
+
+class Shared(nn.Module):
+    """A detector that asks the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        moved: Tensor = (self.network(1 - x) - logits).abs().amax(1)
+        return moved
+
+
+def test_a_network_that_its_detector_asks_again_is_read_once(net: nn.Module, images: Any) -> None:
+    model = DefendedPredictor(net, reject=Shared(net))
+    x = images.x[:6]
+    with torch.no_grad():
+        readout = Readout.of(model, x)
+        features, score = readout.read(model, x)
+        assert readout.name == "networks.0.4"
+        torch.testing.assert_close(features, nn.Sequential(*list(net)[:5])(x))
+        torch.testing.assert_close(score, model(x)["reject"])
+
+
+def test_problems_are_posed_once_for_several_attacks(
+    net: nn.Module, images: Any, threat: Any
+) -> None:
+    x, strong, weak = images.x[:8], pgd(threat, 60), pgd(threat, 1, 1e-6, start=Zero())
+    problems = posed(net, x, threat, setting=SMALL)
+    for attack in (strong, weak):
+        assert problems.tried(attack) == binarization(net, x, attack, setting=SMALL)
+    assert problems.informative and problems.tried(strong).found > problems.tried(weak).found
 
 
 class _Always(nn.Module):

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from torchproof.adaptive.declaration import declaration
-from torchproof.adaptive.defence import Material
-from torchproof.adaptive.judge import Judge
-from torchproof.adaptive.trial import carry_out
 from torchproof.adaptive.zoo.asymmetrical import (
-    DEFENCE,
     Detectors,
     Doubt,
     deceived,
     detection,
 )
-from torchproof.core.threats import parse
-from torchproof.data import load
-
-
-@pytest.fixture(scope="module")
-def material() -> Material:
-    data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(800), data.subset(range(1000, 1200)), test.take(20))
-
-
-@pytest.fixture(scope="module")
-def row(material: Material) -> Any:
-    return DEFENCE.train(material, 0)
 
 
 @pytest.fixture
@@ -79,14 +59,3 @@ def test_both_kinds_weigh_the_same(detectors: Detectors) -> None:
             mine = int(y[n]) == k
             total += 9 * F.softplus(-logits[k, n]) if mine else F.softplus(logits[k, n])
     torch.testing.assert_close(found, total / 60)
-
-
-def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
-    defended, _ = row
-    x, y = material.test.x, material.test.y
-    assert declaration(defended, x, y).false == ()
-    judge, ids, threat = Judge(defended, defended.rule), torch.arange(len(x)), parse("linf:0.2")
-    assert float(judge.clean(x, y).float().mean()) > 0.5
-    naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
-    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
-    assert hand.won > naive.won

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
 
-from torchproof.adaptive.declaration import declaration
-from torchproof.adaptive.defence import Material
-from torchproof.adaptive.judge import Judge
-from torchproof.adaptive.trial import carry_out
-from torchproof.adaptive.zoo.ecoc import DEFENCE, FLOOR, Agreement, Decoder, words
-from torchproof.core.threats import parse
-from torchproof.data import load
-
-
-@pytest.fixture(scope="module")
-def material() -> Material:
-    data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(800), data.subset(range(1000, 1200)), test.take(30))
-
-
-@pytest.fixture(scope="module")
-def row(material: Material) -> Any:
-    return DEFENCE.train(material, 0)
+from torchproof.adaptive.zoo.ecoc import FLOOR, Agreement, Decoder, words
 
 
 def test_words_differ_in_half_of_their_bits() -> None:
@@ -59,14 +41,3 @@ def test_bits_without_a_slope_have_one_before_they_saturate() -> None:
     plain = Agreement(decoder.codes)
     torch.testing.assert_close(plain(z), z @ decoder.codes.T)
     assert torch.equal(plain(z).argmax(1), decoder(z).argmax(1))
-
-
-def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
-    defended, _ = row
-    x, y = material.test.x, material.test.y
-    assert declaration(defended, x, y).false == ()
-    judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.25")
-    assert float(judge.clean(x, y).float().mean()) > 0.4
-    naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
-    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
-    assert hand.won > naive.won

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from torchproof.adaptive.declaration import declaration
-from torchproof.adaptive.defence import Material
-from torchproof.adaptive.judge import Judge
-from torchproof.adaptive.trial import carry_out
-from torchproof.adaptive.zoo import empir
-from torchproof.adaptive.zoo.empir import DEFENCE, Coarse, Quantiser, Vote
-from torchproof.core.threats import parse
-from torchproof.data import load
-
-
-@pytest.fixture(scope="module")
-def material() -> Material:
-    data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(800), data.subset(range(1000, 1100)), test.take(20))
-
-
-@pytest.fixture(scope="module")
-def row(material: Material) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(empir, "EPOCHS", 20)  # the set is small
-        return DEFENCE.train(material, 0)
+from torchproof.adaptive.zoo.empir import Coarse, Quantiser, Vote
 
 
 def test_the_quantiser_rounds_to_the_nearest_level() -> None:
@@ -66,16 +45,3 @@ def test_votes_are_counted_and_the_first_decides_ties() -> None:
         said = [int(answers[m, n].argmax()) for m in range(3)]
         (top, count), *_ = Counter(said).most_common()
         assert int(found[n]) == (top if count > 1 else said[0])
-
-
-def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
-    defended, base = row
-    x, y = material.test.x, material.test.y
-    assert declaration(defended, x, y).false == () and declaration(base, x, y).false == ()
-    judge, ids, threat = Judge(defended), torch.arange(len(x)), parse("linf:0.15")
-    assert float(judge.clean(x, y).float().mean()) > 0.7
-    lost = torch.zeros(len(x), dtype=torch.bool)
-    for attempt in DEFENCE.naive(defended, threat, material):
-        lost |= carry_out(attempt, judge, x, y, ids).verdict.lost
-    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[0], judge, x, y, ids)
-    assert hand.won > int(lost.sum())

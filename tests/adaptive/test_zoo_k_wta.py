@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from torchproof.adaptive.declaration import declaration
-from torchproof.adaptive.defence import Material
-from torchproof.adaptive.zoo import ZOO, k_wta
-from torchproof.adaptive.zoo.k_wta import DEFENCE, Winners
-from torchproof.core.errors import UnknownName
-from torchproof.data import load
-
-
-def material() -> Material:
-    data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(1000), data.subset(torch.arange(1000, 1297)), test.take(40))
+from torchproof.adaptive.zoo.k_wta import Winners
 
 
 def test_the_winners_of_each_image_and_no_others() -> None:
@@ -30,24 +22,8 @@ def test_the_winners_of_each_image_and_no_others() -> None:
     assert bool(((few != 0).flatten(1).sum(1) == 1).all())
 
 
-def test_a_tiny_one_is_trained_and_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = material()
-    monkeypatch.setattr(k_wta, "SHARE", 0.3)
-    defended, base = DEFENCE.train(data, 0)
-    x, y = data.test.x, data.test.y
-    told = declaration(defended, x, y)
-    assert told.holds and told.declared == told.measured.properties
-    for model in (defended, base):
-        assert float((model(x).argmax(1) == y).float().mean()) > 0.5
-    assert sum(isinstance(m, Winners) for m in defended.modules()) == 2
-    bare = defended.without("k-wta")
-    assert not any(isinstance(m, Winners) for m in bare.modules())
+def test_every_activation_is_one_and_none_is_left_without_it(made_row: Callable[..., Any]) -> None:
+    defended = made_row("k-wta").defended
     shares = [m.share for m in defended.modules() if isinstance(m, Winners)]
     assert shares == [0.3, 0.3]
-
-
-def test_the_table_of_the_zoo() -> None:
-    assert ZOO["k-wta"] is DEFENCE and DEFENCE.name == "k-wta"
-    assert len(ZOO) == len(list(ZOO)) == 13
-    with pytest.raises(UnknownName):
-        ZOO["no-defence"]
+    assert not any(isinstance(m, Winners) for m in defended.without("k-wta").modules())

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pytest
 import torch
 
-from torchproof.adaptive.declaration import declaration
-from torchproof.adaptive.defence import Material
-from torchproof.adaptive.judge import Judge
-from torchproof.adaptive.trial import carry_out
-from torchproof.adaptive.zoo.me_net import DEFENCE, MatrixEstimation
-from torchproof.core.threats import parse
-from torchproof.data import load
-
-
-@pytest.fixture(scope="module")
-def material() -> Material:
-    data, test = load("digits", split="train"), load("digits")
-    return Material(data.take(1000), data.subset(range(1000, 1100)), test.take(20))
-
-
-@pytest.fixture(scope="module")
-def row(material: Material) -> Any:
-    return DEFENCE.train(material, 0)
+from torchproof.adaptive.zoo.me_net import MatrixEstimation
 
 
 def test_the_estimate_drops_small_singular_values() -> None:
@@ -63,14 +43,3 @@ def test_nothing_is_lost_where_all_is_kept() -> None:
     torch.testing.assert_close(found, x, atol=1e-4, rtol=0)
     live = x.clone().requires_grad_()
     assert not MatrixEstimation()(live).requires_grad
-
-
-def test_the_row_is_what_it_declares_and_breaks(row: Any, material: Material) -> None:
-    defended, _ = row
-    x, y = material.test.x, material.test.y
-    assert declaration(defended, x, y).false == ()
-    judge, ids, threat = Judge(defended, None, 11), torch.arange(len(x)), parse("linf:0.2")
-    assert float(judge.clean(x, y).float().mean()) > 0.6
-    naive = carry_out(DEFENCE.naive(defended, threat, material)[0], judge, x, y, ids)
-    hand = carry_out(DEFENCE.adaptive(defended, threat, material)[1], judge, x, y, ids)
-    assert hand.won > naive.won

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
 from torchproof.attack.ascend import Run
+from torchproof.attack.catalogue import mi_fgsm, ni_fgsm
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
 from torchproof.attack.starts import Zero
+from torchproof.attack.variance_tuning import vmi_fgsm
 from torchproof.core import keys
 from torchproof.core.norms import L1, L2, Linf, Norm
 from torchproof.core.objectives import (
@@ -66,6 +68,16 @@ def test_on_a_linear_model_every_search_finds_the_corner(search: Any, objective:
     model, x, y, w = binary()
     found = Attack(Threat(Linf(), 0.1), objective, search)(model, x, y, run=Run(patience=math.inf))
     assert torch.allclose(x + found.value, x + 0.1 * w.sign().reshape(1, 1, 1, -1), atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [mi_fgsm, ni_fgsm, vmi_fgsm])
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_steps_of_transfer_attacks_add_up_to_the_radius(make: Any, steps: int) -> None:
+    """alpha = eps / T (Dong et al. 2018), however many steps are asked for."""
+    model, x, y, w = binary()
+    attack = make(Threat(Linf(), 0.1), steps)
+    found = attack(model, x, y, run=Run(patience=math.inf, last=True))
+    assert torch.allclose(found.value, 0.1 * w.sign().reshape(1, 1, 1, -1), atol=1e-9)
 
 
 @pytest.mark.parametrize(

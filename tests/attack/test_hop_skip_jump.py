@@ -208,5 +208,7 @@ def test_what_it_is_not_for() -> None:
         hop_skip_jump(Threat(L1(), 1.0))
     with pytest.raises(InputError, match="at least 2"):
         HopSkipJump(queries=1)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="tries = 0"):
         HopSkipJump(tries=0)
+    with pytest.raises(InputError, match="queries = 0"):
+        HopSkipJump(queries=0)

@@ -284,3 +284,19 @@ def test_a_plain_function_is_a_model(attack: Any, make_problem: Any) -> None:
     double = problem.model.double()
     found = attack(lambda x: double(x), problem.x.double(), problem.y)
     assert found.value.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["pgd", "fab-t", "square"])
+def test_images_are_kept_from_a_model_that_writes_to_its_input(
+    name: str, make_problem: Any
+) -> None:
+    problem = make_problem()
+    before = problem.x.clone()
+
+    def shifting(x: Tensor) -> Tensor:
+        x -= 0.1
+        answer: Tensor = problem.model(x)
+        return answer
+
+    ATTACKS[name](shifting, problem.x, problem.y)
+    assert torch.equal(problem.x, before)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,63 @@ def start(shell: Callable[..., list[str]]) -> Callable[..., subprocess.Popen[str
         )  # fmt: skip
 
     return popen
+
+
+FORKED = """
+import os, sys
+os.environ.update(env)
+os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
+os.dup2(1, 2)
+import torch
+from torchproof.cli.main import main
+torch.set_num_threads(1)
+sys.argv = ["torchproof", *words]
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A command in another process; `said` is the file of both its outputs."""
+
+    process: Any
+    said: Path
+
+    def poll(self) -> int | None:
+        code: int | None = self.process.exitcode
+        return code
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def end(self, timeout: float = 120) -> str:
+        """Waits for it, and gives what it said."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it does not come to its end"
+        return self.said.read_text() if self.said.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
+    """`fork("train", ...)`: a command in a process of its own, which need not import everything
+    anew: it is the copy of one that has.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torchproof.cli.train", "torchproof.cli.evaluate"])
+    folder = tmp_path_factory.mktemp("forked")
+
+    def begun(*args: object, **env: object) -> Forked:
+        said = folder / f"said{len(list(folder.iterdir()))}"
+        said.touch()
+        known = {
+            "words": [*map(str, args)], "said": str(said),
+            "env": {name: str(value) for name, value in env.items()},
+        }  # fmt: skip
+        process = context.Process(target=exec, args=(FORKED, known))
+        process.start()
+        return Forked(process, said)
+
+    return begun
 
 
 @pytest.fixture

@@ -63,3 +63,27 @@ def test_the_package_waits_for_nothing_and_has_everything() -> None:
         "print('well')"
     )
     assert said(code) == "well"
+
+
+def test_an_import_costs_little_beside_torch() -> None:
+    """Processor time in one process, so that other work on the machine does not count."""
+    code = (
+        "import time; clock = time.process_time\n"
+        "a = clock(); import torch; b = clock(); import torchproof; c = clock()\n"
+        "[getattr(torchproof, name) for name in torchproof.__all__]; d = clock()\n"
+        "print((c - a) / (b - a), (d - a) / (b - a))"
+    )
+    alone, with_every_name = map(float, said(code).split())
+    assert alone < 1.2 and with_every_name < 1.6
+
+
+def test_help_answers_within_two_seconds() -> None:
+    """The processor time of the whole process."""
+    code = (
+        "import contextlib, io, sys, time; sys.argv = ['torchproof', '--help']\n"
+        "from torchproof.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "print(time.process_time())"
+    )
+    assert float(said(code)) < 2

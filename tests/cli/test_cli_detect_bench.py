@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from torchproof.cli.detect_bench import detect_bench
 from torchproof.core.errors import FileError, InputError, UnknownName
-from torchproof.detect.bench_record import Bench
+from torchproof.detect.bench.record import Bench
 
 APP = typer.Typer()
 APP.command("detect-bench")(detect_bench)

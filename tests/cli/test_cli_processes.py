@@ -5,9 +5,8 @@ together.
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,33 +23,33 @@ TRAIN = (
     "--method", "AT(steps=1)", "--n", 200, "--epochs", EPOCHS, "--batch-size", 30,
     "--set", "ema=0.9", "--set", "checkpoint_steps=1", "--set", "held_out_steps=2",
 )  # fmt: skip
-Start = Callable[..., subprocess.Popen[str]]
+Fork = Callable[..., Any]
 
 
-def killed(process: subprocess.Popen[str], ready: Callable[[], bool], delay: float) -> None:
+def killed(process: Any, ready: Callable[[], bool], delay: float) -> None:
     """SIGKILL `delay` seconds after `ready`; the process must not have come to its end."""
     limit = time.monotonic() + 60
     while not ready():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.end()
         assert time.monotonic() < limit, "the process does not get on"
         time.sleep(0.002)
     time.sleep(delay)
     process.kill()
-    said = process.communicate()[0]
-    assert process.returncode == -9, f"it ended before it could be killed: {said}"
+    said = process.end()
+    assert process.poll() == -9, f"it ended before it could be killed: {said}"
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def test_train_killed_and_resumed(cli: Callable[..., Any], start: Start, tmp_path: Path) -> None:
+def test_train_killed_and_resumed(cli: Callable[..., Any], fork: Fork, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     epochs, delay = (
         random.SystemRandom().randint(0, EPOCHS - 3),
         random.SystemRandom().uniform(0, 0.05),
     )
-    process = start(*TRAIN, "--out", cut)
+    process = fork(*TRAIN, "--out", cut)
     metrics = cut / "metrics.jsonl"
     killed(process, lambda: metrics.exists() and metrics.read_text().count("\n") >= epochs, delay)
     assert not (cut / "model.safetensors").exists()
@@ -69,16 +68,16 @@ def test_train_killed_and_resumed(cli: Callable[..., Any], start: Start, tmp_pat
 
 
 def test_evaluate_killed_and_resumed(
-    cli: Callable[..., Any], start: Start, trained: Path, tmp_path: Path
+    cli: Callable[..., Any], fork: Fork, trained: Path, tmp_path: Path
 ) -> None:
-    asked = ("evaluate", trained, "--threat", "linf:0.05", "--suite", "quick", "--n", 30)
+    asked = ("evaluate", trained, "--threat", "linf:0.05", "--suite", "quick", "--n", 18)
     asked = (*asked, "--batch-size", 3)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     undisturbed = cli(*asked, "--out", whole)
     assert undisturbed.code == 0, undisturbed.words
     share = random.SystemRandom().uniform(0.02, 0.9)
     wanted = share * (whole / "records.jsonl").stat().st_size
-    process, ledger = start(*asked, "--out", cut), cut / "records.jsonl"
+    process, ledger = fork(*asked, "--out", cut), cut / "records.jsonl"
     killed(process, lambda: ledger.exists() and ledger.stat().st_size >= wanted, 0)
     assert not (cut / "result.json").exists()
     again = cli(*asked, "--out", cut, "--resume")
@@ -99,8 +98,9 @@ def result(out: Path) -> dict[str, Any]:
 
 
 def test_two_processes_train_the_same_network(
-    cli: Callable[..., Any], start: Start, tmp_path: Path
+    cli: Callable[..., Any], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    """As torchrun starts them."""
     given = ("train", "--model", "small-cnn(widths=(4, 8), hidden=16)", "--method", "AT(steps=2)",
              "--first", 120, "--epochs", 2, "--batch-size", 40)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
@@ -120,39 +120,37 @@ def test_two_processes_train_the_same_network(
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def workers(out: Path) -> list[int]:
-    """The processes that torchrun started to write into `out`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            words = (folder / "cmdline").read_text().split("\0")
-        except OSError:  # no process, or one that has just ended
-            continue
-        if str(out) in words and "torch.distributed.run" not in words:
-            found.append(int(folder.name))
-    return found
+def pair(fork: Fork, *args: object) -> list[Any]:
+    """Two processes, told of each other as torchrun tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [fork(*args, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(2)]
 
 
 def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
-    cli: Callable[..., Any], start: Start, trained: Path, tmp_path: Path
+    cli: Callable[..., Any], fork: Fork, trained: Path, tmp_path: Path
 ) -> None:
     asked = ("evaluate", trained, "--threat", "linf:0.05", "--attack", "Square(queries=100)",
              "--first", 48)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert cli(*asked, "--out", one).code in (0, 1)
-    process = start(*asked, "--out", two, launch=LAUNCH)
+    processes = pair(fork, *asked, "--out", two)
     limit = time.monotonic() + 60
     while len(list(two.glob("parts/*/done-whole"))) < 3:
-        assert process.poll() is None, process.communicate()[0]
+        assert all(p.poll() is None for p in processes), [p.end() for p in processes]
         assert time.monotonic() < limit, "the processes do not get on"
         time.sleep(0.002)
-    os.kill(workers(two)[0], signal.SIGKILL)
-    process.communicate(timeout=60)  # torchrun ends the other one
-    assert process.returncode != 0 and not (two / "result.json").exists()
+    processes[0].kill()
+    processes[1].process.terminate()  # as torchrun ends the other one
+    said = "".join(process.end() for process in processes)
+    assert [p.poll() for p in processes] == [-9, -15], said
+    assert not (two / "result.json").exists()
     kept = len(list(two.glob("parts/*/done-whole")))
     assert 3 <= kept < 16
-    process = start(*asked, "--out", two, "--resume", launch=LAUNCH)
-    said = process.communicate(timeout=120)[0]
+    processes = pair(fork, *asked, "--out", two, "--resume")
+    said = "".join(process.end() for process in processes)
     ours, theirs = result(two), result(one)
     assert ours == theirs, said
     assert (two / "examples.csv").read_text() == (one / "examples.csv").read_text()

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import gamma
 from scipy.stats import gennorm
 
-from torchproof.detect.asymmetric_gaussian import fit_asymmetric, rho, shape_of
+from torchproof.detect.parts.asymmetric_gaussian import fit_asymmetric, rho, shape_of
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 4.0])

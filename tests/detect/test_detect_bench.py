@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from torchproof import data as sets
 from torchproof.core.errors import FileError, InputError, ResumeError, UnknownName
-from torchproof.detect.attack_rows import attack_rows, chosen
-from torchproof.detect.bench import bench, stored_scores
-from torchproof.detect.bench_record import FILE, Bench, Rate
-from torchproof.detect.bench_setup import Setup
+from torchproof.detect.bench.attack_rows import attack_rows, chosen
+from torchproof.detect.bench.record import FILE, Bench, Rate
+from torchproof.detect.bench.run import bench, stored_scores
+from torchproof.detect.bench.setup import Setup
+from torchproof.detect.bench.splits import Sizes, shaped, split
 from torchproof.detect.detector import Clean, Detector, Fitted
-from torchproof.detect.splits import Sizes, shaped, split
 from torchproof.report.detect_bench import render_bench
 from torchproof.report.detect_plots import draw_areas, draw_matrices, draw_roc
 

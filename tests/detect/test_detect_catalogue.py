@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from torchproof import detect
 from torchproof.core.errors import InputError, UnknownName
 from torchproof.detect.catalogue import DETECTORS, PUBLISHED, recipe
 from torchproof.detect.detector import Detector
@@ -47,3 +49,9 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
         "assert 'torchproof.detect.nic' not in found and 'sklearn' not in sys.modules, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_the_bench_knows_the_bench() -> None:
+    for path in Path(detect.__file__).parent.rglob("*.py"):
+        if path.parent.name != "bench":
+            assert "torchproof.detect.bench" not in path.read_text(encoding="utf-8"), path

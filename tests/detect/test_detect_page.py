@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from torchproof import data as sets
-from torchproof.detect.bench_record import FILE
+from torchproof.detect.bench.costs import costing
+from torchproof.detect.bench.record import FILE
 from torchproof.detect.catalogue import DETECTORS
-from torchproof.detect.costs import costing
 
 
 def test_the_page(classifier: nn.Module, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import ModelError
-from torchproof.detect import dropout_passes
-from torchproof.detect.dropout_passes import DropoutPasses, uncertainty
+from torchproof.detect.parts import dropout_passes
+from torchproof.detect.parts.dropout_passes import DropoutPasses, uncertainty
 
 
 class Around(nn.Module):

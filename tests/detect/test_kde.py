@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, LeaveOneOut
 from sklearn.neighbors import KernelDensity
 
 from torchproof.core.errors import InputError
-from torchproof.detect.kde import BANDWIDTHS, ClassDensities, best_bandwidth
+from torchproof.detect.parts.kde import BANDWIDTHS, ClassDensities, best_bandwidth
 
 
 def points(rows: int, seed: int) -> np.ndarray:

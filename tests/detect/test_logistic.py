@@ -14,9 +14,9 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.detect.logistic import Logistic
-from torchproof.detect.matched_noise import matched_noise
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.logistic import Logistic
+from torchproof.detect.parts.matched_noise import matched_noise
+from torchproof.detect.parts.scaling import Scaling
 
 
 def parts() -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -16,37 +15,23 @@ from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
-from torchproof.attack.catalogue import pgd
-from torchproof.attack.combine import Attack
-from torchproof.attack.pgd import PGD
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.keys import permutation
 from torchproof.core.ranking import auroc
-from torchproof.core.rejection import Rejecting
-from torchproof.core.threats import parse
-from torchproof.detect.derived import Heads, train_heads
-from torchproof.detect.detector import Clean, Guarded
+from torchproof.detect.detector import Clean
 from torchproof.detect.nic import NIC, FittedNIC
-from torchproof.detect.one_class import one_class
-from torchproof.detect.principal import Principal
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.derived import Heads, train_heads
+from torchproof.detect.parts.one_class import one_class
+from torchproof.detect.parts.principal import Principal
+from torchproof.detect.parts.scaling import Scaling
 
 LAYERS = ("act1", "act2", "dropout")
-SMALL = NIC(epochs=40, lr=3e-3, components=50)
 
 
 @pytest.fixture(scope="module")
-def fitted(classifier: nn.Module, images: Any) -> FittedNIC:
-    return SMALL.fit(classifier, Clean(images.fit.x, images.fit.y))
-
-
-@pytest.fixture(scope="module")
-def barely(classifier: nn.Module, images: Any) -> Tensor:
-    """Test images moved just across the boundary."""
-    attack = pgd(parse("linf:0.15"), steps=20)
-    found = attack(classifier, images.test.x, images.test.y, run=Run(1))
-    return (images.test.x + found.value).clamp(0, 1)[found.lost]
+def fitted(fitted_as: Any) -> FittedNIC:
+    found: FittedNIC = fitted_as("nic")
+    return found
 
 
 def _layers(net: Any, x: Tensor) -> list[np.ndarray]:
@@ -129,7 +114,7 @@ def test_principal_components_are_scikit_learns() -> None:
 
 
 def test_untrained_heads_are_worse_on_the_pair_features(
-    classifier: nn.Module, images: Any, barely: Tensor
+    recipes: Any, classifier: nn.Module, images: Any, barely: Tensor
 ) -> None:
     """The published code never trains them. Compared by a final machine on the steps between the
     heads alone: the last step holds the classifier's own answer, which is not random.
@@ -138,7 +123,7 @@ def test_untrained_heads_are_worse_on_the_pair_features(
     for seed in range(3):
         areas, gaps = [], []
         for epochs in (0, 40):
-            detector = replace(SMALL, epochs=epochs).fit(classifier, data, seed)
+            detector = replace(recipes["nic"], epochs=epochs).fit(classifier, data, seed)
             with torch.no_grad():
                 groups = images.calibrate.x, images.test.x, barely
                 known, clean, attacked = (detector.decisions(x)[:, 4:6] for x in groups)
@@ -169,67 +154,9 @@ def test_heads_learn_and_end_frozen() -> None:
         heads([x, torch.rand(2, 7)])
 
 
-def test_it_tells_attacked_images_from_clean_ones(
-    fitted: FittedNIC, images: Any, barely: Tensor
-) -> None:
-    assert auroc(fitted.score(images.test.x), fitted.score(barely)) > 0.7
-
-
-def test_rows_do_not_depend_on_each_other(fitted: FittedNIC, images: Any) -> None:
-    x = images.test.x[:12]
-    torch.testing.assert_close(fitted.score(x), fitted.score(x, batch_size=1), rtol=1e-4, atol=1e-4)
-
-
-def test_the_gradient_is_that_of_the_score(fitted: FittedNIC, images: Any) -> None:
-    exact = copy.deepcopy(fitted).double()
-    x = images.test.x[:6].double().clamp(0.01, 0.99).requires_grad_()
-    way = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    slope = (torch.autograd.grad(exact(x).sum(), x)[0] * way).flatten(1).sum(1)
-    with torch.no_grad():
-        measured = (exact(x + 1e-7 * way) - exact(x - 1e-7 * way)) / 2e-7
-    torch.testing.assert_close(slope, measured, rtol=1e-4, atol=1e-4)
-    assert bool((slope != 0).all())
-
-
-def test_fitting_leaves_no_trace_and_is_keyed_by_the_seed(
-    classifier: nn.Module, images: Any
-) -> None:
-    quick = replace(SMALL, epochs=1, at_most=40)
-    data = Clean(images.fit.x[:200], images.fit.y[:200])
-    before, random = copy.deepcopy(classifier.state_dict()), torch.random.get_rng_state()
-    one, same, other = (quick.fit(classifier, data, seed) for seed in (0, 0, 1))
-    assert torch.equal(random, torch.random.get_rng_state())
-    assert all(torch.equal(v, before[name]) for name, v in classifier.state_dict().items())
-    assert all(p.grad is None for p in classifier.parameters())
-    x = images.test.x[:20]
-    expected = one.score(x)
-    assert torch.equal(expected, same.score(x))
-    assert not torch.equal(expected, other.score(x))
-    same.values.apply(_forget)
-    same.final.apply(_forget)
-    same.heads.apply(_forget)
-    assert not torch.equal(expected, same.score(x))
-    same.load_state_dict(one.state_dict())
-    assert torch.equal(expected, same.score(x))
-
-
-def _forget(module: nn.Module) -> None:
-    for tensor in [*module.parameters(), *module.buffers()]:
-        tensor.data.zero_()
-
-
-def test_its_attacks_run_and_find_ways(fitted: FittedNIC, images: Any) -> None:
-    rule, threat = Rejecting(threshold=1.0), parse("linf:0.25")
-    attacks = fitted.attacks(threat, rule, Clean(images.fit.x, images.fit.y))
-    x, y = images.test.x[:4], images.test.y[:4]
-    guarded = Guarded(fitted, features=True)
-    assert guarded(x)["features"].shape == (4, 47)
-    lost = torch.zeros(4, dtype=torch.bool)
-    for attack in attacks[-2:]:
-        assert isinstance(attack, Attack) and attack.targets == 3
-        short = replace(attack, search=PGD(20))
-        lost |= short(guarded, x, y, run=Run(0)).lost
-    assert bool(lost.any())
+def test_what_it_works_with_can_be_matched(fitted: FittedNIC, images: Any) -> None:
+    """The logits of the three heads, the classifier's, and what the seven machines say."""
+    assert fitted.features(images.test.x[:4]).shape == (4, 4 * 10 + 7)
 
 
 def test_what_cannot_be_meant_is_refused(classifier: nn.Module, images: Any) -> None:
@@ -240,4 +167,4 @@ def test_what_cannot_be_meant_is_refused(classifier: nn.Module, images: Any) -> 
     with pytest.raises(InputError, match="at_most 5"):
         NIC(at_most=5)
     with pytest.raises(InputError, match="at least 80"):
-        SMALL.fit(classifier, Clean(images.fit.x[:60], images.fit.y[:60]))
+        NIC().fit(classifier, Clean(images.fit.x[:60], images.fit.y[:60]))

@@ -13,8 +13,8 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC, OneClassSVM
 
 from torchproof.core.errors import InputError, UnknownName
-from torchproof.detect.rbf_svm import SupportVectors
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.rbf_svm import SupportVectors
+from torchproof.detect.parts.scaling import Scaling
 
 
 def blobs(classes: int, seed: int = 0, n: int = 40) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchproof.core.errors import InputError, ModelError
-from torchproof.detect.selective import (
+from torchproof.detect.parts.selective import (
     Answer,
     Branch,
     Combiner,

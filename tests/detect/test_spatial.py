@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
-from torchproof.detect.spatial import Spatial, moved
+from torchproof.detect.bench.spatial import Spatial, moved
 
 
 def test_whole_shifts_move_pixels() -> None:

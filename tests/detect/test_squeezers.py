@@ -9,7 +9,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.detect.squeezers import (
+from torchproof.detect.parts.squeezers import (
     CIFAR10,
     IMAGENET,
     MNIST,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchproof.core.errors import InputError
-from torchproof.detect.surprise import Surprise
+from torchproof.detect.parts.surprise import Surprise
 
 
 def drawn(n: int, seed: int) -> torch.Tensor:

@@ -141,6 +141,8 @@ def test_threats_that_cannot_be_served(refused: Any, net: nn.Module) -> None:
     refused(InputError, "bounded perturbation of each input", threat=Relative(0.01))
     refused(InputError, "bounded perturbation of each input", threat=Free(Input()))
     refused(InputError, "bounded perturbation", threat=Threat(L2(), 1.0, Latent("1")))
+    refused(InputError, "the threat str 'linf:0.1'.*Threat", threat="linf:0.1")
+    refused(InputError, r"box \[-1, 2\].*first layer", threat=Threat(Linf(), 0.3, low=-1, high=2))
     with pytest.raises(InputError, match=r"Square at the site Weights"):
         square(Relative(0.01))
 
@@ -182,6 +184,25 @@ def spread(z: Tensor, x: Tensor) -> Tensor:
 def flattened(z: Tensor, x: Tensor) -> Tensor:
     """Another number of classes for a single image."""
     return z if len(x) > 1 else z[:, :2]
+
+
+class Inplace(nn.Module):
+    """A network that normalises in place, and so writes to its caller's images."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        x -= 0.1
+        return self.inner(x)
+
+
+def test_models_that_write_to_their_input(refused: Any, net: nn.Module, blobs: Any) -> None:
+    """They are refused, and the caller's images are as they were."""
+    before = blobs.x.clone()
+    refused(ModelError, "changes the images it is given", model=Inplace(net))
+    assert torch.equal(blobs.x, before)
 
 
 @pytest.mark.parametrize("n", [1, 2, 60])

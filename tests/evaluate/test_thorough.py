@@ -232,6 +232,16 @@ def test_rand_breaks_a_noisy_model(net: nn.Module, blobs: Any) -> None:
     assert sure.robust_accuracy < 0.3 and rand.robust_accuracy < 0.4
 
 
+def test_rand_goes_on_after_a_lucky_draw(net: nn.Module, blobs: Any) -> None:
+    """The first average that is wrong may be luck: the worst point of the whole run is re-checked,
+    and one that a second average refutes is no reason to believe nothing."""
+    rand = evaluate(Noisy(net, 0.2).eval(), blobs, Threat(Linf(), 0.1), "rand", n=20)
+    ce, alive = rand.attacks[0], sum(row.clean for row in rand.examples)
+    assert ce.broken > 2 and ce.forward == alive * 101 * 20
+    assert {flag.name: flag.severity for flag in rand.flags}["recheck-failed"] == "warning"
+    assert rand.verdict == "ok"
+
+
 # ---- certificates
 
 

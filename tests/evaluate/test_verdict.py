@@ -277,6 +277,14 @@ def test_nothing_is_touched(blobs: Any, threat: Threat, short: list[Member], fai
     assert model.norm.weight.grad is None
 
 
+def test_the_hash_of_the_data_is_that_of_what_was_evaluated(net: nn.Module, blobs: Any) -> None:
+    """The hash that came with a whole set says nothing about its first ten images."""
+    given = {"suite": [Member("one", pgd(Threat(Linf(), 0.1), 1))], "data_sha256": "ab" * 32}
+    some, every = (evaluate(net, blobs, Threat(Linf(), 0.1), n=n, **given) for n in (10, None))
+    assert some.data_sha256 == data_sha256(blobs.x[:10], blobs.y[:10])
+    assert every.data_sha256 == "ab" * 32
+
+
 def test_result_json_keeps_its_contract(
     net: nn.Module, blobs: Any, threat: Threat, short: list[Member], tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import Threat, parse
 from torchproof.core.unaware import Unaware
 from torchproof.data import load
-from torchproof.reproduce.adaptive import PARTS, measured
+from torchproof.reproduce.adaptive import DEAR, PARTS, Bench, measured
 from torchproof.reproduce.adaptive_figures import TUNED, compact, groups, judge, rows
 from torchproof.reproduce.adaptive_measures import bare, code, debugged, stronger
 from torchproof.reproduce.adaptive_page import BROKE, PAGE, main
@@ -259,6 +259,9 @@ def test_networks_are_read_back(tmp_path: Path) -> None:
         assert torch.equal(pair[0](x)[name], again[0](x)[name])
     assert torch.equal(pair[1](x), again[1](x)) and pair[0].rule == again[0].rule
     assert not said
+    pair[0].declared = Declared(random=True)  # as where a row declares what it measures
+    keep(pair, material, 0, tmp_path)
+    assert restored(DEFENCE, material, 0, tmp_path)[0].declared == Declared(random=True)
     stored = (tmp_path / "networks.safetensors").read_bytes()
     (tmp_path / "networks.safetensors").write_bytes(stored[:-64])
     trained(asked, DEFENCE, material, 0, tmp_path)
@@ -336,6 +339,17 @@ def test_the_page_of_the_zoo_knows_all_of_it() -> None:
         told = [f"### {name}\n", *(f"`{flag}`" for flag in one.flags), one.read, one.reconstructed]
         stale = [words for words in told if words not in text]
         assert not stale, "run python -m torchproof.reproduce.adaptive_page docs"
+
+
+def test_a_defence_that_optimises_is_measured_at_the_first_seed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bench, "cell", lambda self, defence, seed: cell(0.8, 0.1, 0.0, 0.0))
+    few = {name: ZOO[name] for name in ("k-wta", *DEAR)}
+    asked = Request(tmp_path / "x", seeds=2, say=lambda text: None)
+    told = {row.what: row for row in measured(asked, TINY, few, {}).rows}
+    assert [len(told[f"{name}: naive"].ours) for name in few] == [2, 1]
+    assert told["defences that formed"].ours == (1.0,)
 
 
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from torchproof.anomaly.itsr import ITSR
-from torchproof.reproduce import anomaly
-from torchproof.reproduce.anomaly import Part, anomaly_experiment, parts_of
+from torchproof.reproduce import anomaly_parts
+from torchproof.reproduce.anomaly import anomaly_experiment
 from torchproof.reproduce.anomaly_figures import (
     AAE,
     LATENTS,
     METHODS,
     PLAIN,
+    PUBLISHED,
     REJECT,
     Areas,
     Found,
@@ -24,24 +26,29 @@ from torchproof.reproduce.anomaly_figures import (
     judge,
     rows,
 )
-from torchproof.reproduce.experiment import Request
+from torchproof.reproduce.anomaly_parts import TILES, Part, parts_of
+from torchproof.reproduce.experiment import Partial, Request
 
-WHOLE = anomaly._small("digits")
+(WHOLE,) = anomaly_parts._small("digits")
 
 
-def tiny(name: str) -> Part:
+def tiny(name: str) -> tuple[Part, ...]:
     itsr = ITSR(2, 2, 1, 1, share=0.1)
-    return dataclasses.replace(
+    part = dataclasses.replace(
         WHOLE, marks=(1, 3), early=1, late=3, width=8, itsr=itsr, shares=(0.0, 0.05)
     )
+    return (part,)
 
 
 def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anomaly, "_small", tiny)
+    monkeypatch.setattr(anomaly_parts, "_small", tiny)
     said: list[str] = []
     empty = tmp_path / "no data"
     empty.mkdir()
-    request = Request(tmp_path / "out", seeds=2, data_dir=empty, say=said.append)
+    request = Request(tmp_path / "out", seeds=2, resume=True, data_dir=empty, say=said.append)
+    with pytest.raises(Partial):  # what one of several processes does
+        anomaly_experiment(request.part(1))
+    assert not list(request.out.glob("*.png"))
     outcome = anomaly_experiment(request)
     assert outcome.seeds == (0, 1) and any("digits take the place" in line for line in said)
     table = {row.what.split(": ", 1)[1]: row for row in outcome.rows}
@@ -50,7 +57,8 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AAE, mean log-likelihood of latents, outlier training images, nats" in table
     assert table["planted outliers found by early rejection"].n == 10  # 5 for each seed
     assert {p.name for p in request.out.iterdir()} == {
-        "digits", "heat-maps-digits.png", "outcome.json", "picture.png", "request.json", "table.md",
+        "digits-0-against-2", "heat-maps-digits-0-against-2.png", "outcome.json", "picture.png",
+        "request.json", "table.md",
     }  # fmt: skip
     before = json.loads((request.out / "outcome.json").read_text())["rows"]
     said.clear()
@@ -65,6 +73,20 @@ def test_the_parts(tmp_path: Path) -> None:
     (small,) = parts_of(Request(tmp_path, data_dir=tmp_path, say=lambda text: None))
     assert small.data == "digits" and small.late == 10 * small.early and small.itsr.rounds == 10
     assert {15, 150} <= set(small.marks) and 0.0 in small.shares and 0.1 in small.shares
+
+
+@pytest.mark.parametrize("made", [anomaly_parts._small, anomaly_parts._paper])
+def test_the_pairs_of_a_data_set_do_not_share_a_folder(
+    made: Callable[[str], tuple[Part, ...]],
+) -> None:
+    parts = [part for name in ("mnist", "fashion-mnist", TILES) for part in made(name)]
+    assert len({part.slug for part in parts}) == len({part.about for part in parts}) == 4
+    assert {part.about for part in parts} >= set(PUBLISHED)
+    for part in parts:
+        assert {part.early, part.late} <= set(part.marks) and part.late == 10 * part.early
+        assert (part.early == 5) == bool(
+            part.note
+        )  # other epochs than the rest: the reader is told
 
 
 def point(epochs: int, outlier: float, balanced: float, area: float) -> Point:

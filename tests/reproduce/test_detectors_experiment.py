@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchproof.core.ranking import auroc_interval
-from torchproof.detect.bench_record import (
+from torchproof.detect.bench.record import (
     Adaptive,
     Bench,
     Costs,
@@ -19,7 +19,7 @@ from torchproof.detect.bench_record import (
     Rate,
     Told,
 )
-from torchproof.detect.splits import Sizes
+from torchproof.detect.bench.splits import Sizes
 from torchproof.reproduce import detectors
 from torchproof.reproduce.detectors import Part, detectors_experiment, parts_of
 from torchproof.reproduce.detectors_figures import judge, rows
@@ -54,7 +54,7 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table["digits: nss: robust accuracy with it, adaptive attack"].n == 3
     assert table["digits: feature-squeezing: AUROC, adaptive attack"].mean < 0.7
     assert {p.name for p in request.out.iterdir()} == {
-        "digits-seed0", "outcome.json", "picture.png", "request.json", "table.md",
+        "digits-seed0", "locks", "outcome.json", "picture.png", "request.json", "table.md",
     }  # fmt: skip
     stored = Bench.read(request.out / "digits-seed0" / "bench")
     assert {one.trained_on for one in stored.judged if one.detector == "nss"} == {
@@ -167,3 +167,14 @@ def test_the_rows() -> None:
     fashion = {row.what: row for row in rows("fashion-mnist", each)}
     assert fashion[f"fashion-mnist: dnr: AUROC, {MAIN}"].published is None
     assert picture({"mnist": each}).startswith(b"\x89PNG")
+
+
+def test_images_from_elsewhere_have_rows_of_their_own() -> None:
+    strange = told("svhn", 0.3).model_copy(update={"kind": "elsewhere"})
+    lid = GOOD[1].model_copy(update={"rows": (*GOOD[1].rows, strange)})
+    table = {row.what: row for row in rows("mnist", [found(lid), found(lid), found(GOOD[1])])}
+    area = table["mnist: lid, images from elsewhere: AUROC, svhn"]
+    assert area.ours == (0.3, 0.3) and area.n == 100  # no attack, and not the lowest of them
+    assert area.ci95 == pytest.approx(auroc_interval(0.3, 2000, 200))
+    unseen = table[f"mnist: lid, trained on {MAIN}, lowest on others: AUROC, {OTHER}"]
+    assert unseen.mean == pytest.approx(0.8)

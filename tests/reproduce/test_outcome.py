@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,21 @@ def test_the_digits_stand_in_once_for_all_that_is_missing(tmp_path: Path) -> Non
         "the bundled digits take the place of mnist",
         "the bundled digits take the place of cifar10",
     ]
+
+
+def test_cpu_seconds_of_a_run_that_was_cut_off_are_not_told(tmp_path: Path) -> None:
+    def ended(request: Request) -> float:
+        request.claim({})
+        row = Row(what="x", ours=(0.5,), n=1)
+        made = conclude(
+            request, name="x", paper="", claim="", settings={}, rows=[row],
+            judged=("shows", ""), picture=b"",
+        )  # fmt: skip
+        return made.cpu_seconds
+
+    first = ended(Request(tmp_path, cpu_before=-5.0))
+    assert first > 5
+    assert ended(Request(tmp_path, resume=True, cpu_before=-5.0)) > first + 5
+    (tmp_path / "outcome.json").unlink()  # as if the first had been cut off
+    os.utime(tmp_path / "request.json", (0, 0))
+    assert ended(Request(tmp_path, resume=True)) == 0

@@ -12,7 +12,7 @@ from torchproof.verify.bounds import CROWN, Pass
 from torchproof.verify.decide import decide
 from torchproof.verify.falsify import descended, falsify
 from torchproof.verify.graph import Graph
-from torchproof.verify.input_split import Boxes, Planes, _rest, split_inputs
+from torchproof.verify.input_split import Boxes, Planes, Sharper, _rest, split_inputs
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.question import Question
 from torchproof.verify.vnnlib import parse_property, violated
@@ -246,12 +246,39 @@ def test_numbers_beyond_float64_prove_nothing() -> None:
     assert Pass.of(graph, inside, CROWN).lower(question.rows[None]).item() == -torch.inf
 
 
-def test_a_nan_cuts_nothing() -> None:
+def test_a_nan_cuts_nothing(small: tuple[nn.Module, Graph]) -> None:
     nan = torch.full((1, 1), torch.nan, dtype=D)
     planes = Planes(nan, torch.ones(1, 1, 2, dtype=D), nan)
     sides = torch.zeros(1, 2, dtype=D), torch.ones(1, 2, dtype=D)
-    rest = _rest(Boxes(*sides), planes, box(0, 1, [[1, 0]], [0.0]))
+    asked = box(0, 1, [[1, 0]], [0.0])
+    rest = _rest(Boxes(*sides), planes, asked, Sharper(small[1], asked, wait=1))
     assert len(rest.low) == 2
+
+
+@pytest.mark.parametrize(("share", "some"), [(0.02, True), (0.6, False)])
+def test_optimised_lines_are_tried_and_left_for_a_while_where_they_close_few(
+    small: tuple[nn.Module, Graph], share: float, some: bool
+) -> None:
+    net, graph = small
+    y = grid(net, -1, 1)
+    limit = float((y[:, 0] - y[:, 1]).quantile(share))
+    question = box(-1, 1, [[1, -1]], [limit])
+    corners = torch.cartesian_prod(*[torch.linspace(-1, 0.8, 7, dtype=D)] * 2)
+    boxes, sharper = Boxes(corners, corners + 0.2), Sharper(graph, question)
+    closed = sharper.closed(boxes)
+    for low in boxes.low[closed]:
+        inside = net(low + 0.2 * torch.cartesian_prod(*[torch.linspace(0, 1, 21, dtype=D)] * 2))
+        assert not bool(question.met(inside).any())
+    if some:
+        assert int(closed.sum()) > 0.75 * len(closed) and sharper.wait == 0
+        return
+    waits = [sharper.wait]
+    while len(waits) < 20:
+        bounded = not sharper.wait
+        closed = sharper.closed(boxes)
+        assert bounded or not bool(closed.any())
+        waits.append(sharper.wait)
+    assert waits == [1, 0, 3, 2, 1, 0, 7, *range(6, -1, -1), 8, *range(7, 2, -1)]
 
 
 def test_an_input_is_clear_of_the_edge_where_there_is_one() -> None:

@@ -179,8 +179,8 @@ def mixed() -> tuple[nn.Module, Graph, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("norm", "eps", "methods"),
-    [(Linf(), 0.02, METHODS), (L2(), 0.1, ("crown",)), (L1(), 0.3, ("fast-lin",)),
-     (L0(), 2.0, ("ibp", "crown"))],
+    [(Linf(), 0.02, tuple(m for m in METHODS if m != "bab")), (L2(), 0.1, ("crown",)),
+     (L1(), 0.3, ("fast-lin",)), (L0(), 2.0, ("ibp", "crown"))],
 )  # fmt: skip
 def test_what_is_left_of_the_bound_is_nearly_all_of_it(
     mixed: tuple[nn.Module, Graph, Tensor, Tensor], norm: Norm, eps: float,

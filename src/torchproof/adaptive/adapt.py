@@ -16,14 +16,14 @@ from torchproof.adaptive.adapted import Adapted, Row
 from torchproof.adaptive.attached import AsTable
 from torchproof.adaptive.attempt import Attempt
 from torchproof.adaptive.attribution import Component, attribution
-from torchproof.adaptive.binarization import Binarization, Setting, binarization
+from torchproof.adaptive.binarization import Binarization, Posed, Setting, posed
 from torchproof.adaptive.choices import Bench, Choice, attempt_of, losses
 from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.discover import predictor_of
 from torchproof.adaptive.estimators import AUTOGRAD, estimators
 from torchproof.adaptive.hunt import Hunt
 from torchproof.adaptive.judge import DRAWS, Judge
-from torchproof.adaptive.predictor import DefendedPredictor
+from torchproof.adaptive.predictor import Declared, DefendedPredictor
 from torchproof.adaptive.suspicion import Suspicion, active_flag, suspicion
 from torchproof.adaptive.sweep import Sweep, first, pilots
 from torchproof.attack.catalogue import pgd
@@ -40,7 +40,8 @@ from torchproof.core.unaware import Unaware, logits_of
 from torchproof.evaluate.flags import MASKING, WARNING, Flag
 
 BUDGET = 4000  # samples per example
-_FLAGGED, _TESTED, _COMPARED = 32, 16, 24  # examples
+_FLAGGED, _TESTED, _COMPARED = 32, 16, 16  # examples
+_DEAR = 6  # examples of the active test where every answer is an optimisation of its own
 _DRAWS, _FEW, _POOR = 6, 3, 1500  # averaged in a step of the search; with a budget below the last
 _MASKED = MASKING | {"unstable-predictions", "active-test-fails", "undefined-gradients"}
 
@@ -64,7 +65,8 @@ def adapt(
     if budget < 1:
         raise InputError(f"budget = {budget}", "a number of samples per example >= 1", "try 4000")
     predictor = predictor_of(model, x)
-    random, rule = _terms(predictor, x, y, seed)
+    seen, rule = _terms(predictor, x, y, seed)
+    random = seen.random
     judge = Judge(predictor, rule, DRAWS if random else 1, seed)
     attempts = tuple(naive) if naive is not None else _naive(threat, rule)
     clean = judge.clean(x, y)
@@ -75,29 +77,29 @@ def adapt(
         if len(rows):
             hunt.run(attempt, rows, "naive")
     left = hunt.robust
-    found, test, parts = _diagnosed(
-        predictor, x, y, threat, attempts, judge, random, setting, seed, say
-    )
+    say("problems for the active test")
+    few = x[: _DEAR if seen.optimises_at_test_time else _TESTED]
+    problems = _posed(predictor, few, threat, rule, random, setting, seed)
+    found, test, parts = _diagnosed(predictor, x, y, threat, attempts, judge, problems, seed, say)
     draws = 1 if not random else _DRAWS if budget >= _POOR else _FEW
     bench = _bench(predictor, threat, rule, draws, references or (x[clean], y[clean]), seed)
     found, best = _hunted(bench, hunt, found, parts, _used(attempts, rule), x, seed, say)
     after = None
     if best is not None and test is not None and not best.estimator.inside:
         say("active test of the best attack")
-        chosen = attempt_of(bench, best, "")
-        after = _active(predictor, x, [chosen], rule, random, setting, seed)
+        after = _active(problems, [attempt_of(bench, best, "")])
     return _told(hunt, clean, left, found, test, after, parts, best)
 
 
 def _terms(
     predictor: DefendedPredictor, x: Tensor, y: Tensor, seed: int
-) -> tuple[bool, Rejecting | None]:
-    """Is it random, and how is it judged where it may reject?"""
+) -> tuple[Declared, Rejecting | None]:
+    """What it is like, as measured, and how it is judged where it may reject."""
     seen = declaration(predictor, x[:_TESTED], y[:_TESTED], seed).measured
     if not seen.rejects or predictor.rule is not None:
-        return seen.properties.random, predictor.rule
+        return seen.properties, predictor.rule
     with untouched(predictor):
-        return seen.properties.random, calibrated(predictor, x)
+        return seen.properties, calibrated(predictor, x)
 
 
 def _naive(threat: Threat, rule: Rejecting | None) -> tuple[Attempt, ...]:
@@ -128,7 +130,7 @@ def _used(attempts: Sequence[Attempt], rule: Rejecting | None) -> set[str]:
 
 def _diagnosed(
     predictor: DefendedPredictor, x: Tensor, y: Tensor, threat: Threat,
-    attempts: Sequence[Attempt], judge: Judge, random: bool, setting: Setting, seed: int,
+    attempts: Sequence[Attempt], judge: Judge, problems: Posed | None, seed: int,
     say: Callable[[str], None],
 ) -> tuple[Suspicion, Binarization | None, tuple[Component, ...]]:  # fmt: skip
     """Flags, the active test of the naive attack, the parts."""
@@ -136,7 +138,7 @@ def _diagnosed(
     part = slice(0, _FLAGGED)
     found = suspicion(predictor, x[part], y[part], threat, attempts, judge.rule, seed)
     say("active test of the naive attack")
-    test = _active(predictor, x, attempts, judge.rule, random, setting, seed)
+    test = _active(problems, attempts)
     flag = None if test is None else active_flag(test, attempts[0].name)
     found = found if flag is None else found.with_flags(flag)
     if not predictor.parts or not found.weight:
@@ -148,24 +150,27 @@ def _diagnosed(
     return found, test, parts
 
 
-def _active(
-    predictor: DefendedPredictor, x: Tensor, attempts: Sequence[Attempt],
-    rule: Rejecting | None, random: bool, setting: Setting, seed: int,
-) -> Binarization | None:  # fmt: skip
+def _posed(
+    predictor: DefendedPredictor, x: Tensor, threat: Threat, rule: Rejecting | None, random: bool,
+    setting: Setting, seed: int,
+) -> Posed | None:  # fmt: skip
+    """The problems of the active test; None for a threat that has none."""
+    if threat.site.shared:
+        return None
+    for kind in (setting, replace(setting, boundary="corner")):
+        # corners are further away, so that random points meet them less often
+        found = posed(predictor, x, threat, rule, random, kind, seed)
+        if found.informative:
+            break
+    return found
+
+
+def _active(problems: Posed | None, attempts: Sequence[Attempt]) -> Binarization | None:
     """The binarization test of the first attempt that is one attack; None without one."""
-    for attempt in attempts:
+    for attempt in attempts if problems is not None else ():
         if isinstance(attempt.attack, Attack) and not attempt.attack.threat.site.shared:
             on = attempt.on.model if isinstance(attempt.on, AsTable) else attempt.on
-            found = None
-            for kind in (setting, replace(setting, boundary="corner")):
-                # corners are further away, so that random points meet them less often
-                found = binarization(
-                    predictor, x[:_TESTED], attempt.attack, on=on, rule=rule, random=random,
-                    setting=kind, seed=seed,
-                )  # fmt: skip
-                if found.informative:
-                    break
-            return found
+            return problems.tried(attempt.attack, on)  # type: ignore[union-attr]
     return None
 
 
@@ -203,7 +208,7 @@ def _hunted(
     if not len(standing):
         return found, None
     count = pilots(hunt.budget, bench.draws)
-    sweep = Sweep(bench, hunt, _pilot(hunt, standing, count))
+    sweep = Sweep(bench, hunt, _pilot(hunt, standing, count), frozenset(used))
     masked = bool(_MASKED & set(found.names))
     say(f"search on {len(sweep.pilot)} examples: losses")
     every = losses(bench)
@@ -211,7 +216,7 @@ def _hunted(
     sweep.losses(every, AUTOGRAD, cheap=len(ways) > 1)
     if len(ways) > 1:
         say("search: estimators of the gradient")
-        sweep.estimators(ways)
+        sweep.estimators(ways, every[:2])
         best = sweep.best()
         if best is not None:
             sweep.losses(every, best.choice.estimator)
@@ -220,7 +225,7 @@ def _hunted(
     sweep.targets(_classes(bench) - 1)
     sweep.lengths()
     say("the best attacks on all that stands")
-    return found, sweep.finish()
+    return found, sweep.finish(_classes(bench) - 1)
 
 
 def _pilot(hunt: Hunt, standing: Tensor, most: int) -> Tensor:
@@ -252,7 +257,8 @@ def _won(sweep: Sweep, used: set[str]) -> list[Flag]:
         flags.append(Flag("other-loss-wins", WARNING, text, remedy))
     for seen in sweep.seen:
         own = by_loss.get(seen.choice.loss.name)
-        way = seen.choice.estimator.inside
+        estimator = seen.choice.estimator
+        way = estimator.inside or estimator.on is not None
         if way and own is not None and seen.won - own.won >= enough:
             text = f"{seen.choice.name} breaks {seen.won} of {len(sweep.pilot)} examples that the "
             text += f"naive attack left, autograd {own.won}"

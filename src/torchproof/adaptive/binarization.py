@@ -90,41 +90,92 @@ def binarization(
 
     on: the model that the attack asks where it is another one with the same layers, such as a BPDA
     substitute; rule: how a model that may reject is judged: all points of a problem are then
-    accepted ones; random: a model that answers differently each time is read five times.
+    accepted ones; random: a model that answers differently each time is read five times at the
+    image and its boundary points, and success is a majority of five.
     The attack's search, wrapper, restarts and targets stay; an objective that makes no sense for
     two classes gives way to the margin. Costs (999 + 1 + 200) forwards per image besides.
     Raises InputError for an attack on anything but single inputs.
     """
-    if not isinstance(attack, Attack) or attack.threat.site.shared:
-        given = f"{type(attack).__name__} in the binarization test"
-        raise InputError(given, "one attack on single inputs", "test the parts of a chain apart")
+    _single(attack)
+    return posed(model, x, attack.threat, rule, random, setting, seed).tried(attack, on)
+
+
+@dataclass(frozen=True)
+class Posed:
+    """Problems on images x (N, C, H, W), of which `rows` have one; won: what random points solve.
+    Several attacks may be tried on them.
+    """
+
+    model: Model
+    readout: Readout
+    x: Tensor
+    rows: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+    rule: Rejecting | None
+    draws: int
+    seed: int
+    won: int
+
+    def tried(self, attack: Attack, on: Model | None = None) -> Binarization:
+        """The test of an attack, which asks the model `on` where one is given; InputError."""
+        _single(attack)
+        solved: list[bool | None] = [None] * len(self.x)
+        if self.rows:
+            judge, asked = self._problems(self.model), self._problems(on or self.model)
+            objective = _binary(attack.objective, self.rule if asked.rejects else None)
+            targets = attack.targets if objective.targeted else 0
+            attack = replace(attack, objective=objective, targets=targets)
+            found = _attacked(judge, asked, attack, self.rule, self.draws, self.seed)
+            for row, won in zip(self.rows, found, strict=True):
+                solved[row] = won
+        return Binarization(
+            len(self.x), len(self.rows), sum(won is True for won in solved), self.won,
+            self.readout.name, tuple(solved),
+        )  # fmt: skip
+
+    @property
+    def informative(self) -> bool:
+        """Whatever the attack?"""
+        none = (None,) * len(self.x)
+        return Binarization(
+            len(self.x), len(self.rows), 0, self.won, self.readout.name, none
+        ).informative
+
+    def _problems(self, model: Model) -> Problems:
+        return Problems(model, self.readout, self.x[list(self.rows)], self.weight, self.bias)
+
+
+def posed(
+    model: Model, x: Tensor, threat: AnyThreat, rule: Rejecting | None = None,
+    random: bool = False, setting: Setting = Setting(), seed: int = 0,
+) -> Posed:  # fmt: skip
+    """Problems around images x (N, C, H, W), and what random points make of them."""
     place = home(model, x.device)
     x = x.to(place)
     draws = _DRAWS if random else 1
     with untouched(model, keys.seed_of(seed, "binarization"), place):
         with torch.no_grad():
             readout = Readout.of(model, x)
-        made = [build(model, readout, x[i], i, attack.threat, rule, draws, setting, seed)
+        made = [build(model, readout, x[i], i, threat, rule, draws, setting, seed)
                 for i in range(len(x))]  # fmt: skip
-    rows = [i for i, problem in enumerate(made) if problem is not None]
+    rows = tuple(i for i, problem in enumerate(made) if problem is not None)
     known = [problem for problem in made if problem is not None]
-    solved: list[bool | None] = [None] * len(x)
-    if not rows:
-        return Binarization(len(x), 0, 0, 0, readout.name, tuple(solved))
+    if not known:
+        none = x.new_zeros(0)
+        return Posed(model, readout, x, (), none, none, rule, draws, seed, 0)
     weight, bias, scale = (torch.stack(part) for part in zip(*known, strict=True))
-    judge = Problems(model, readout, x[rows], weight, bias)
-    asked = judge if on is None else Problems(on, readout, x[rows], weight, bias)
     rule = None if rule is None else _rescaled(rule, float(scale.median()))
-    objective = _binary(attack.objective, rule)
-    targets = attack.targets if objective.targeted else 0
-    attack = replace(attack, objective=objective, targets=targets)
-    random_wins = _by_chance(judge, x[rows], attack.threat, rule, draws, setting, seed)
-    for row, won in zip(rows, _attacked(judge, asked, attack, rule, draws, seed), strict=True):
-        solved[row] = won
-    found = sum(won is True for won in solved)
-    return Binarization(
-        len(x), len(rows), found, int(random_wins.sum()), readout.name, tuple(solved)
-    )
+    judge = Problems(model, readout, x[list(rows)], weight, bias)
+    won = _by_chance(judge, x[list(rows)], threat, rule, draws, setting, seed)
+    return Posed(model, readout, x, rows, weight, bias, rule, draws, seed, int(won.sum()))
+
+
+def _single(attack: Attack) -> None:
+    """Raises InputError for an attack on anything but single inputs."""
+    if not isinstance(attack, Attack) or attack.threat.site.shared:
+        given = f"{type(attack).__name__} in the binarization test"
+        raise InputError(given, "one attack on single inputs", "test the parts of a chain apart")
 
 
 def _rescaled(rule: Rejecting, by: float) -> Rejecting:
@@ -147,10 +198,13 @@ def _lost(judge: Problems, x: Tensor, rule: Rejecting | None, draws: int) -> Ten
     """(B,) is it of the edge's class, and accepted, in most draws?"""
     wins = torch.zeros(len(x), device=x.device)
     with torch.no_grad():
-        for _ in range(draws):
+        for number in range(draws):
             out = judge(x)
             won = logits_of(out).argmax(1) == 1
             wins += won if rule is None else won & (out["reject"] <= rule.threshold)
+            losses = number + 1 - wins
+            if bool(((wins > draws / 2) | (losses > draws / 2)).all()):
+                break  # nothing can change any more
     return wins > draws / 2
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from torchproof.adaptive.readout import Readout
 from torchproof.attack.starts import Corner, Sphere
+from torchproof.attack.untouched import untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.rejection import Rejecting
@@ -80,6 +81,12 @@ class Problems(nn.Module):
         logits = torch.stack([-score, score], 1) / 2
         return logits if reject is None else {"logits": logits, "reject": reject}
 
+    @property
+    def rejects(self) -> bool:
+        """Has the model a score of rejection? One that is attacked in its place may have none."""
+        with untouched(self), torch.no_grad():
+            return isinstance(self(self.x[:1]), dict)
+
     def only(self, row: int) -> Problems:
         """The problem of one clean image alone."""
         part = slice(row, row + 1)
@@ -90,41 +97,57 @@ def build(
     model: Model, readout: Readout, x: Tensor, number: int, threat: AnyThreat,
     rule: Rejecting | None, draws: int, setting: Setting, seed: int,
 ) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
-    """Weights (F,), bias () and scale () of one image's read-out; None where ten rounds of points
-    could not be told apart without error.
+    """Weights (F,), bias () and scale () of one image's read-out; None where none of ten draws of
+    boundary points is accepted, and told from the interior without error.
+
+    A random model is read `draws` times at the image and the boundary points, which have to be on
+    their side each time, and once at each interior point. The interior is drawn once, and only for
+    a boundary that is accepted.
     """
+    key = keys.mix(seed, "binarization", torch.tensor([number], device=x.device))
+    near: Tensor | None = None
     for attempt in range(_ROUNDS):
-        numbers = torch.tensor([number], device=x.device)
-        key = keys.mix(seed, "binarization", numbers, attempt)
-        inner, outer = _points(model, x[None], threat, key, setting)
+        outer = _boundary(model, x[None], threat, keys.mix(key, attempt), setting)
         with torch.no_grad():
-            near, _ = _read(model, readout, inner, rule, draws)
             far, sure = _read(model, readout, outer, rule, draws)
-        # at least half of the interior and every boundary point has to be accepted
-        if not bool(sure.all()) or len(near) < max(2, draws * setting.inside // 2):
-            continue
+            if not bool(sure.all()):
+                continue
+            if near is None:
+                inner = _interior(model, x[None], threat, key, setting)
+                once, _ = _read(model, readout, inner, rule, 1)
+                if len(once) < max(1, setting.inside // 2):
+                    return None
+                near = torch.cat([_read(model, readout, x[None], rule, draws)[0], once])
         fitted = _separated(near, far)
         if fitted is not None:
             return _scaled(*fitted, near, far, model, x, setting)
     return None
 
 
-def _points(
+def _interior(
     model: Model, x: Tensor, threat: AnyThreat, key: Tensor, setting: Setting
-) -> tuple[Tensor, Tensor]:
-    """Interior points with the image itself first, and boundary points, as images."""
+) -> Tensor:  # fmt: skip
+    """Points around the image x (1, C, H, W) that keep off the edge."""
     several = x.expand(setting.inside, *x.shape[1:])
     ball: Any = threat.set(model, several)
-    own = keys.mix(key, torch.arange(setting.inside, device=x.device))
-    inner = several + (1 - setting.gap) * ball.sample(own)
+    own = keys.mix(key, "interior", torch.arange(setting.inside, device=x.device))
+    found: Tensor = several + (1 - setting.gap) * ball.sample(own)
+    return found
+
+
+def _boundary(
+    model: Model, x: Tensor, threat: AnyThreat, key: Tensor, setting: Setting
+) -> Tensor:  # fmt: skip
+    """Points around the image x (1, C, H, W) at full distance, as far as the box allows."""
     edge = x.expand(setting.edge, *x.shape[1:])
-    ball = threat.set(model, edge)
+    ball: Any = threat.set(model, edge)
     start = Corner() if setting.boundary == "corner" else Sphere()
     delta: Any = start(ball, keys.mix(key, "edge", torch.arange(setting.edge, device=x.device)))
     for _ in range(_ROUNDS):  # the box may have cut it short
         length = ball.length(delta).clamp_min(1e-12)
         delta = ball.project(delta * expand((ball.radius / length).clamp_max(2.0), delta))
-    return torch.cat([x, inner]), edge + delta
+    found: Tensor = edge + delta
+    return found
 
 
 def _read(

@@ -122,6 +122,11 @@ class DefendedPredictor(nn.Module):
             return self._answer(x.clone() if x.is_inference() else x)
 
     def _answer(self, x: Tensor) -> Any:
+        out = self.unjudged(x)
+        return out if self.reject is None else self.judged(x, out)
+
+    def unjudged(self, x: Tensor) -> Any:
+        """The answer before the `reject` part."""
         seen, more = x, {}
         for part in self.preprocess.values():
             seen = part(seen)
@@ -133,9 +138,13 @@ class DefendedPredictor(nn.Module):
                 out = out["logits"]
             answers.append(out)
         logits: Tensor = answers[0] if len(answers) == 1 else self.combine(torch.stack(answers))
-        if self.reject is not None:
-            more["reject"] = self.reject(x, logits)
         return {"logits": logits, **more} if more else logits
+
+    def judged(self, x: Tensor, out: Any) -> dict[str, Tensor]:
+        """`out`, the answer before the `reject` part, with what that says of images x."""
+        table = out if isinstance(out, dict) else {"logits": out}
+        assert self.reject is not None
+        return {**table, "reject": self.reject(x, table["logits"])}
 
     def without(self, part: str) -> DefendedPredictor:
         """A copy with the part taken out: the surrogate. A part of `preprocess` or `reject` goes,

@@ -41,15 +41,21 @@ class Readout:
                 ".".join(part for part in (root, hidden_layers(net, x[:2], 1)[0]) if part)
                 for root, net in roots.items()
             )
-            tapped(model, x[:2], names)
+            made = cls(names)
+            made.read(model, x[:2])
         except ModelError:
             return cls(())
-        return cls(names)
+        return made
 
     def read(self, model: Model, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, F), differentiable, and the score of rejection (B,), None without one."""
         out: Any
-        if self.layers:
+        if self.layers and isinstance(model, DefendedPredictor) and model.reject is not None:
+            # what rejects may ask the network again: read is what it answers first
+            names = [f"whole.{name}" for name in self.layers]
+            out, parts = tapped(_Unjudged(model), x, names)
+            out, found = model.judged(x, out), torch.cat([part.flatten(1) for part in parts], 1)
+        elif self.layers:
             assert isinstance(model, nn.Module)
             out, parts = tapped(model, x, self.layers)
             found = torch.cat([part.flatten(1) for part in parts], 1)
@@ -57,3 +63,15 @@ class Readout:
             out = model(x)
             found = logits_of(out)
         return found, out["reject"] if isinstance(out, Mapping) and "reject" in out else None
+
+
+class _Unjudged(nn.Module):
+    """A defended predictor without its last part, whose layers keep their names below `whole`."""
+
+    def __init__(self, whole: DefendedPredictor) -> None:
+        super().__init__()
+        self.whole = whole
+        self.training = False
+
+    def forward(self, x: Tensor) -> Any:
+        return self.whole.unjudged(x)

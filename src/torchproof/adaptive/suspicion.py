@@ -43,7 +43,8 @@ MEANING = {
     "active-test-fails": "The attack misses adversarial examples that exist by construction.",
     "optimises-at-test-time": "Autograd runs inside the forward pass.",
     "declaration-false": "The defence is not what it declares itself to be.",
-    "surrogate-wins": "Gradients of the model without a part break what the attack left.",
+    "surrogate-wins": "Gradients of the model without a part, or with a substitute for it, break "
+    "what the attack left.",
     "other-loss-wins": "A loss that the attack has not tried breaks what it left.",
 }
 """The flags of the workbench, beside those of `evaluate.flags`."""

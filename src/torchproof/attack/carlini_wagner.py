@@ -81,8 +81,8 @@ class CarliniWagner(Search):
     norms: ClassVar[frozenset[type[Norm]] | None] = frozenset({L2})
 
     def __post_init__(self) -> None:
-        check_steps(self.rounds)
-        check_steps(self.steps_per_round)
+        check_steps(self.rounds, "rounds")
+        check_steps(self.steps_per_round, "steps_per_round")
         if not (self.rate > 0 and self.constant > 0 and self.confidence >= 0):
             given = (
                 f"rate = {self.rate}, constant = {self.constant}, confidence = {self.confidence}"

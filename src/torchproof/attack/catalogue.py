@@ -30,7 +30,7 @@ from torchproof.attack.multi_targeted import multi_targeted
 from torchproof.attack.nes import nes, spsa
 from torchproof.attack.odi import odi
 from torchproof.attack.oracle import EOT
-from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD, even
 from torchproof.attack.regional import regional
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Start, Uniform, Zero
@@ -70,25 +70,25 @@ def pgd(
 def mi_fgsm(
     threat: AnyThreat,
     steps: int = 10,
-    length: float = 0.1,
+    length: float | None = None,
     decay: float = 1.0,
     objective: Objective = CrossEntropy(),
     start: Start = Zero(),
 ) -> Attack:
     """PGD with momentum, for transfer between models (Dong et al. 2018)."""
-    return Attack(threat, objective, MomentumPGD(steps, length, start, decay=decay))
+    return Attack(threat, objective, MomentumPGD(steps, even(steps, length), start, decay=decay))
 
 
 def ni_fgsm(
     threat: AnyThreat,
     steps: int = 10,
-    length: float = 0.1,
+    length: float | None = None,
     decay: float = 1.0,
     objective: Objective = CrossEntropy(),
     start: Start = Zero(),
 ) -> Attack:
     """PGD with Nesterov momentum, for transfer between models (Lin et al. 2020)."""
-    return Attack(threat, objective, NesterovPGD(steps, length, start, decay=decay))
+    return Attack(threat, objective, NesterovPGD(steps, even(steps, length), start, decay=decay))
 
 
 class Form(NamedTuple):

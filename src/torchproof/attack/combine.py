@@ -211,7 +211,9 @@ def _wrong_classes(
     model: Model, x: Tensor, y: Tensor, count: int, slots: int, device: torch.device
 ) -> Jobs:
     """Jobs at the `count` most likely classes other than the label, by the clean logits."""
-    answers = [_answer(model, x[i : i + slots].to(device)) for i in range(0, len(x), slots)]
+    # copies, because a model may write to what it is given
+    parts = (x[i : i + slots].to(device, copy=True) for i in range(0, len(x), slots))
+    answers = [_answer(model, part) for part in parts]
     z = torch.cat(answers)
     z = z.scatter(1, hard(y).to(z.device)[:, None], -torch.inf)
     count = min(count, z.shape[1] - 1)

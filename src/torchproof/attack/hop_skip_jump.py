@@ -85,8 +85,8 @@ class HopSkipJump(Search):
     norms: ClassVar[frozenset[type[Norm]] | None] = frozenset({Linf, L2})
 
     def __post_init__(self) -> None:
-        for number in (self.queries, self.first, self.most, self.tries):
-            check_steps(number)
+        for name in ("queries", "first", "most", "tries"):
+            check_steps(getattr(self, name), name)
         if self.queries < 2:
             given = f"queries = {self.queries}"
             raise InputError(given, "at least 2", "a few thousand are usual")

@@ -47,7 +47,7 @@ def odi(
     of eps. Deviation: the worst point counts, not the last one only. Norms other than Linf take
     their own steepest steps.
     """
-    check_steps(first)
+    check_steps(first, "first")
     check_steps(steps)
     until = (first / (first + steps), 1.0)
     search = PGD(first + steps, 1.0, start, Steps((1.0, length), until))

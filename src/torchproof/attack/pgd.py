@@ -22,12 +22,18 @@ from torchproof.core.sets import Set
 from torchproof.core.values import expand, tree
 
 
-def check_steps(steps: int) -> None:
-    """Raises InputError unless `steps` is a whole number >= 1."""
+def check_steps(steps: int, name: str = "steps") -> None:
+    """Raises InputError unless `steps`, which the caller calls `name`, is a whole number >= 1."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(
-            f"steps = {steps!r}", "a whole number >= 1", "give the number of gradient steps"
-        )
+        raise InputError(f"{name} = {steps!r}", "a whole number >= 1", f"give the number of {name}")
+
+
+def even(steps: int, length: float | None) -> float:
+    """The length of a step, by default 1 / steps, with which the boundary is just reached from the
+    clean point (Dong et al. 2018: alpha = eps / T).
+    """
+    check_steps(steps)
+    return 1 / steps if length is None else length
 
 
 @dataclass(frozen=True)

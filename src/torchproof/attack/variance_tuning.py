@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
-from torchproof.attack.pgd import MomentumPGD, check_steps
+from torchproof.attack.pgd import MomentumPGD, check_steps, even
 from torchproof.attack.search import Search
 from torchproof.attack.starts import Start, Zero
 from torchproof.core import keys
@@ -57,7 +57,7 @@ class VarianceTuning(Search):
     wanders: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_steps(self.samples)
+        check_steps(self.samples, "samples")
         if not 0 < self.reach < math.inf or not self.search.gradient:
             raise InputError(
                 f"reach = {self.reach!r} for {type(self.search).__name__}",
@@ -121,7 +121,7 @@ class VarianceTuning(Search):
 def vmi_fgsm(
     threat: AnyThreat,
     steps: int = 10,
-    length: float = 0.1,
+    length: float | None = None,
     decay: float = 1.0,
     samples: int = 20,
     reach: float = 1.5,
@@ -129,5 +129,5 @@ def vmi_fgsm(
     start: Start = Zero(),
 ) -> Attack:
     """PGD with momentum and variance tuning, for transfer between models (Wang and He 2021)."""
-    search = MomentumPGD(steps, length, start, decay=decay)
+    search = MomentumPGD(steps, even(steps, length), start, decay=decay)
     return Attack(threat, objective, VarianceTuning(search, samples, reach))

@@ -69,6 +69,8 @@ def attack(
     clean = torch.tensor([e.clean for e in report.examples])
     _write(out, x=test.x, x_adv=adversarial.cpu(), y=test.y, broken=broken, clean=clean)
     show_report(report)
+    for label in report.labels:
+        tell(f"label: {label}")
     tell(f"adversarial images: {out}")
     failed = _recheck(out, loaded.model, limits, batch_size)
     if failed:

@@ -20,6 +20,8 @@ from torchproof.data.dataset import Dataset
 from torchproof.evaluate import together
 from torchproof.evaluate.certified import Certificates
 from torchproof.evaluate.certified import certify as prove
+from torchproof.report.certificates_sheet import certificates_sheet
+from torchproof.report.sheet import write_sheet
 from torchproof.verify.memory import memory as limited
 from torchproof.verify.methods import SECONDS
 from torchproof.verify.sound.proof import METHODS, write_proof
@@ -57,7 +59,8 @@ def certify(
         typer.Option(
             "--proof",
             help="Also write proof.json, which `torchproof check-certificate` replays: for ibp, "
-            "crown-ibp, fast-lin, crown, alpha-crown, on chains of dense and convolutional layers.",
+            "crown-ibp, fast-lin, crown, alpha-crown, alpha-crown-full, bab, on chains of dense "
+            "and convolutional layers.",
         ),
     ] = False,
     memory: Annotated[
@@ -68,11 +71,11 @@ def certify(
 ) -> None:
     """Prove for which test images no allowed perturbation changes the answer.
 
-    Writes result.json, with the least bound of the margins of every image. A killed run goes on
-    with --resume, and several processes share one: `torchrun --nproc-per-node 4 -m torchproof
-    certify ...` (with --first instead of --n). What is not certified is broken, where branch
-    and bound met a counterexample, or undecided: `torchproof evaluate --verifier METHOD` attacks
-    it.
+    Writes result.json, with the least bound of the margins of every image, and report.html. A
+    killed run goes on with --resume, and several processes share one: `torchrun --nproc-per-node 4
+    -m torchproof certify ...` (with --first instead of --n). What is not certified is broken, where
+    branch and bound met a counterexample, or undecided: `torchproof evaluate --verifier METHOD`
+    attacks it.
     """
     threats = threats_of(threat)
     if len(threats) > 1:
@@ -149,5 +152,5 @@ def _show(found: Certificates, out: Path) -> None:
     told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
     tell(f"{told}; clean accuracy {percent(found.clean_accuracy)}")
     tell(f"assumes: {found.assumptions}")
-    tell(f"result: {out / found.file}")
+    tell(f"report: {write_sheet(certificates_sheet(found), out / 'report.html')}")
     raise typer.Exit(1 if count["unfinished"] else 0)

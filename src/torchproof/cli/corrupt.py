@@ -62,7 +62,7 @@ def corrupt(
             name=loaded.name,
             data_name=f"{data} (test)",
             model_sha256=loaded.sha256,
-            data_sha256=test.sha256 if n is None or n == len(test) else None,
+            data_sha256=test.sha256,
             command=options.command_line(),
         )
     path = result.save(out)

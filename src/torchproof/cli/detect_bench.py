@@ -15,12 +15,12 @@ from torchproof.cli import options
 from torchproof.cli.inputs import network_and_data
 from torchproof.cli.options import console, tell
 from torchproof.core.errors import FileError
-from torchproof.detect.attack_rows import attack_rows, chosen, strengths_of
-from torchproof.detect.bench import bench, stored_scores
-from torchproof.detect.bench_record import FILE, Bench, Rate
-from torchproof.detect.bench_setup import Setup
+from torchproof.detect.bench.attack_rows import attack_rows, chosen, strengths_of
+from torchproof.detect.bench.record import FILE, Bench, Rate
+from torchproof.detect.bench.run import bench, stored_scores
+from torchproof.detect.bench.setup import Setup
+from torchproof.detect.bench.splits import ELSEWHERE, Sizes, elsewhere
 from torchproof.detect.catalogue import DETECTORS, recipe
-from torchproof.detect.splits import ELSEWHERE, Sizes, elsewhere
 from torchproof.evaluate.versions import versions
 from torchproof.report.detect_bench import render_bench
 from torchproof.report.detect_plots import main_fits

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import Tensor
 
-from torchproof.cli import options, several
-from torchproof.cli.inputs import members_of, network_and_data, threats_of
+from torchproof.cli import options, several, streams
+from torchproof.cli.inputs import members_of, network_for, threats_of
 from torchproof.cli.options import percent, tell
 from torchproof.cli.radii import measure_curve
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
+from torchproof.data.streamed_set import StreamSet, opened
 from torchproof.evaluate import Report, merge, together
 from torchproof.evaluate import evaluate as measure
 from torchproof.evaluate.propagation import Propagation
@@ -66,6 +67,9 @@ def evaluate(
     curve: Annotated[
         bool, typer.Option("--curve", help="Also accuracy against eps: `quick` at other radii.")
     ] = False,
+    chunk: Annotated[
+        int, typer.Option(help="Of a stream: examples evaluated at a time.", min=1)
+    ] = 2000,
     max_seconds: options.MaxSeconds = None,
 ) -> None:
     """Measure clean and robust accuracy on the test part of a data set, with a record per example.
@@ -74,21 +78,30 @@ def evaluate(
     with --resume and ends with the same result; neither batch size nor order nor sharding changes
     any decision. On several GPUs or machines that share `--out`:
     `torchrun --nproc-per-node 4 -m torchproof evaluate ...` (with --first instead of --n); the
-    result is that of one process. Exit code 1 says that the result should not be believed, or is
-    not complete.
+    result is that of one process. A stream, such as `--data shards:test-*.tar`, is evaluated chunk
+    by chunk, without images and page. Exit code 1 says that the result should not be believed, or
+    is not complete.
     """
     threats = threats_of(threat)
     if curve:
         _check_curve(len(threats), target)
     place = several.local(device)
-    loaded, test = network_and_data(model, data, data_dir, str(place))
-    one = partial(
-        measure, loaded.model, test, threats if len(threats) > 1 else threats[0],
-        suite if attack is None else members_of(attack, threats), seed=seed, n=n, slots=batch_size,
-        quantised=quantised, target=target, save_adversarial=adversarial, name=loaded.name,
-        data_name=f"{data} (test)", model_sha256=loaded.sha256, data_sha256=test.sha256,
+    test = opened(data, data_dir=data_dir, split="test")
+    loaded = network_for(test, model, data, str(place))
+    asked: dict[str, Any] = dict(
+        threat=threats if len(threats) > 1 else threats[0],
+        suite=suite if attack is None else members_of(attack, threats), seed=seed, n=n,
+        slots=batch_size, quantised=quantised, target=target, name=loaded.name,
         command=options.command_line(),
         verifier=None if verifier is None else Propagation(verifier),
+    )  # fmt: skip
+    if isinstance(test, StreamSet):
+        streams.require_alone(shard=shard is not None, curve=curve, torchrun=several.started() > 1)
+        streams.measure(loaded.model, test, out=out, resume=resume, full=full, chunk=chunk,
+                        max_seconds=max_seconds, **asked)  # fmt: skip
+    one = partial(
+        measure, loaded.model, test, save_adversarial=adversarial, data_name=f"{data} (test)",
+        model_sha256=loaded.sha256, data_sha256=test.sha256, **asked,
     )  # fmt: skip
     if several.started() > 1:
         _check_alone(shard, curve)
@@ -105,12 +118,8 @@ def evaluate(
             model_sha256=loaded.sha256, data_sha256=test.sha256,
         )  # fmt: skip
     run = Path(model) / "metrics.jsonl"
-    page = render(
-        [out],
-        out / "report.html",
-        training=run if run.is_file() else None,
-        classes=test.classes,
-    )
+    training = run if run.is_file() else None
+    page = render([out], out / "report.html", training=training, classes=test.classes)
     conclude(report, page)
 
 

@@ -99,7 +99,7 @@ def _show(record: HypocrisyRecord) -> None:
         table.add_row(escape(row.name), accuracy, risk, f"{row.forward:,}", f"{row.backward:,}")
     console.print(table)
     for name, share in record.risks.items():
-        found = "at least " if name in _FOUND else ""
+        found = "at least " if name in _FOUND and share.ci95 is not None else ""
         tell(f"{name.replace('_', ' ')}: {found}{_text(share)}, {share.hits} of {share.n}")
     tell(f"the adversary that changed answers: {record.adversary}")
     for number, share in enumerate(record.classes):

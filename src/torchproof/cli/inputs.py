@@ -16,6 +16,7 @@ from torchproof.core.errors import InputError, ModelError, TorchproofError
 from torchproof.core.expression import parse as parse_expression
 from torchproof.core.threats import Threat, parse
 from torchproof.data.dataset import Dataset
+from torchproof.data.streamed_set import StreamSet
 from torchproof.evaluate import Member
 from torchproof.nn import load_model
 from torchproof.nn.loading import Loaded
@@ -58,11 +59,18 @@ def network_and_data(
     Raises what `load` and `load_model` raise, and ModelError for a network that does not take such
     images.
     """
-    place = device_of(device)
     test = sets.load(data, data_dir=data_dir, split="test")
     test = test if n is None else test.take(n)
+    return network_for(test, model, data, device), test
+
+
+def network_for(test: Dataset | StreamSet, model: str, data: str, device: str | None) -> Loaded:
+    """The network; raises what `load_model` raises, and ModelError for one that does not take the
+    images of `test`, which the user called `data`.
+    """
+    place = device_of(device)
     loaded = load_model(model, place)
-    x = test.x[:2].to(place)
+    x = test.head().to(place, copy=True)  # the network may write to what it is given
     try:
         with untouched(loaded.model), torch.no_grad():
             loaded.model(x)
@@ -75,4 +83,4 @@ def network_and_data(
             "a network for images of this shape",
             "name the data set that the network was trained on",
         ) from error
-    return loaded, test
+    return loaded

@@ -20,7 +20,8 @@ Model = Annotated[
     str,
     typer.Argument(
         help="A run directory, a .safetensors beside its JSON card, file.py:callable, "
-        "package.module:callable, a .pt2 export or an .onnx file."
+        "package.module:callable, a .pt2 export, an .onnx file, a checkpoint of RobustBench's zoo, "
+        "hub:OWNER/NAME or timm:NAME."
     ),
 ]
 Data = Annotated[str, typer.Option("--data", help="A data set; see `torchproof list data`.")]

@@ -16,6 +16,7 @@ from torchproof.cli import options
 from torchproof.cli.options import console, tell
 from torchproof.core.errors import InputError
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request
+from torchproof.reproduce.ahead import ahead
 from torchproof.reproduce.collected import stored
 from torchproof.reproduce.experiment import Scale
 from torchproof.reproduce.systems import SYSTEMS
@@ -30,6 +31,9 @@ def reproduce(
     out: Annotated[Path | None, typer.Option(help="Default: runs/reproduce/NAME.")] = None,
     data_dir: options.DataDir = None,
     resume: options.Resume = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Seeds measured at the same time, each by a process.")
+    ] = 1,
     known: Annotated[bool, typer.Option("--list", help="Only name the experiments.")] = False,
 ) -> None:
     """Repeat a paper's main experiment in small, beside what was published.
@@ -47,7 +51,8 @@ def reproduce(
     say = partial(console.print, markup=False, highlight=False)
 
     def run(one: str, folder: Path) -> Outcome:
-        return EXPERIMENTS[one](Request(folder, cast(Scale, scale), seeds, resume, data_dir, say))
+        request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, say)
+        return ahead(partial(_named, one), request, jobs)
 
     if name == "all":
         _all(run, out or Path("runs/reproduce"), resume)
@@ -56,6 +61,10 @@ def reproduce(
     console.print(Markdown(outcome.table()))
     tell(f"stored in {folder}")
     raise typer.Exit(1 if outcome.verdict == "contradicts" else 0)
+
+
+def _named(name: str, request: Request) -> Outcome:
+    return EXPERIMENTS[name](request)
 
 
 def _list() -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from torchproof.cli.options import console, percent
 from torchproof.evaluate import Progress as State
 from torchproof.evaluate import Report, Result
+from torchproof.evaluate.streamed import StreamResult
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def progress_bar(word: str = "broken") -> Iterator[Callable[[State], None]]:
         yield show
 
 
-def _table(result: Result) -> Table:
+def table_of(result: Result | StreamResult) -> Table:
+    """Accuracy after each attack, and what that cost."""
     table = Table()
     for name in ("attack", "robust", "broken", "forward", "backward", "seconds"):
         table.add_column(name, justify="left" if name == "attack" else "right", no_wrap=True)
@@ -62,7 +64,7 @@ def show_report(report: Report) -> None:
     threat = eps if norm == "union" else f"{norm}:{eps}"
     aim = "" if result.target is None else f", targeted at {result.target}"
     console.print(f"{about}, threat {threat}{aim}, suite {result.suite}")
-    table = _table(result)
+    table = table_of(result)
     wide = console.options.update(max_width=1000)
     if Measurement.get(console, wide, table).maximum <= console.width:
         console.print(table)

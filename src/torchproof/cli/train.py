@@ -101,7 +101,7 @@ def train(
     given["settings"] = Settings.of(plan.settings.model_dump(), **chosen)
     local, sent = several.local(device), None if log is None else logger(log, out)
     with distributed.joined(local):
-        ready = prepare(plan.model_copy(update=given), data_dir, local)
+        ready = prepare(plan.model_copy(update=given), data_dir, local, streams=True)
         records = run(ready, out, resume=resume, stop=options.deadline(max_seconds))
         last = follow(ready, logged(records, sent), out)
     if last is None or last.epoch < ready.plan.settings.epochs:

@@ -45,6 +45,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
+    def head(self) -> Tensor:
+        """The first two images at most, (B, C, H, W)."""
+        return self.x[:2]
+
     def take(self, n: int) -> Dataset:
         """The first n examples; raises InputError unless 1 <= n <= len(self)."""
         if not 1 <= n <= len(self):

@@ -66,13 +66,14 @@ class Place(NamedTuple):
 @dataclass(frozen=True)
 class Shards:
     """The shards at `paths`, `count` examples in all. crop: what makes pictures one size, None for
-    pictures that are; channels: 1 for grey, 3 for colour.
+    pictures that are; channels: 1 for grey, 3 for colour; classes: names of the labels 0, 1, ...
     """
 
     paths: tuple[Path, ...]
     count: int
     crop: Centre | None = None
     channels: int = 3
+    classes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -139,15 +140,17 @@ def shards(
     count: int | None = None,
     crop: Centre | None = None,
     channels: int = 3,
+    classes: int | Sequence[str] = (),
 ) -> Shards:
     """The shards that a pattern names ("train-*.tar", "train-{000..146}.tar"), or those listed.
 
-    count: examples in all of them; by default they are counted, which reads every header once.
+    count: examples in all of them; by default they are counted, which reads every header once;
+    classes: how many there are, or their names, where that has to be known: shards do not say.
     Raises FileError for no such files, InputError for channels other than 1 and 3.
     """
     if channels not in (1, 3):
         raise InputError(f"{channels} channels", "1 (grey) or 3 (colour)", "choose one of the two")
-    named = _expanded(where) if isinstance(where, str) else [str(path) for path in where]
+    named = expanded(where) if isinstance(where, str) else [str(path) for path in where]
     missing = [name for name in named if not Path(name).is_file()]
     if missing or not named:
         given = f"shards {where}, of which {missing[0] if missing else 'none'} is not there"
@@ -156,17 +159,18 @@ def shards(
     if count is None:
         probe = Shards(paths, 0)
         count = sum(1 for part in range(len(paths)) for _ in probe.walk(part))
-    return Shards(paths, count, crop, channels)
+    names = map(str, range(classes)) if isinstance(classes, int) else classes
+    return Shards(paths, count, crop, channels, tuple(names))
 
 
-def _expanded(pattern: str) -> list[str]:
+def expanded(pattern: str) -> list[str]:
     """The names of a pattern in order: {000..146} counts, * and ? are looked up."""
     span = _SPAN.search(pattern)
     if span is None:
         return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
     low, high = span.groups()
     numbers = (f"{n:0{len(low)}d}" for n in range(int(low), int(high) + 1))
-    return [n for text in numbers for n in _expanded(_SPAN.sub(text, pattern, count=1))]
+    return [n for text in numbers for n in expanded(_SPAN.sub(text, pattern, count=1))]
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchproof.core.errors import FileError, unknown
+from torchproof.core.errors import FileError, InputError, unknown
 from torchproof.data import cifar, classes, digits, folders, hub, idx, npz
 from torchproof.data.dataset import Dataset
 from torchproof.data.found import SPLITS, Found, choose
@@ -57,7 +57,14 @@ DATASETS = {
     "npz:PATH": "an .npz file with arrays x_train, y_train, x_test, y_test, or x, y",
     "folder:PATH": "a folder of pictures, one sub-folder per class",
     "hf:NAME": "an image set of the Hugging Face hub, downloaded (extra `hf`)",
+    "shards:PATTERN": "webdataset shards, such as shards:train-{000..146}.tar, read while they are "
+    "used (train and evaluate)",
+    "stream:NAME": "a set of the Hugging Face hub, read while it is used (train and evaluate)",
+    "stream(SOURCE, buffer=10000, held=SOURCE)": "with more to say: SOURCE is shards(PATTERN, "
+    "count=, crop=Centre(224, 256), channels=3, classes=1000) or hub(NAME, split=, count=, crop=, "
+    "channels=)",
 }
+_STREAMS = re.compile(r"\s*(shards|stream)\s*[:(]")
 _READERS: tuple[Callable[[Path], Found | None], ...] = (npz.find, idx.find, cifar.find)
 
 
@@ -68,12 +75,16 @@ def load(name: str, *, data_dir: Path | None = None, split: str = "test") -> Dat
     CIFAR batches in a folder NAME; hyphens, underscores and capitals do not matter. So are relative
     paths that do not exist as given. A set without a split of its own is split by `split_rows`, 80
     to 20. Raises UnknownName, FileError (missing or unreadable, saying what to put where),
-    InputError (images or labels that cannot be meant), MissingExtra (hf: without its package).
+    InputError (images or labels that cannot be meant; a stream), MissingExtra (hf: without its
+    package).
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    if names_stream(name):
+        remedy = "evaluate and train read streams; for other commands store some of it as .npz"
+        raise InputError(f"{name}, a stream", "a data set that fits into memory", remedy)
     scheme, colon, rest = name.partition(":")
-    folder = _data_dir(data_dir)
+    folder = data_folder(data_dir)
     if colon and rest and scheme in ("npz", "folder", "hf"):
         found = hub.find(rest) if scheme == "hf" else _at_path(scheme, rest, folder)
         return choose(found, split, name)
@@ -85,7 +96,12 @@ def load(name: str, *, data_dir: Path | None = None, split: str = "test") -> Dat
     return choose(found, split, name)
 
 
-def _data_dir(given: Path | None) -> Path | None:
+def names_stream(name: str) -> bool:
+    """Is it the name of a stream, which `streamed_set.opened` opens?"""
+    return _STREAMS.match(name) is not None
+
+
+def data_folder(given: Path | None) -> Path | None:
     """The folder given, or that of the environment, or None."""
     text = os.environ.get(VARIABLE) if given is None else given
     return Path(text).expanduser() if text else None

@@ -20,9 +20,9 @@ from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.calibrate import Threshold, calibrated_rule
 from torchproof.detect.detector import BATCH, Clean, Fitted, Guarded
-from torchproof.detect.feature_matching import without_matching
-from torchproof.detect.logits import logits_of
-from torchproof.detect.logits import wrong as misclassified
+from torchproof.detect.parts.feature_matching import without_matching
+from torchproof.detect.parts.logits import logits_of
+from torchproof.detect.parts.logits import wrong as misclassified
 
 DROP = 0.2
 """An adaptive attack that lowers the AUROC by less has failed, and says so."""

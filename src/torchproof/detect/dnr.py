@@ -18,9 +18,9 @@ from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.detector import BATCH, Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.one_vs_rest import OneVsRest
-from torchproof.detect.rbf_svm import SupportVectors
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.one_vs_rest import OneVsRest
+from torchproof.detect.parts.rbf_svm import SupportVectors
 from torchproof.nn.taps import hidden_layers, tapped
 
 LAYERS = 3  # of the paper, where none are named

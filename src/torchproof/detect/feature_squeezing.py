@@ -18,9 +18,9 @@ from torchproof.core.errors import InputError
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.detector import Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.every_view import EveryView
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.squeezers import CIFAR10, IMAGENET, MNIST, Squeezer
+from torchproof.detect.parts.every_view import EveryView
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.squeezers import CIFAR10, IMAGENET, MNIST, Squeezer
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.detector import BATCH, Clean, Detector, generic_attacks
-from torchproof.detect.dropout_passes import DropoutPasses, uncertainty
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.kde import ClassDensities, best_bandwidth
-from torchproof.detect.logistic import Weighed
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.dropout_passes import DropoutPasses, uncertainty
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.kde import ClassDensities, best_bandwidth
+from torchproof.detect.parts.logistic import Weighed
+from torchproof.detect.parts.scaling import Scaling
 from torchproof.nn.taps import hidden_layers, tapped
 
 

@@ -16,10 +16,10 @@ from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.detector import Clean, Detector, generic_attacks
-from torchproof.detect.distances import squared_distances
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.logistic import Weighed
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.distances import squared_distances
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.logistic import Weighed
+from torchproof.detect.parts.scaling import Scaling
 from torchproof.nn.taps import hidden_layers, tapped
 
 NEAREST = 1e-12  # smallest (r_i / r_k)^2: a reference that equals the image counts as this near

@@ -18,10 +18,10 @@ from torchproof.core.errors import InputError
 from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
-from torchproof.detect.autoencoder import STRUCTURES, Autoencoder, Denoising
 from torchproof.detect.detector import BATCH, Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.surprise import LEFT, Surprise
+from torchproof.detect.parts.autoencoder import STRUCTURES, Autoencoder, Denoising
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.surprise import LEFT, Surprise
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from torchproof.core.errors import InputError
 from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
-from torchproof.detect.derived import Heads, train_heads
 from torchproof.detect.detector import BATCH, Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.every_view import EveryView
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.one_class import Kind, Value, check_kind, one_class
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.derived import Heads, train_heads
+from torchproof.detect.parts.every_view import EveryView
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.one_class import Kind, Value, check_kind, one_class
+from torchproof.detect.parts.scaling import Scaling
 from torchproof.nn.taps import hidden_layers, tapped
 
 _LEAST = 20  # images for each set of machines

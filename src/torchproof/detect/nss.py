@@ -20,11 +20,11 @@ from torchproof.core.errors import InputError
 from torchproof.core.keys import permutation
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
-from torchproof.detect.asymmetric_gaussian import Moments, law_of, moments
 from torchproof.detect.detector import BATCH, Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.rbf_svm import SupportVectors
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.asymmetric_gaussian import Moments, law_of, moments
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.rbf_svm import SupportVectors
+from torchproof.detect.parts.scaling import Scaling
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SIDE, SIGMA, CONTRAST = 7, 7 / 6, 1 / 255

@@ -18,9 +18,9 @@ from torchproof.core.keys import permutation, seed_of
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
 from torchproof.detect.detector import BATCH, Clean, Detector, Fitted, generic_attacks
-from torchproof.detect.every_view import EveryView
-from torchproof.detect.feature_matching import matching_attack
-from torchproof.detect.selective import Combiner, LayerReader, Training, learn
+from torchproof.detect.parts.every_view import EveryView
+from torchproof.detect.parts.feature_matching import matching_attack
+from torchproof.detect.parts.selective import Combiner, LayerReader, Training, learn
 from torchproof.nn.taps import hidden_layers, tapped
 
 READERS = 3

@@ -92,7 +92,8 @@ class Propagation:
         known = METHODS[self.method]
         method = known.same or self.method
         if self.sound and method in SOUND and kept.covered:
-            return Bounded(*sound_margins(kept.graph, x, y, threat, method))
+            limit_ = self.seconds if known.timed else None
+            return Bounded(*sound_margins(kept.graph, x, y, threat, method, limit_))
         found = known(kept.graph, x, y, threat, seconds=self.seconds)
         return Bounded(found.lower, None, found.rows, found.found)
 

@@ -79,7 +79,8 @@ def examples_of(
     if n is not None and n < len(x):
         taken = data.take(n) if hasattr(data, "take") else (x[:n], y[:n])
         taken_ids = None if ids is None else ids[:n]
-        return examples_of(taken, None, taken_ids, name or getattr(data, "name", None), sha256)
+        # a hash that was given is that of all examples
+        return examples_of(taken, None, taken_ids, name or getattr(data, "name", None), None)
     digest = sha256 or getattr(data, "sha256", None) or data_sha256(x, y)
     label = name or getattr(data, "name", None) or "unnamed"
     numbers = _checked_ids(ids, len(x))
@@ -225,9 +226,10 @@ class Subject:
 def _width(ask: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """How many logits the model answers with, about one or two images x (B, C, H, W).
 
-    Raises ModelError for a model that fails for one image and not for two: batches shrink to one
-    when few examples are left.
+    Raises ModelError for a model that fails for one image and not for two, because batches shrink
+    to one when few examples are left, and for one that writes to the images it is given.
     """
+    given, x = x, x.clone()
     try:
         alone = ask(x[:1]).shape[1]
     except Exception as error:
@@ -237,6 +239,12 @@ def _width(ask: Callable[[Tensor], Tensor], x: Tensor) -> int:
     width = alone if len(x) == 1 else ask(x).shape[1]
     if width != alone:
         raise _needs_two(f"{alone} logits", width)
+    if not torch.equal(given, x):
+        raise ModelError(
+            "a model that changes the images it is given",
+            "a model that leaves its input as it is",
+            "write x = x - mean where it says x -= mean or x.sub_(mean)",
+        )
     return width
 
 

@@ -25,12 +25,19 @@ SQUARE = "Andriushchenko et al. 2020"
 
 
 def bounded(threat: AnyThreat) -> Threat:
-    """The ball around single inputs that a threat consists of; raises InputError for any other."""
+    """The ball around single inputs that a threat consists of; raises InputError for any other,
+    and for one that allows more than images in [0, 1].
+    """
     ball = threat.threat if isinstance(threat, Region) else threat
     if isinstance(ball, Threat) and "image" in ball.site.offers:
+        if ball.low < 0 or ball.high > 1:
+            given = f"the threat {ball} in the box [{ball.low:g}, {ball.high:g}]"
+            remedy = "make the normalisation the first layer of the model"
+            raise InputError(given, "a box inside [0, 1], where images are", remedy)
         return ball
+    at = f"at the site {type(threat.site).__name__}" if hasattr(threat, "site") else repr(threat)
     raise InputError(
-        f"the threat {type(threat).__name__} at the site {type(threat.site).__name__}",
+        f"the threat {type(threat).__name__} {at}",
         "a bounded perturbation of each input: Threat(norm, eps), or a Region of one",
         "attack weights, layers and universal perturbations with Attack(...) itself",
     )

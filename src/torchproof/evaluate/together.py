@@ -87,9 +87,9 @@ def work(
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone works in the folder now; given back at the end of the block, or of
-    the process, however it ends.
+    the process, however it ends. wait: until it does.
     """
     import fcntl
 
@@ -98,7 +98,7 @@ def held(folder: Path) -> Iterator[bool]:
         stream: IO[bytes] = (folder / LOCK).open("ab")
     with stream:
         try:
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return

@@ -37,7 +37,9 @@ CELL = "cell.json"
 
 @dataclass(frozen=True)
 class Many:
-    """How a table is run. stop: asked after every step and before every network."""
+    """How a table is run. stop: asked after every step and before every network; only: the seeds to
+    run now, all where it is empty.
+    """
 
     table: Table
     out: Path
@@ -46,24 +48,28 @@ class Many:
     device: torch.device = torch.device("cpu")
     say: Callable[[str], None] = print
     stop: Callable[[], bool] = lambda: False
+    only: tuple[int, ...] = ()
 
     def run(self) -> Comparison | None:
         """Trains and judges whatever is missing; the comparison is stored in `out`.
 
-        None where `stop` ended it before the last network. Raises what training and evaluation
-        raise, and ResumeError for a folder that holds another table.
+        None where `stop` ended it before the last network, or only some seeds were to be run.
+        Raises what training and evaluation raise, and ResumeError for a folder that holds another
+        table.
         """
         for plan in self.table.rows.values():
             self._prepared(plan, self.table.seeds[0])  # every name and argument, before anything
         self._claim()
         found: dict[str, dict[int, Cell]] = {name: {} for name in self.table.rows}
         # seeds outside: a run that is cut off leaves whole comparisons of fewer seeds
-        for seed in self.table.seeds:
+        for seed in self.only or self.table.seeds:
             for name, plan in self.table.rows.items():
                 cell = self._cell(name, plan, seed)
                 if cell is None:
                     return None
                 found[name][seed] = cell
+        if self.only:
+            return None
         made = self._compared(found)
         made.write(self.out)
         return made

@@ -22,6 +22,7 @@ from torchproof.core.threats import Threat
 from torchproof.core.threats import parse as parse_threat
 from torchproof.data.augment import AUGMENTATIONS
 from torchproof.data.dataset import Dataset
+from torchproof.data.streamed_set import StreamSet, opened
 from torchproof.nn import MODELS, Purified, build, cards, in_front_of, load_model
 from torchproof.nn.activation_transfer import (
     activations_of,
@@ -78,7 +79,7 @@ class Prepared:
     """A plan with its names looked up: everything that can be wrong with it has been checked."""
 
     plan: Plan
-    train: Dataset
+    train: Any  # a Dataset, or a StreamSet where `prepare` was to read streams
     model: nn.Module
     method: Method
     threat: Threat | None
@@ -86,11 +87,16 @@ class Prepared:
     extra: Dataset | None
 
 
-def network(text: str, data: Dataset, seed: int, classifier: nn.Module | None = None) -> nn.Module:
+def network(
+    text: str, data: Dataset | StreamSet, seed: int, classifier: nn.Module | None = None
+) -> nn.Module:
     """The network that `text` describes, shaped for `data`; `classifier` is what "purified" stands
     in front of. Raises UnknownName, InputError.
     """
-    _, channels, height, width = data.x.shape
+    if not data.classes:
+        remedy = "write stream(shards('train-*.tar', classes=1000))"
+        raise InputError(f"{data.name}, whose classes are unknown", "their number", remedy)
+    _, channels, height, width = data.head().shape
     if height != width:
         raise InputError(
             f"images of {height} x {width}", "square images", "crop or pad them to a square"
@@ -176,8 +182,13 @@ def _require_use(plan: Plan, teacher: nn.Module | None, method: Method, model: n
         raise InputError(f"a teacher for {plan.method}", "a method that asks for one", remedy)
 
 
-def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared:
-    """Looks everything up; raises the error of the first name, file or setting that is wrong."""
+def prepare(
+    plan: Plan, data_dir: Path | None, device: torch.device, streams: bool = False
+) -> Prepared:
+    """Looks everything up; raises the error of the first name, file or setting that is wrong.
+
+    streams: data may be a stream too, which only the training itself can read.
+    """
     from torchproof.recipes.extra import extra_of  # whose recipes are plans
 
     threat = None if plan.threat is None else parse_threat(plan.threat)
@@ -190,7 +201,7 @@ def prepare(plan: Plan, data_dir: Path | None, device: torch.device) -> Prepared
     ):
         if name not in table:
             raise unknown(kind, name, table)
-    train = sets.load(plan.data, data_dir=data_dir, split="train")
+    train = (opened if streams else sets.load)(plan.data, data_dir=data_dir, split="train")
     train = train if plan.n is None else train.take(plan.n)
     extra = extra_of(plan, data_dir, device)
     model = network(plan.model, train, plan.settings.seed, teacher)
@@ -223,7 +234,7 @@ def run(
         about["start_sha256"] = digest(ready.model.state_dict())
     return fit(
         ready.model,
-        (ready.train.x, ready.train.y),
+        ready.train,
         ready.method,
         plan.settings,
         threat=ready.threat,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from torchproof.detect.bench_record import FILE, RATES, Bench, Judged, Rate
+from torchproof.detect.bench.record import FILE, RATES, Bench, Judged, Rate
 from torchproof.report.detect_plots import (
     Scores,
     draw_areas,

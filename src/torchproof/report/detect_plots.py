@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchproof.core.errors import InputError
 from torchproof.core.ranking import Roc
-from torchproof.detect.bench_record import RATES, Bench, Judged
+from torchproof.detect.bench.record import RATES, Bench, Judged
 from torchproof.report.figures import DASHES
 from torchproof.report.pictures import blank, plainly
 

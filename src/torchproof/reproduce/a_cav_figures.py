@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from torchproof.core.errors import InputError
 from torchproof.core.metrics import student
 from torchproof.report.pictures import blank, content, plainly
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 PLAIN, LOGISTIC = "CAV (SGD, hinge)", "CAV (logistic)"
 ADVERSARIAL = "A-CAV, concept side, eps 0.05"

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 from torchproof.core.metrics import clopper_pearson
-from torchproof.reproduce.experiment import Figures
+from torchproof.reproduce.figures import Figures
 
 FORMS, CLOSE, LOW = 0.20, 0.05, 0.10  # naive above base; hand-made near base, or below
 NEAR = 0.10  # adapt above hand-made

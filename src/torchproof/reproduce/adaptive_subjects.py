@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchproof import data as sets
 from torchproof.adaptive.defence import Defence, Material
-from torchproof.adaptive.predictor import DefendedPredictor
+from torchproof.adaptive.predictor import Declared, DefendedPredictor
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys
 from torchproof.core.errors import FileError, TorchproofError
@@ -104,12 +104,15 @@ _TENSORS, _RULE = "networks.safetensors", "networks.json"
 
 
 def keep(pair: Pair, material: Material, seed: int, folder: Path) -> None:
-    """Writes all tensors, the numbers of the rule, and the answers to a few images; FileError."""
-    rule = pair[0].rule
+    """Writes all tensors, the numbers of the rule, what is declared, and the answers to a few
+    images; FileError.
+    """
+    rule, declared = pair[0].rule, pair[0].declared
     numbers = None if rule is None else (rule.threshold, rule.weight, rule.temperature)
+    told = {"rule": numbers, "declared": None if declared is None else asdict(declared)}
     kept = {**_state(pair), **_answers(pair, material, seed)}
     write(folder / _TENSORS, bytes_of(kept))
-    write(folder / _RULE, (json.dumps({"rule": numbers}) + "\n").encode())
+    write(folder / _RULE, (json.dumps(told) + "\n").encode())
 
 
 def restored(defence: Defence, material: Material, seed: int, folder: Path) -> Pair:
@@ -124,7 +127,8 @@ def restored(defence: Defence, material: Material, seed: int, folder: Path) -> P
     with _quiet():
         pair = defence.train(few, seed)
     kept = tensors_of((folder / _TENSORS).read_bytes())
-    numbers = json.loads((folder / _RULE).read_text(encoding="utf-8"))["rule"]
+    told = json.loads((folder / _RULE).read_text(encoding="utf-8"))
+    numbers, declared = told["rule"], told["declared"]
     own = set(_state(pair))
     if own != {name for name in kept if not name.startswith(_ANSWER)}:
         raise FileError(f"{folder}", "the tensors of this defence", "train it again")
@@ -132,6 +136,7 @@ def restored(defence: Defence, material: Material, seed: int, folder: Path) -> P
         _put(
             pair[0] if name.startswith("defended.") else pair[1], name.partition(".")[2], kept[name]
         )
+    pair[0].declared = None if declared is None else Declared(**declared)
     if pair[0].rule is not None and numbers is not None:
         threshold, weight, temperature = numbers
         rule: Rejecting = pair[0].rule

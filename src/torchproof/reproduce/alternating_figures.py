@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torchproof.core.metrics import student
 from torchproof.report.pictures import content
 from torchproof.reproduce.alternating_toy import EXPECTED, agrees
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 SINGLE = ("CE", "CW", "DLR")
 CLAIMED = ("CE-CW", "CE-DLR")  # cross-entropy, then a margin loss

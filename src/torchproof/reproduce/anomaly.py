@@ -5,7 +5,6 @@ way of rejecting the outliers mends it (Beggel et al. 2019)?
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from torchproof import data as sets
 from torchproof.anomaly.baselines import BASELINES, fit_baseline
-from torchproof.anomaly.contamination import Contaminated, Sizes, contaminate, shrunk
+from torchproof.anomaly.contamination import Contaminated, contaminate, shrunk
 from torchproof.anomaly.detector import load
 from torchproof.anomaly.figures import told_apart
 from torchproof.anomaly.fit import Fitted, fit
@@ -40,82 +39,15 @@ from torchproof.reproduce.anomaly_figures import (
     judge,
     rows,
 )
+from torchproof.reproduce.anomaly_parts import Part, parts_of
 from torchproof.reproduce.anomaly_picture import picture
-from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
+from torchproof.reproduce.experiment import Outcome, Request, conclude
 
 PAPER = "Beggel, Pfeiffer and Bischl 2019, arXiv 1901.06355"
 CLAIM = (
     "an autoencoder trained on contaminated images learns to reconstruct the outliers as well, and "
     "rejecting suspects during training prevents it"
 )
-TILES = "npz:magnetic_tile.npz"
-CLASSES = {"mnist": ("0", "2"), "fashion-mnist": ("T-shirt/top", "Pullover")}  # normal, outlier
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images of the class `normal`, and outliers: of the class `outlier`, or of all others (None).
-
-    Networks are dense; marks: the epochs at which they are judged, early and late among them; the
-    adversarial ones are trained as long. size: pixels that images are shrunk to.
-    """
-
-    data: str
-    split: str
-    normal: str
-    outlier: str | None
-    sizes: Sizes
-    size: int
-    width: int
-    marks: tuple[int, ...]
-    early: int
-    late: int
-    itsr: ITSR
-    shares: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)
-    share: float = 0.05
-
-    @property
-    def about(self) -> str:
-        name = "magnetic tiles" if self.data == TILES else self.data
-        return f"{name}, {self.normal} against {self.outlier or 'defects'}"
-
-    @property
-    def slug(self) -> str:
-        return "tiles" if self.data == TILES else self.data
-
-
-SMALL = ITSR(pretrain=50, rounds=10, refine=5, retrain=50)
-_MARKS = (5, 15, 50, 150)
-
-
-def parts_of(request: Request) -> tuple[Part, ...]:
-    """MNIST, Fashion-MNIST and magnetic tiles with defects; the bundled digits where they are not
-    there. At scale paper with the published networks and epochs.
-    """
-    paper, names = request.scale == "paper", ("mnist", "fashion-mnist", TILES)
-    return tuple((_paper if paper else _small)(name) for name in at_hand(names, request))
-
-
-def _small(name: str) -> Part:
-    if name in CLASSES:
-        sizes = Sizes(680, 100, 200)
-        return Part(name, "test", *CLASSES[name], sizes, 28, 200, _MARKS, 15, 150, SMALL)
-    if name == TILES:
-        sizes = Sizes(600, 120, 200)
-        return Part(name, "all", "MT_Free", None, sizes, 32, 200, _MARKS, 15, 150, SMALL)
-    sizes = Sizes(100, 30, 40)
-    return Part(name, "all", "0", "2", sizes, 8, 100, _MARKS, 15, 150, SMALL)
-
-
-def _paper(name: str) -> Part:
-    marks = (50, 100, 400, 1000, 4000)
-    if name == TILES:
-        sizes = Sizes(600, 120, 200)
-        return Part(name, "all", "MT_Free", None, sizes, 64, 1000, marks, 400, 4000, ITSR())
-    if name == "digits":
-        return _small(name)
-    sizes, long = Sizes(4900, 400, 500), ITSR(retrain=1000 if name == "mnist" else 500)
-    return Part(name, "train", *CLASSES[name], sizes, 28, 1000, marks, 400, 4000, long)
 
 
 def anomaly_experiment(request: Request) -> Outcome:
@@ -141,6 +73,7 @@ def _settings(parts: tuple[Part, ...]) -> dict[str, str]:
         f"train on, {part.sizes.held} normal ones held out, {part.sizes.test} of either kind to "
         f"test; {part.size} x {part.size} pixels, {part.width} units, {part.late} epochs, ITSR "
         f"{part.itsr.pretrain} + {part.itsr.rounds} x {part.itsr.refine} + {part.itsr.retrain}"
+        f"{part.note and f' ({part.note})'}"
         for part in parts
     }
 
@@ -166,7 +99,7 @@ def _measured(request: Request, part: Part) -> Found:
                 runs.append(Run.read(path))
     return Found(
         part.about, part.early, part.late, part.share, tuple(runs), tuple(areas),
-        PUBLISHED.get(part.data, {}),
+        PUBLISHED.get(part.about, {}),
     )  # fmt: skip
 
 
@@ -267,9 +200,11 @@ def _baselines(path: Path, case: Contaminated, seed: int) -> Areas:
 
 
 def _heat_maps(request: Request, part: Part) -> None:
-    """Of the first seed: test images that the network of rejection suspects most, of each kind."""
+    """Of the first seed: test images that the network of rejection suspects most, of each kind.
+    Drawn by the process that has all seeds.
+    """
     path = request.out / f"heat-maps-{part.slug}.png"
-    if path.exists():
+    if path.exists() or request.own:
         return
     normal, outliers = _images(request, part)
     case = contaminate(normal, outliers, part.share, part.sizes, request.all_seeds[0])

@@ -18,7 +18,7 @@ from torchproof.core.asides import labels
 from torchproof.core.threats import Threat
 from torchproof.diagnose import channel_relevance
 from torchproof.nn.cifs import MASK_GRADIENTS, mask_gradient
-from torchproof.reproduce.experiment import Figures
+from torchproof.reproduce.figures import Figures
 
 BETAS = (0.0, 2.0, 10.0)
 QUERIES = 500  # of Square

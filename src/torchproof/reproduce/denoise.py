@@ -23,7 +23,8 @@ from torchproof.nn import load_model
 from torchproof.recipes import Comparison, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
-from torchproof.reproduce.experiment import Figures, Request, Row, Verdict
+from torchproof.reproduce.experiment import Request, Row, Verdict
+from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.study import MNIST, Study, points
 
 IMAGES = 200  # whose features are looked at

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from torchproof import data as sets
 from torchproof.core.errors import FileError
-from torchproof.detect.attack_rows import attack_rows, chosen, strengths_of
-from torchproof.detect.bench import bench
-from torchproof.detect.bench_record import Bench
-from torchproof.detect.bench_setup import Setup
+from torchproof.detect.bench.attack_rows import attack_rows, chosen, strengths_of
+from torchproof.detect.bench.record import Bench
+from torchproof.detect.bench.run import bench
+from torchproof.detect.bench.setup import Setup
+from torchproof.detect.bench.splits import ELSEWHERE, Sizes, elsewhere
 from torchproof.detect.catalogue import DETECTORS, recipe
-from torchproof.detect.splits import ELSEWHERE, Sizes, elsewhere
 from torchproof.recipes import Plan
 from torchproof.reproduce.detectors_figures import judge, rows
 from torchproof.reproduce.detectors_picture import picture

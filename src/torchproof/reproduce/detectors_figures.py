@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torchproof.core.metrics import clopper_pearson, student
 from torchproof.core.ranking import auroc_interval
 from torchproof.detect.adaptive import DROP
-from torchproof.detect.bench_record import Bench, Judged
+from torchproof.detect.bench.record import Bench, Judged, Kind
 from torchproof.reproduce.experiment import Row, Verdict
 
 LOW = 0.7
@@ -40,8 +40,8 @@ def detectors(each: Sequence[Bench]) -> list[str]:
 
 
 def rows(data: str, each: Sequence[Bench]) -> list[Row]:
-    """The classifier, then each detector: the main attack, the attacks it did not learn, false
-    alarms, the adaptive attack.
+    """The classifier, then each detector: the main attack, the attacks it did not learn, images of
+    other kinds, false alarms, the adaptive attack.
     """
     main = next(a for a in each[0].attacks if a.name == each[0].main)
     fooled = [next(a for a in one.attacks if a.name == one.main).fooled for one in each]
@@ -63,6 +63,9 @@ def _of_detector(about: str, data: str, name: str, each: Sequence[Bench]) -> lis
     unseen = unseen_of(made, main)
     if unseen is not None:
         table += _areas(f"{about}, trained on {main}, lowest on others", made, unseen, None)
+    others = {row.what: None for one in made for row in one.rows if row.kind == "elsewhere"}
+    for images in others:
+        table += _areas(f"{about}, images from elsewhere", made, images, None, "elsewhere")
     false = [round(one.alarms.share * one.alarms.n) for one in made]
     table.append(
         Row.share(f"{about}: false alarms, {100 * made[0].threshold.fpr:g} % asked for", false,
@@ -76,12 +79,14 @@ def _aim(data: str, name: str, attack: str) -> float | None:
     return aim if data == "mnist" and wanted == attack else None
 
 
-def _areas(about: str, made: Sequence[Judged], attack: str, aim: float | None) -> list[Row]:
-    pairs = [(one.alarms.n, row) for one in made if (row := one.told(attack)) is not None]
+def _areas(
+    about: str, made: Sequence[Judged], what: str, aim: float | None, kind: Kind = "successful"
+) -> list[Row]:
+    pairs = [(one.alarms.n, row) for one in made if (row := one.told(what, kind)) is not None]
     if not pairs:
         return []
     areas, n = [row.auroc for _, row in pairs], [row.n for _, row in pairs]
-    found = _area(f"{about}: AUROC, {attack}", areas, [clean for clean, _ in pairs], n)
+    found = _area(f"{about}: AUROC, {what}", areas, [clean for clean, _ in pairs], n)
     setting = _AIM if aim is not None else ""
     return [found.model_copy(update={"published": aim, "setting": setting})]
 

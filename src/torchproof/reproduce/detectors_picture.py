@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchproof.detect.adaptive import DROP
-from torchproof.detect.bench_record import Bench, Judged
+from torchproof.detect.bench.record import Bench, Judged
 from torchproof.report.detect_plots import heat
 from torchproof.report.pictures import blank, content, plainly
 from torchproof.reproduce.detectors_figures import detectors, fits

@@ -7,14 +7,15 @@ An experiment is a function of a `Request` that claims the folder, measures, and
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from torchproof import data as sets
 from torchproof.core.errors import FileError, InputError, ResumeError
@@ -92,8 +93,8 @@ class Row(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The stored result of an experiment (outcome.json). code: its `fingerprint`, "" where that is
-    not known.
+    """The stored result of an experiment (outcome.json). seconds: wall clock; cpu_seconds: of all
+    processes, 0 where some were not measured; code: its `fingerprint`, "" where that is not known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -111,6 +112,7 @@ class Outcome(BaseModel):
     seconds: float
     versions: dict[str, str]
     code: str = ""
+    cpu_seconds: float = 0.0
 
     def write(self, out: Path) -> None:
         """outcome.json and table.md, each whole or not at all; raises FileError."""
@@ -152,9 +154,15 @@ class Outcome(BaseModel):
         return lines
 
 
+class Partial(Exception):
+    """The seeds that one process was asked for are measured; the experiment is not at its end."""
+
+
 @dataclass(frozen=True)
 class Request:
-    """How an experiment is to be run."""
+    """How an experiment is to be run. own: the seeds that this process measures of the `seeds` of
+    the whole experiment, all where it is empty.
+    """
 
     out: Path
     scale: Scale = "small"
@@ -162,7 +170,10 @@ class Request:
     resume: bool = False
     data_dir: Path | None = None
     say: Callable[[str], None] = print
-    started: float = field(default_factory=time.monotonic, init=False, compare=False)
+    own: tuple[int, ...] = ()
+    made: float = field(default_factory=time.time, compare=False)
+    started: float = field(default_factory=time.monotonic, compare=False)
+    cpu_before: float = field(default_factory=lambda: _cpu_seconds(), compare=False)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -172,7 +183,18 @@ class Request:
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.seeds))
+        """The seeds to measure now."""
+        return self.own or tuple(range(self.seeds))
+
+    def part(self, seed: int) -> Request:
+        """What a process is asked that measures this seed for an experiment of others."""
+        return replace(self, own=(seed,), resume=True, say=print)
+
+    def refuse_another(self) -> None:
+        """Raises FileError for a folder that holds an experiment which is not to be resumed."""
+        if (self.out / "request.json").exists() and not self.resume:
+            given = f"{self.out}, which holds an experiment"
+            raise FileError(given, "a new folder", "add --resume")
 
     def claim(self, settings: dict[str, str]) -> None:
         """Makes the folder this run's; raises ResumeError or FileError for one that is
@@ -180,10 +202,7 @@ class Request:
         """
         path = self.out / "request.json"
         wanted = {"scale": self.scale, "seeds": str(self.seeds), **settings}
-        if path.exists() and not self.resume:
-            raise FileError(
-                f"{self.out}, which holds an experiment", "a new folder", "add --resume"
-            )
+        self.refuse_another()
         if path.exists():
             stored = _stored(path)
             differing = [k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)]
@@ -193,6 +212,7 @@ class Request:
                     "the settings the experiment was started with",
                     "choose another --out",
                 )
+            return
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -230,44 +250,42 @@ def conclude(
     """Writes outcome.json, table.md and picture.png into the folder of the request.
 
     judged: the verdict and why; seconds: what it took, by default since the request was made, and
-    what the outcome says that is there already, of a run that is resumed.
+    what the outcome says that is there already, of a run that is resumed. Raises Partial, and
+    writes nothing, where the request is for some of the seeds.
     """
-    spent = time.monotonic() - request.started + _spent_before(request)
+    if request.own:
+        raise Partial
+    spent = time.monotonic() - request.started + _before(request, "seconds")
     outcome = Outcome(
         name=name, paper=paper, claim=claim, scale=request.scale, settings=settings,
         seeds=request.all_seeds, rows=tuple(rows), verdict=judged[0], because=judged[1],
         seconds=spent if seconds is None else seconds, versions=versions(),
         code=fingerprint(PLACES[name][0]) if name in PLACES else "",
+        cpu_seconds=_cpu_spent(request),
     )  # fmt: skip
     outcome.write(request.out)
     write(request.out / "picture.png", picture)
     return outcome
 
 
-def _spent_before(request: Request) -> float:
+def _cpu_seconds() -> float:
+    """Of this process and of those that it has seen the end of."""
+    return sum(os.times()[:4])
+
+
+def _cpu_spent(request: Request) -> float:
+    """Since the folder was claimed; 0 where a run that was cut off took some of it."""
+    now, before = _cpu_seconds() - request.cpu_before, _before(request, "cpu_seconds")
+    path = request.out / "request.json"
+    fresh = not path.exists() or path.stat().st_mtime > request.made - 1  # coarse clocks of files
+    return now + before if fresh or before else 0.0
+
+
+def _before(request: Request, spent: str) -> float:
     try:
-        return float(json.loads((request.out / "outcome.json").read_text())["seconds"])
+        return float(json.loads((request.out / "outcome.json").read_text())[spent])
     except (OSError, ValueError, KeyError, TypeError):  # none, or one that is made again
         return 0.0
-
-
-class Figures(BaseModel):
-    """Figures of one part of an experiment, kept in a file so that no part is measured twice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises FileError for a file that is not whole."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError) as error:
-            given = f"{path} ({error})"
-            raise FileError(given, "figures of this experiment", "remove that file") from error
-
-    def write(self, path: Path) -> None:
-        """Whole or not at all; raises FileError."""
-        write(path, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 def _stored(path: Path) -> dict[str, str]:

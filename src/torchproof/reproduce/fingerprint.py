@@ -13,7 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path(__file__).parent
-SHARED = {"experiment", "fingerprint", "catalogue", "places"}  # of no experiment of its own
+SHARED = {
+    "experiment",
+    "figures",
+    "fingerprint",
+    "catalogue",
+    "places",
+}  # of no experiment of its own
 DRAWN = {"bytes", "Figure", "Axes"}
 
 Read = Callable[[str], str | None]

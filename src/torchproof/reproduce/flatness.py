@@ -5,6 +5,7 @@ loss, and adversarial training that overfits leaves them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,7 +89,7 @@ class Setting:
     how: Procedure
     curve: dict[str, Any]
 
-    def plans(self, seeds: tuple[int, ...]) -> dict[str, Plan]:
+    def plans(self, seeds: Iterable[int]) -> dict[str, Plan]:
         """The variants of adversarial training by name, and the run that overfits."""
         at, data = f"AT({self.pgd})", self.base.get("data", "cifar10")
         made: dict[str, dict[str, Any]] = {
@@ -103,7 +104,7 @@ class Setting:
             "extra data": {"method": at, "extra": data, "settings": {"extra_share": 0.5}},
             LONG: {"method": at, "settings": self.long},
         }
-        return Table.of({"base": self.base, "rows": made, "seeds": seeds}).rows
+        return Table.of({"base": self.base, "rows": made, "seeds": tuple(seeds)}).rows
 
 
 def setting(request: Request) -> Setting:
@@ -135,7 +136,7 @@ def flatness_experiment(request: Request) -> Outcome:
     Hein and Schiele 2021).
     """
     chosen = setting(request)
-    plans = chosen.plans(request.all_seeds)
+    plans = chosen.plans(range(request.seeds))
     about = {name: plan.model_dump_json() for name, plan in plans.items()}
     request.claim({**about, "measured": repr(chosen.how)})
     cells: list[Cell] = []

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from scipy import stats
 
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 PAPER = "Stutz, Hein and Schiele 2021, arXiv 2104.04448"
 CLAIM = (

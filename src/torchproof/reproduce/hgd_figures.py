@@ -10,7 +10,8 @@ from pydantic import Field
 
 from torchproof.nn import Purified
 from torchproof.report.pictures import content
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 PLAIN, PIXELS, LGD, HALF, TENTH = "undefended", "pixels", "LGD", "LGD, five classes", "LGD, a tenth"
 ENSEMBLE = "ensemble AT"

@@ -10,7 +10,8 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from torchproof.report.pictures import content
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 from torchproof.train.ladder import LABEL
 
 __all__ = ["EPS", "GRID", "LABEL", "NETWORKS", "Cell", "items", "judge", "picture", "rows"]

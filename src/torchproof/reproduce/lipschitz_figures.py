@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 
 from torchproof.report.pictures import blank, content, plainly
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 PLAIN, NOISY = "vanilla", "Gaussian noise"
 KINDS = (PLAIN, NOISY)

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from torchproof.diagnose.rank import granulated, interval, kendall, mutual_information
 from torchproof.report.pictures import blank, content, plainly
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 MAGNITUDE = "magnitude pruning"
 ENOUGH, FEWEST = 0.5, 8  # tau, and networks that it takes

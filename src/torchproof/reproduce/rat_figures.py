@@ -20,7 +20,8 @@ from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
 from torchproof.evaluate import evaluate
 from torchproof.report.pictures import content
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 from torchproof.train.region_round import LABEL, resisted
 
 __all__ = [

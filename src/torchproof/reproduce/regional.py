@@ -20,7 +20,8 @@ from torchproof.core.errors import InputError
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
-from torchproof.reproduce.experiment import Figures, Outcome, Request, conclude
+from torchproof.reproduce.experiment import Outcome, Request, conclude
+from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.regional_figures import Case, judge, picture, rows
 
 PAPER = (
@@ -89,10 +90,10 @@ def regional_experiment(request: Request) -> Outcome:
     cells += [(*pair, region) for pair in setting.pairs for region in setting.moved_regions]
     cases: list[Case] = []
     seconds = time.monotonic() - request.started
-    for seed, ids in enumerate(chosen):
+    for seed in request.all_seeds:
         for source, target, region in cells:
             cell = Cell(source, target, region, seed)
-            found = cell.measured(request, networks, pictures, ids, setting)
+            found = cell.measured(request, networks, pictures, chosen[seed], setting)
             cases, seconds = [*cases, *found.cases], seconds + found.seconds
     return conclude(
         request,

@@ -18,7 +18,7 @@ from torchproof.reproduce.fingerprint import fingerprint
 from torchproof.reproduce.places import PLACES
 from torchproof.reproduce.systems import SYSTEMS
 
-HEAD = "| experiment | does the claim show? | seeds | minutes | torch | |"
+HEAD = "| experiment | does the claim show? | seeds | minutes | CPU minutes | torch | |"
 
 
 def page(folder: Path) -> str:
@@ -31,8 +31,9 @@ def page(folder: Path) -> str:
         "Generated from the stored experiments by `make results`; no number is written by hand. "
         "One small experiment for each of the 28 published systems, `torchproof reproduce NAME`: "
         "does the paper's main claim show on two cores? Each has a table with intervals, the "
-        "published figures with their settings, and a picture. Minutes are as measured, on a "
-        "machine that did other work too.",
+        "published figures with their settings, and a picture. Minutes are of the clock, on a "
+        "machine with two cores that did other work too; CPU minutes, of all processes, tell the "
+        "cost where they were recorded. With `--jobs 2` the seeds share the two cores.",
         "",
         *_table(folder, [(s.name, f"{i}. {s.title}") for i, s in enumerate(SYSTEMS, 1)]),
         "",
@@ -55,11 +56,11 @@ _SYSTEMS = {system.name for system in SYSTEMS}
 
 
 def _table(folder: Path, named: Sequence[tuple[str, str]]) -> Iterator[str]:
-    yield from (HEAD, "|---|---|---:|---:|---|---|")
+    yield from (HEAD, "|---|---|---:|---:|---:|---|---|")
     for name, title in named:
         text = f"{title}: `{name}`" if title else f"`{name}`"
         if not (folder / name / "outcome.json").exists():
-            yield f"| {text} | not measured yet | | | | |"
+            yield f"| {text} | not measured yet | | | | | |"
             continue
         yield _row(f"{title}: [{name}]({name}/table.md)" if title else f"[{name}]({name}/table.md)",
                    stored(folder / name))  # fmt: skip
@@ -75,10 +76,16 @@ def _reasons(folder: Path) -> Iterator[str]:
 
 
 def _row(text: str, outcome: Outcome) -> str:
-    minutes = f"{outcome.seconds / 60:,.0f}" if outcome.seconds >= 60 else "< 1"
+    minutes, cpu = _minutes(outcome.seconds), _minutes(outcome.cpu_seconds)
     torch = outcome.versions.get("torch", "")
-    return (f"| {text} | **{outcome.verdict}** | {len(outcome.seeds)} | {minutes} | {torch} "
-            f"| {_mark(outcome)} |")  # fmt: skip
+    return (f"| {text} | **{outcome.verdict}** | {len(outcome.seeds)} | {minutes} | {cpu} "
+            f"| {torch} | {_mark(outcome)} |")  # fmt: skip
+
+
+def _minutes(seconds: float) -> str:
+    if seconds == 0:  # not recorded
+        return ""
+    return f"{seconds / 60:,.0f}" if seconds >= 60 else "< 1"
 
 
 def _mark(outcome: Outcome) -> str:

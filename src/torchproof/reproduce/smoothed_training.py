@@ -16,15 +16,8 @@ from torchproof.data.dataset import Dataset
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, recipe
 from torchproof.report.pictures import content
-from torchproof.reproduce.experiment import (
-    Figures,
-    Outcome,
-    Request,
-    Row,
-    Verdict,
-    available,
-    conclude,
-)
+from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
+from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.subjects import seeded, tested_on, trained
 from torchproof.train import Settings
 from torchproof.verify.smoothing import Smoothing

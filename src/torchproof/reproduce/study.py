@@ -17,7 +17,15 @@ from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
 from torchproof.recipes.table import Judgement
 from torchproof.report.pictures import content
-from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
+from torchproof.reproduce.experiment import (
+    Outcome,
+    Partial,
+    Request,
+    Row,
+    Verdict,
+    available,
+    conclude,
+)
 
 Judge = Callable[[Mapping[str, Line], Sequence[Row]], tuple[Verdict, str]]
 """From the lines by name, and all rows, to the verdict and the sentence that says why."""
@@ -65,9 +73,17 @@ class Study:
         """The experiment, in a folder that has been claimed."""
         table = self.table(request)
         runs = request.out / "runs"
-        many = Many(table, runs, runs.exists(), request.data_dir, say=request.say)
+        many = Many(
+            table,
+            runs,
+            request.resume or runs.exists(),
+            request.data_dir,
+            say=request.say,
+            only=request.own,
+        )
         found = many.run()
-        assert found is not None  # nothing stops it
+        if found is None:  # nothing stops it but its end
+            raise Partial
         rows = self._rows(found) + (() if self.more is None else self.more(request, table, found))
         write(request.out / "comparison.md", found.markdown().encode())
         return conclude(
@@ -96,7 +112,7 @@ class Study:
         base = base if request.scale == "small" else {}
         n, suite = (10000, "standard") if request.scale == "paper" else (self.n, "fast")
         judged = Judgement(n=n, suite=suite, weights=self.weights)
-        made = Table.of({"base": base, "rows": rows, "seeds": request.all_seeds})
+        made = Table.of({"base": base, "rows": rows, "seeds": tuple(range(request.seeds))})
         return made.model_copy(update={"evaluate": judged})
 
     def _rows(self, found: Comparison) -> tuple[Row, ...]:

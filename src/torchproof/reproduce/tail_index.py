@@ -32,7 +32,8 @@ from torchproof.diagnose.stable import (
 )
 from torchproof.diagnose.tail_index import tail_index, tail_index_over_training
 from torchproof.nn.normalise import Normalise
-from torchproof.reproduce.experiment import Figures, Outcome, Request, at_hand, conclude
+from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
+from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.tail_index_figures import judge, png, rows, tails_png
 from torchproof.reproduce.tail_index_measures import ALPHAS, Cell, Exit, Synthetic, Track
 

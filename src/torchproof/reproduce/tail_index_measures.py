@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from torchproof.diagnose.tail_index import Tails, TailTrack
 from torchproof.report.tail_index_plots import READINGS
-from torchproof.reproduce.experiment import Figures
+from torchproof.reproduce.figures import Figures
 
 ALPHAS = (1.2, 1.5, 1.8, 2.0)
 WITHIN = {"published": 0.03, "characteristic": 0.05}  # of the true index, mean of 20 sets

@@ -12,8 +12,9 @@ from torchproof.backdoor.neural_cleanse import Cleansed
 from torchproof.backdoor.rule import Origin, Rule, calibrate, class_shares
 from torchproof.backdoor.titrate import Titration
 from torchproof.core.ranking import auroc, auroc_interval
-from torchproof.reproduce.experiment import Figures, Row
+from torchproof.reproduce.experiment import Row
 from torchproof.reproduce.experiment import Verdict as Said
+from torchproof.reproduce.figures import Figures
 
 AREA, NAMED, FASTER = 0.9, 0.75, 100.0
 ALL = "all kinds"

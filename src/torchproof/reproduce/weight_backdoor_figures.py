@@ -15,7 +15,8 @@ from torchproof.backdoor.sweep import Setting, Sweep
 from torchproof.backdoor.triggers import Trigger
 from torchproof.report import backdoor_plots
 from torchproof.report.pictures import blank, content, plainly
-from torchproof.reproduce.experiment import Figures, Row, Verdict
+from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.figures import Figures
 
 PAPER = "Garg, Kumar, Goel and Liang 2020, arXiv 2008.01761"
 CLAIM = (

@@ -6,6 +6,7 @@ holds: the best of all steps counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -26,7 +27,8 @@ class Parts:
     weights: (N, U) places of lower lines, and multipliers; shares: (N, M) of the question's rows,
     at least 0 and of any sum; lower: (N,) what the shared rows are above, less their limits;
     choice: (N,) the neuron to be split at; low, high: (N, U) bounds of what open neurons read; age:
-    (N,) splits since these were renewed.
+    (N,) splits since these were renewed; error: (N,) how far `lower` may be above what holds, 0
+    where that is not asked or the part is open.
     """
 
     question: Tensor
@@ -39,6 +41,7 @@ class Parts:
     low: Tensor
     high: Tensor
     age: Tensor
+    error: Tensor
 
     def __len__(self) -> int:
         return len(self.question)
@@ -118,7 +121,26 @@ class Bounder:
         weights, reads = torch.zeros_like(slopes), (self.neurons.low, self.neurons.high)
         low, high = (end.expand(count, -1).clone() for end in reads)
         age = torch.zeros_like(number)
-        return Parts(number, signs, slopes, weights, shares, least, number, low, high, age)
+        error = torch.zeros_like(least)
+        return Parts(number, signs, slopes, weights, shares, least, number, low, high, age, error)
+
+    def settled(self, parts: Parts) -> Parts:
+        """The parts, of which those that are closed count as such."""
+        return parts
+
+    def least(
+        self, parts: Parts, place: Tensor, start: Mapping[str, Tensor], example: Tensor
+    ) -> Tensor:
+        """(R,) what rows at some nodes are above in the parts `example`, (R,) places among them;
+        place: (N, U) of lower lines.
+        """
+        root = self.neurons.passed.walk
+        lines = self.neurons.lines(parts.signs, place, (parts.low, parts.high))
+        walk = replace(root, reference=self.neurons.reference(len(parts)), lines=lines)
+        at, at_input = walk.plane(start, example)
+        if at_input is None:
+            return at
+        return at + self.inside.lowest(at_input, torch.zeros_like(example))
 
     def quick(self, parts: Parts) -> Parts:
         """Bounds as the variables are."""

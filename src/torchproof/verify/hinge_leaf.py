@@ -20,11 +20,11 @@ PENALTY = 1e4  # of leaving the part, in units of the rows' size
 
 @dataclass(frozen=True)
 class Leaf:
-    """lower: what shares of the rows are above, less their limits; x: (1, ...) where the programme
-    has the worst row lowest.
+    """part: with the shares and multipliers of the programme, and what comes of them; x: (1, ...)
+    where it has the worst row lowest.
     """
 
-    lower: float
+    part: Parts
     x: Tensor
 
 
@@ -66,7 +66,7 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
     weights = whole.new_zeros(1, len(signs))
     weights[0, split] = multipliers[len(at) :] / whole
     proposed = replace(part, shares=multipliers[None, : len(at)] / whole, weights=weights)
-    return Leaf(float(bounder.quick(proposed).lower), x)
+    return Leaf(bounder.quick(proposed), x)
 
 
 def _planes(walk: Walk, start: dict[str, Tensor], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -111,10 +111,10 @@ class Neurons:
             z = walk.reference[piece.before].flatten()[i]
             answer = walk.reference[piece.node].flatten()[i]
             lines[piece.node] = Held(
-                (_filled(held.low[0], i, low[:, u]),),
-                _filled(held.low_at, i, low[:, u] * z - answer),
-                (_filled(held.high[0], i, high[:, u]),),
-                _filled(held.high_at, i, high[:, u] * z + above[:, u] - answer),
+                (filled(held.low[0], i, low[:, u]),),
+                filled(held.low_at, i, low[:, u] * z - answer),
+                (filled(held.high[0], i, high[:, u]),),
+                filled(held.high_at, i, high[:, u] * z + above[:, u] - answer),
             )
         return lines
 
@@ -139,7 +139,7 @@ def _repeated(parts: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
     return tuple(part.expand(count, *part.shape[1:]) for part in parts)
 
 
-def _filled(root: Tensor, index: Tensor, values: Tensor) -> Tensor:
+def filled(root: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """(R, ...) the root's entries, with values (R, n) in some places."""
     dense = root.flatten(1).expand(len(values), -1).to(values.dtype)
     return dense.index_copy(1, index, values).view(-1, *root.shape[1:])

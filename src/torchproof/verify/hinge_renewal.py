@@ -5,7 +5,7 @@ narrows what later neurons read, or settles their signs too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -65,19 +65,15 @@ class Renewal:
     def _narrow(self, parts: Parts, piece: Piece) -> None:
         """Walks back from a piece's open neurons in every part, whose splits are in the lines."""
         look()
-        neurons, root = self.bounder.neurons, self.bounder.neurons.passed.walk
+        root = self.bounder.neurons.passed.walk
         part, unit = (parts.signs[:, piece.where] == 0).nonzero().T
         if not len(part):
             return
         place = (parts.high > -parts.low).to(parts.low.dtype)
-        lines = neurons.lines(parts.signs, place, (parts.low, parts.high))
-        walk = replace(root, reference=neurons.reference(len(parts)), lines=lines)
         shape, entry = root.reference[piece.before].shape[1:], piece.index[unit, None]
         row = parts.low.new_zeros(len(part), int(shape.numel())).scatter_(1, entry, 1.0)
         rows, example = torch.cat([row, -row]).view(-1, *shape), part.repeat(2)
-        at, at_input = walk.plane({piece.before: rows}, example)
-        if at_input is not None:
-            at = at + self.bounder.inside.lowest(at_input, torch.zeros_like(example))
+        at = self.bounder.least(parts, place, {piece.before: rows}, example)
         self.walked += len(example)
         places = (part, unit + piece.where.start)
         low = torch.maximum(parts.low[places], at[: len(part)])

@@ -32,13 +32,15 @@ NEAR, DESCENT = 4, 10  # inputs that a search goes on from, its steps
 class Split:
     """verdict over all questions: "sat" where any has an input, x; lower: (Q,) what the
     rows @ y less their limits, in shares of a sum of 1 that may differ from part to part, are above
-    everywhere: above 0, the question is answered with no. walked: rows that were walked back.
+    everywhere: above 0, the question is answered with no; error: (Q,) how far that may be above
+    what holds, 0 where it is not asked. walked: rows that were walked back.
     """
 
     verdict: Verdict
     x: Tensor | None
     parts: int
     lower: Tensor
+    error: Tensor
     walked: int
 
 
@@ -60,16 +62,20 @@ def split_hinges(
     neurons = Neurons.of(passed)
     bounder = Bounder(neurons, passed.walk.inside, torch.stack(padded), torch.stack(ends))
     with limit(seconds):
-        return Tree(bounder, falsify, torch.full_like(bounder.limits[:, 0], torch.inf)).run()
+        return Tree(bounder, falsify).run()
 
 
 @dataclass
 class Tree:
-    """What is known so far. lower: (Q,) the least of the parts that are closed; found: an input."""
+    """What is known so far. lower, error: (Q,) of the parts that are closed, the one with the least
+    difference; found: an input; renew: whether bounds are renewed in parts.
+    """
 
     bounder: Bounder
     falsify: bool
-    lower: Tensor
+    renew: bool = True
+    lower: Tensor = field(init=False)
+    error: Tensor = field(init=False)
     parts: int = 0
     found: Tensor | None = None
     stuck: bool = False
@@ -77,6 +83,8 @@ class Tree:
 
     def __post_init__(self) -> None:
         self.renewal = Renewal(self.bounder)
+        self.lower = torch.full_like(self.bounder.limits[:, 0], torch.inf)
+        self.error = torch.zeros_like(self.lower)
 
     def run(self) -> Split:
         now, waiting, steps = self.bounder.root(), list[Parts](), ROOT_STEPS
@@ -99,7 +107,7 @@ class Tree:
         elif verdict is None:
             verdict = "unknown" if self.stuck else "unsat"
         walked = self.bounder.walked + self.renewal.walked
-        return Split(verdict, self.found, self.parts, self.lower, walked)
+        return Split(verdict, self.found, self.parts, self.lower, self.error, walked)
 
     def _settled(self, parts: Parts, steps: int) -> Parts:
         """Those of the parts that bounds leave open, with the neurons that they are split at."""
@@ -108,15 +116,17 @@ class Tree:
             part = parts.take(slice(first, first + self._batch))
             made = self.bounder.bounded(part, steps)
             self.parts += len(part)
-            closed = made.parts.closed
-            self._count(made.parts.take(closed))
-            rest, scores = made.parts.take(~closed), made.scores[~closed]
+            settled = self.bounder.settled(made.parts)
+            closed = settled.closed
+            self._close(settled.take(closed))
+            rest, scores = settled.take(~closed), made.scores[~closed]
             if made.lowest is not None and self.falsify and len(rest):
                 self._try(rest.question, made.lowest[~closed])
             if self.found is not None:
                 break
             rest.age += 1
-            self.renewal.renew(rest)
+            if self.renew:
+                self.renewal.renew(rest)
             split = (rest.signs == 0).any(1)
             self._leaves(rest.take(~split))
             rest, scores = rest.take(split), scores[split]
@@ -124,9 +134,17 @@ class Tree:
             open_ = open_.joined(rest)
         return open_
 
+    def _close(self, parts: Parts) -> None:
+        """Parts that no input in question is in."""
+        self._count(parts)
+
     def _count(self, parts: Parts) -> None:
         """Takes parts' bounds into the account of their questions."""
-        self.lower.scatter_reduce_(0, parts.question, parts.lower, "amin")
+        sure, known = parts.lower - parts.error, self.lower - self.error
+        least = known.scatter_reduce(0, parts.question, sure, "amin")
+        some = parts.take((sure == least[parts.question]) & (sure < known[parts.question]))
+        self.lower.scatter_reduce_(0, some.question, some.lower, "amin", include_self=False)
+        self.error.scatter_reduce_(0, some.question, some.error, "amax", include_self=False)
 
     def _try(self, question: Tensor, x: Tensor) -> None:
         """Runs inputs x (N, ...) through the network, and goes on from the nearest; keeps one that
@@ -148,8 +166,9 @@ class Tree:
             look()
             part = parts.take(slice(i, i + 1))
             made = leaf(self.bounder, part) if self.bounder.neurons.complete else None
-            if made is not None and made.lower > 0:
-                self.lower[part.question] = self.lower[part.question].clamp_max(made.lower)
+            settled = None if made is None else self.bounder.settled(made.part)
+            if settled is not None and bool(settled.closed):
+                self._close(settled)
                 continue
             if made is not None and self.falsify:
                 self._try(part.question, made.x)

@@ -34,13 +34,13 @@ def at_once(walk: Walk | Windows) -> int:
     return max(1, min(ENTRIES.get(device, MANY), entries()) // largest)
 
 
-def starts(walk: Walk, name: str, open_: Tensor) -> Iterator[Start]:
+def starts(walk: Walk, name: str, open_: Tensor, whole: bool = False) -> Iterator[Start]:
     """For the entries of the node where open_ (B, ...) holds, in parts; through windows where these
-    are worth it.
+    are worth it, unless the walk is to be `whole`.
     """
     if not bool(open_.any()):
         return
-    windows = Windows.of(walk, name)
+    windows = None if whole else Windows.of(walk, name)
     if windows is not None:
         most = at_once(windows)
         yield from (Start(*start) for start in windows.starts(walk, open_, most))

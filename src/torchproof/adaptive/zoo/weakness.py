@@ -56,16 +56,17 @@ class Tests(nn.Module):
     def figures(self, x: Tensor, logits: Tensor) -> Tensor:
         """The three figures (B, 3)."""
         first, second = logits.topk(2, dim=1).indices.unbind(1)
-        away, into = self.steps(x, first, -1.0), self.steps(x, second, 1.0)
+        towards = torch.tensor([-1.0, 1.0], device=x.device).repeat_interleave(len(x))
+        away, into = self.steps(torch.cat([x, x]), torch.cat([first, second]), towards).chunk(2)
         return torch.stack([self.noise(x, logits), away, into], 1)
 
     def noise(self, x: Tensor, logits: Tensor) -> Tensor:
         moved: Tensor = self.network(x + SIGMA * torch.randn_like(x))
         return (logits.softmax(1) - moved.softmax(1)).abs().sum(1)
 
-    def steps(self, x: Tensor, label: Tensor, towards: float) -> Tensor:
-        """(B,) how many steps it takes to leave `label` (towards = -1), or to reach it (1); MOST
-        where that many are not enough.
+    def steps(self, x: Tensor, label: Tensor, towards: Tensor) -> Tensor:
+        """(B,) how many steps it takes to leave `label` (where towards (B,) is -1), or to reach it
+        (1); MOST where that many are not enough.
         """
         count = torch.full((len(x),), float(MOST), device=x.device)
         live, rows = x.detach().clone(), torch.arange(len(x), device=x.device)
@@ -74,9 +75,9 @@ class Tests(nn.Module):
                 live.requires_grad_()
                 loss = F.cross_entropy(self.network(live), label[rows], reduction="sum")
                 (grad,) = torch.autograd.grad(loss, [live])
-            live = (live - towards * STRIDE * grad.sign()).detach().clamp(0, 1)
-            there = self.network(live).argmax(1) == label[rows]
-            done = there if towards > 0 else ~there
+            way = towards[rows].view(-1, 1, 1, 1)
+            live = (live - way * STRIDE * grad.sign()).detach().clamp(0, 1)
+            done = (self.network(live).argmax(1) == label[rows]) == (towards[rows] > 0)
             count[rows[done]] = float(number)
             live, rows = live[~done], rows[~done]
             if not len(rows):

@@ -33,7 +33,9 @@ def recheck_failed(evidence: Evidence) -> Verdict:
         return None
     outside = sum(not verdict["inside"] for _, verdict in failed)
     few = len(failed) == 1 or len(failed) <= 0.01 * len(verdicts)
-    return (WARNING if few and not outside else SEVERE), (
+    # averages of a randomised model differ from one another: a lucky one is refuted here
+    averaged = evidence.header.settings.get("draws", 1) > 1
+    return (WARNING if (few or averaged) and not outside else SEVERE), (
         f"{len(failed)} of {len(verdicts)} adversarial images did not hold when read back "
         f"({outside} outside the set, the others classified correctly) and do not count as broken: "
         f"ids {listed(i for i, _ in failed)}"

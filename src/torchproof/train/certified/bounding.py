@@ -78,8 +78,13 @@ class Bounding(Method):
 def margins(passed: Pass, y: Tensor) -> Tensor:
     """(B, K - 1) lower bounds of z_y - z_t, t != y in order, merged into the last layers."""
     answer = passed.walk.reference[passed.walk.graph.output]
-    with torch.autocast(y.device.type, enabled=False), torch.enable_grad():
-        return passed.lower(rows_of(y, answer.shape[-1]).to(answer))
+    return below(passed, rows_of(y, answer.shape[-1]).to(answer))
+
+
+def below(passed: Pass, rows: Tensor) -> Tensor:
+    """(B, S) lower bounds of the rows (B, S, K) of the logits."""
+    with torch.autocast(rows.device.type, enabled=False), torch.enable_grad():
+        return passed.lower(rows)
 
 
 def worst_logits(lower: Tensor, y: Tensor) -> Tensor:

@@ -4,14 +4,18 @@
 
 It replays in float64, with everything that is rounded paid for, that the margins over the set are
 at least what the certificate claims. Each interval claimed before a ReLU has to follow from those
-before it, by intervals or by a linear bound walked back to the input. Exit code 0: all confirmed.
+before it, by intervals or by a linear bound walked back to the input. Margins follow from such
+bounds too, or from one for each part of a partition by signs. Exit code 0: all confirmed.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import sys
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 
 A = np.ndarray[Any, Any]
 Layer = tuple[str, A, A]  # "affine": W, b; "mul", "div", "add": a vector, nothing; "relu"
+NONSENSE = (LookupError, TypeError, ValueError, StopIteration, RecursionError, zlib.error)
 TINY = 1e-280
 NONE = np.zeros(0)
 
@@ -30,6 +35,12 @@ class Rejected(Exception):
 def lost(n: int) -> float:
     """2 n u / (1 - n u): twice what a sum of n products loses, as a share of their sizes."""
     return 2 * n * 2.0**-53 / (1 - n * 2.0**-53)
+
+
+def unpacked(text: str, kind: str, rows: int) -> A:
+    """(rows, n) numbers."""
+    numbers = np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
+    return numbers.astype(float).reshape(rows, -1)
 
 
 def matrix(layer: dict[str, Any], w: A, shape: tuple[int, ...]) -> tuple[A, tuple[int, ...]]:
@@ -87,6 +98,7 @@ class Example:
         self.doubt: list[A] = []  # per layer, what a row pays for each |entry| of its answer
         self.lines: dict[int, tuple[A, A, A]] = {}
         self.ranges: dict[int, tuple[A, A]] = {}
+        self.reach: dict[int, A] = {}  # the largest |entry| that a ReLU reads
         claims, z = iter(of["bounds"]), (self.lo, self.hi)
         for i, (kind, w, b) in enumerate(layers):
             if kind == "relu":
@@ -118,8 +130,8 @@ class Example:
         )
         for sign, open_ in ((1, ~(low <= z[0])), (-1, ~(high >= z[1]))):
             for part in np.array_split(np.flatnonzero(open_), 1 + open_.sum() // 512):
-                rows = sign * np.eye(len(low))[part]
-                if not np.all(self.least(rows, i) >= sign * (low if sign > 0 else high)[part]):
+                rows, own = sign * np.eye(len(low))[part], self.slopes_of(claim, part, sign)
+                if not np.all(self.least(rows, i, own) >= sign * (low if sign > 0 else high)[part]):
                     raise Rejected(f"bounds before layer {i} do not follow")
         crossing = (low < 0) & (high > 0)
         up = np.where(crossing, high, 1.0) / np.where(crossing, high - low, 1.0)
@@ -127,13 +139,37 @@ class Example:
         at = np.maximum(-up * low, (1 - up) * high) * (1 + lost(4)) + TINY
         at = np.where(crossing, at, 0.0)
         self.lines[i] = (np.where(crossing, np.clip(slope, 0, 1), up), up, at)
-        size = np.maximum(abs(low), abs(high))
+        size = self.reach[i] = np.maximum(abs(low), abs(high))
         self.doubt.append(lost(len(low) + 4) * (size + at))
         return low, high
 
-    def least(self, rows: A, end: int, slopes: dict[int, A] | None = None, stop: int = -1) -> A:
+    def slopes_of(self, claim: dict[str, Any], part: A, sign: int) -> dict[int, A]:
+        """Slopes of the lower lines of the layers before for entries that the claim has some for,
+        and as they were drawn for others.
+        """
+        if not (claim.get("rows") and self.lines and len(part)):
+            return {}
+        entries = claim["rows"]["entries"]
+        levels = unpacked(claim["rows"]["levels"], "u1", 2 * len(entries)) / 255
+        where = {entry: k + (sign < 0) * len(entries) for k, entry in enumerate(entries)}
+        usual = np.concatenate([low for low, _, _ in self.lines.values()])
+        whole = np.stack([levels[where[j]] if j in where else usual for j in part.tolist()])
+        return self.by_layer(whole)
+
+    def by_layer(self, whole: A) -> dict[int, A]:
+        """Slopes (rows, units of all layers so far), layer by layer."""
+        ends = np.cumsum([len(low) for low, _, _ in self.lines.values()])
+        if whole.shape[1] != ends[-1]:
+            raise Rejected("slopes of another network")
+        return dict(zip(self.lines, np.split(whole, ends[:-1], 1), strict=True))
+
+    def least(
+        self, rows: A, end: int, slopes: dict[int, A] | None = None, stop: int = -1,
+        sides: dict[int, A] | None = None,
+    ) -> A:  # fmt: skip
         """What <row, z> is at least, z the answer of layer end - 1, whose rows walk back to the
-        input, or to the interval after the ReLU of layer `stop`.
+        input, or to the interval after the ReLU of layer `stop`; sides: per layer (2, rows, units)
+        signs, 0 where open, and multipliers w >= 0: <row, z> >= <row, z> - sign w z there.
         """
         value, error = np.zeros(len(rows)), np.full(len(rows), TINY)
         for i in reversed(range(stop + 1, end)):
@@ -143,10 +179,15 @@ class Example:
             elif kind == "relu":
                 low, up, at = self.lines[i]
                 if slopes:
-                    open_ = at > 0
-                    low = np.where(open_, np.clip(slopes[i], 0, 1), low)
-                value, rows = (value + np.minimum(rows, 0) @ at,
+                    low = np.where(at > 0, np.clip(slopes[i], 0, 1), low)
+                if sides:
+                    sign, at = sides[i][0], np.where(sides[i][0] == 0, at, 0.0)
+                    low, up = (np.where(sign == 0, line, sign > 0) for line in (low, up))
+                value, rows = (value + (np.minimum(rows, 0) * at).sum(1),
                                np.where(rows > 0, rows * low, rows * up))  # fmt: skip
+                if sides:
+                    rows = rows - sides[i][0] * np.maximum(sides[i][1], 0)
+                    error = error + lost(2) * abs(rows) @ self.reach[i]
             elif kind == "add":
                 value = value + rows @ w
             else:
@@ -158,8 +199,7 @@ class Example:
         if stop < 0 and self.norm != "linf":
             size, part = size + abs(self.x) + self.eps, np.maximum(part, self.ball(rows))
         value, error = value + part, error + abs(rows) @ (lost(4 * len(size) + 64) * size)
-        found: A = value - error - lost(4) * abs(value)
-        return found
+        return np.asarray(value - error - lost(4) * abs(value))
 
     def ball(self, rows: A) -> A:
         """<row, x + d> for the worst d of an l0, l1 or l2 ball in the box; for l1 and l2 by weak
@@ -185,20 +225,50 @@ class Example:
             off = (-rows * d - d**2 / (2 * t)).sum(1) + self.eps**2 / (2 * t[:, 0])
         else:
             raise Rejected(f"a norm that is not known: {self.norm}")
-        found: A = rows @ self.x - off
-        return found
+        return np.asarray(rows @ self.x - off)
+
+
+def covers(parts: list[dict[tuple[int, int], int]]) -> bool:
+    """Is every pattern of signs in one of the parts?"""
+    if not parts or not all(parts):
+        return bool(parts)
+    ((unit, _),) = Counter(unit for part in parts for unit in part).most_common(1)
+    halves = ([{u: s for u, s in part.items() if u != unit} for part in parts
+               if part.get(unit, sign) == sign] for sign in (1, -1))  # fmt: skip
+    return all(covers(half) for half in halves)
+
+
+def by_parts(example: Example, row: A, leaves: list[dict[str, Any]]) -> float:
+    """What <row, logits> is at least, the least of what it is in parts that cover the set."""
+    units = [{(int(k), int(j)): int(s) for k, j, s in leaf["splits"]} for leaf in leaves]
+    if not covers(units) or {s for part in units for s in part.values()} - {1, -1}:
+        raise Rejected("parts that leave something out")
+    if not np.isfinite([w for leaf in leaves for w in leaf["weights"]]).all():
+        raise Rejected("multipliers that are no numbers")
+    relus, found = list(example.lines), [np.inf]
+    for some in (leaves[k : k + 256] for k in range(0, len(leaves), 256)):
+        sides = {i: np.zeros((2, len(some), len(example.reach[i]))) for i in relus}
+        for n, leaf in enumerate(some):
+            for (k, j, sign), weight in zip(leaf["splits"], leaf["weights"], strict=True):
+                sides[relus[k]][:, n, j] = sign, weight
+        slopes = example.by_layer(np.concatenate([unpacked(f["slopes"], "<f4", 1) for f in some]))
+        rows = np.repeat(row[None], len(some), 0)
+        found += example.least(rows, len(example.layers), slopes, sides=sides).tolist()
+    return float(np.min(found))  # NaN where one of them is
 
 
 def check_example(layers: list[Layer], of: dict[str, Any], about: dict[str, Any]) -> float:
     """What the least margin is at least; raises Rejected where a claim does not follow."""
     example, classes = Example(layers, of, about), int(of["classes"])
     rows = np.eye(classes)[[of["label"]]] - np.delete(np.eye(classes), of["label"], 0)
-    relus = [i for i, layer in enumerate(layers) if layer[0] == "relu"]
-    own = zip(relus, of["slopes"], strict=True) if of["slopes"] else []
-    slopes = {i: np.array(slope, float) for i, slope in own}
+    relus = list(example.lines)
+    own = of["slopes"] or []
+    slopes = {i: np.array(s, float) for i, s in zip(relus, own, strict=bool(own))}
     found = example.least(rows, len(layers), slopes)
     if relus:
         found = np.maximum(found, example.least(rows, len(layers), stop=relus[-1]))
+    for t, leaves in enumerate(of.get("leaves") or []):
+        found[t] = np.maximum(found[t], by_parts(example, rows[t], leaves) if leaves else -np.inf)
     claimed = np.array(of["margin"], float).reshape(len(rows)) - np.array(of["error_bound"], float)
     if not np.all((found >= claimed) & (claimed > 0)):
         raise Rejected("the margins do not follow")
@@ -209,7 +279,7 @@ def check(path: Path) -> list[tuple[Any, str]]:
     """Each example's id and "confirmed", or why not."""
     proof, told = json.loads(path.read_text()), []
     try:
-        if proof["schema"] != "torchproof.proof/2":
+        if proof["schema"] != "torchproof.proof/3":
             raise Rejected("another kind of file")
         layers = network(proof["network"], path.parent)
     except Rejected as reason:
@@ -218,7 +288,7 @@ def check(path: Path) -> list[tuple[Any, str]]:
         try:
             check_example(layers, of, proof["set"])
             told.append((of["id"], "confirmed"))
-        except (Rejected, LookupError, TypeError, ValueError, StopIteration) as reason:
+        except (Rejected, *NONSENSE) as reason:
             told.append((of["id"], f"rejected: {reason}"))
     return told
 

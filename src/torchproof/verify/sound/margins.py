@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,22 +11,20 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError, unknown
 from torchproof.core.threats import AnyThreat
-from torchproof.verify import bounds
-from torchproof.verify.alpha import optimised
 from torchproof.verify.bounds import BOUNDS, Bound, graph_of
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
-from torchproof.verify.interval import Interval
-from torchproof.verify.linear import Walk
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.sound.affine import COVERED, takes_inexact
+from torchproof.verify.sound.branch import branched
 from torchproof.verify.sound.constants import doubts
 from torchproof.verify.sound.lines import STRAIGHT, has_lines
 from torchproof.verify.sound.passes import Pass, better
+from torchproof.verify.sound.search import slopes_of
 from torchproof.verify.sound.walk import Sum
-from torchproof.verify.starts import at_once
 
-METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "best")
+METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best",
+           "bab")  # fmt: skip
 ASSUMPTION = (
     "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
     "that are rounded one by one (sums in any order; no Winograd or Fourier convolutions)"
@@ -36,22 +33,25 @@ ASSUMPTION = (
 
 class SoundMargins(NamedTuple):
     """lower - error (B, K - 1) holds in real arithmetic: z_y - z_t, t != y in order; -inf where
-    nothing does. rows: walks back through the graph.
+    nothing does. rows: walks back through the graph; found: as of `bounds.Margins`.
     """
 
     lower: Tensor
     error: Tensor
     rows: int
+    found: tuple[Tensor | None, ...] = ()
 
 
 @torch.no_grad()
 def sound_margins(
-    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, method: str = "crown"
-) -> SoundMargins:
+    model: nn.Module | Graph, x: Tensor, y: Tensor, threat: AnyThreat, method: str = "crown",
+    seconds: float | None = None,
+) -> SoundMargins:  # fmt: skip
     """Bounds of margins over the threat around x (B, C, H, W), certified where lower - error > 0.
 
     The threat is that around x as it is, with the float64 numbers of its radius and box. A module
     is copied to float64, which changes none of its float32 weights; a Graph has to be in float64.
+    seconds: for each example, of branch and bound.
     Raises UnknownName for a method that is none of METHODS, ModelError for operations that are not
     covered, all of them.
     """
@@ -59,6 +59,8 @@ def sound_margins(
         raise unknown("method in sound arithmetic", method, METHODS)
     x, graph = x.double(), in_float64(model, x)
     refuse(graph, x)
+    if method == "bab":
+        return _branched(graph, InputSet.of(x, threat), y, seconds)
     found, rows = [], 0
     for bound in BOUNDS[method]:
         one, walked = _bounded(graph, InputSet.of(x, threat), y, bound)
@@ -67,21 +69,31 @@ def sound_margins(
     best = found[0]
     for one in found[1:]:
         best = better(one, best)
-    known = (best.value - best.error).isfinite()
-    value = torch.where(known, best.value, -torch.inf)
-    return SoundMargins(value, torch.where(known, best.error, 0.0), rows)
+    return SoundMargins(*_finite(best), rows)
+
+
+def _finite(found: Sum) -> Sum:
+    """Where nothing holds, -inf."""
+    known = (found.value - found.error).isfinite()
+    value = torch.where(known, found.value, -torch.inf)
+    return Sum(value, torch.where(known, found.error, 0.0))
+
+
+def _branched(graph: Graph, inside: InputSet, y: Tensor, seconds: float | None) -> SoundMargins:
+    each = [
+        branched(graph, inside.take(torch.tensor([row])), y[row : row + 1], seconds)
+        for row in range(len(y))
+    ]
+    bounds, walked, met = zip(*each, strict=True)
+    found = _finite(Sum(*(torch.stack(part) for part in zip(*bounds, strict=True))))
+    return SoundMargins(*found, sum(walked), met)
 
 
 def _bounded(graph: Graph, inside: InputSet, y: Tensor, bound: Bound) -> tuple[Sum, int]:
     passed = Pass.of(graph, inside, bound)
     rows = rows_of(y, passed.walk.single[graph.output].shape[-1]).to(inside.x.dtype)
-    if not bound.steps:
-        return passed.lower(rows), passed.walk.walked
-    slopes, walked = slopes_found(graph, inside, rows, bound)
-    found = passed.lower(rows, slopes)
-    if slopes:
-        found = better(found, passed.lower(rows))
-    return found, walked + passed.walk.walked
+    slopes = slopes_of(passed.walk, rows, bound.steps) if bound.steps else {}
+    return passed.lower(rows, slopes), passed.walk.walked
 
 
 def in_float64(model: nn.Module | Graph, x: Tensor) -> Graph:
@@ -129,44 +141,3 @@ def _covered(node: Node, graph: Graph, values: Values, inexact: Mapping[str, obj
         known = relaxation(node, bind(node.args, values))
         return has_lines(node.kind, known) and not doubtful
     return node.kind in COVERED and node.kind in AFFINE and (not doubtful or takes_inexact(node))
-
-
-@dataclass
-class Recording(Walk):
-    """A walk that keeps the slopes with which every row was bounded best."""
-
-    best: Tensor | None = None
-    slopes: dict[str, Tensor] = field(default_factory=dict)
-
-    def lower(
-        self, start: Mapping[str, Tensor], example: Tensor,
-        stop: Mapping[str, Interval] | None = None, slopes: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:  # fmt: skip
-        found = super().lower(start, example, stop, slopes)
-        if slopes is not None:
-            value = found.detach()
-            kept = value > (torch.full_like(value, -torch.inf) if self.best is None else self.best)
-            for name, slope in slopes.items():
-                before = self.slopes.get(name)
-                where = kept.view(-1, *[1] * (slope.dim() - 1))
-                now = slope.detach()
-                self.slopes[name] = now if before is None else torch.where(where, now, before)
-            self.best = value if self.best is None else torch.maximum(self.best, value)
-        return found
-
-
-def slopes_found(
-    graph: Graph, inside: InputSet, rows: Tensor, bound: Bound
-) -> tuple[dict[str, Tensor], int]:
-    """Slopes (B, S, ...) by alpha-CROWN for rows (B, S, K) of the answer, and what they cost."""
-    passed = bounds.Pass.of(graph, inside, bound)
-    example = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
-    start = rows.flatten(0, 1).reshape(-1, *passed.walk.reference[graph.output].shape[1:])
-    parts, walked = [], passed.walk.walked
-    for some in torch.split(torch.arange(len(start), device=rows.device), at_once(passed.walk)):
-        walk = Recording(**vars(passed.walk))
-        optimised(walk, {graph.output: start[some]}, example[some], bound.steps)
-        walked += walk.walked - passed.walk.walked
-        parts.append(walk.slopes)
-    joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    return {name: s.view(*rows.shape[:2], *s.shape[1:]) for name, s in joined.items()}, walked

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from torchproof.verify import bounds, linear
 from torchproof.verify.bounds import Bound, sought
 from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
@@ -27,31 +28,39 @@ from torchproof.verify.sound.affine import affine, inexact, magnitude
 from torchproof.verify.sound.constants import doubts
 from torchproof.verify.sound.lines import exact_lines, exact_range
 from torchproof.verify.sound.rounding import TINY, charge, outward, size, wider
+from torchproof.verify.sound.search import searched
 from torchproof.verify.sound.walk import Sum, Walk
 from torchproof.verify.starts import at_once
 
 Settle = Callable[[Interval], Interval]
+Told = Callable[[str, tuple[Tensor, ...], dict[str, Tensor]], dict[str, Tensor]]
+"""From a node, the places (R,) of entries of its answers, and slopes for walks back from these
+entries and then from their negatives, (2 R, ...) each, to the slopes to be taken."""
 
 
 @dataclass
 class Pass:
-    """intervals: of every live node; curved: nonlinear nodes; constants: answers of the others."""
+    """intervals: of every live node; curved: nonlinear nodes; constants: answers of the others;
+    told: hears of slopes that bound what nodes in the middle read.
+    """
 
     bound: Bound
     walk: Walk
     constants: Values
     doubts: dict[str, Any]
+    told: Told | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     curved: set[str] = field(default_factory=set)
 
     @classmethod
     def of(
-        cls, graph: Graph, inside: InputSet, bound: Bound, settle: Settle = lambda found: found
-    ) -> Pass:
+        cls, graph: Graph, inside: InputSet, bound: Bound, settle: Settle = lambda found: found,
+        told: Told | None = None,
+    ) -> Pass:  # fmt: skip
         """settle: widens intervals before nonlinear nodes, before lines are drawn from them."""
         walk = Walk.of(graph, inside)
         constants = {k: v for k, v in graph.run(inside.x).items() if k not in graph.live}
-        made = cls(bound, walk, constants, doubts(graph, constants)[0])
+        made = cls(bound, walk, constants, doubts(graph, constants)[0], told)
         made._know(graph.input, outward(walk.inside.box()))
         for node in graph.nodes:
             if node.name in graph.live:
@@ -61,6 +70,17 @@ class Pass:
                 else:
                     made._move(node)
         return made
+
+    def usual(self) -> bounds.Pass:
+        """The same intervals, with lines as they are drawn where rounding is not paid for."""
+        graph = self.walk.graph
+        walk = linear.Walk.of(graph, self.walk.inside)
+        for node in graph.nodes:
+            if node.name in self.curved:
+                known = relaxation(node, self._arguments(node))
+                inputs = [self.intervals[name] for name in graph.inputs(node)]
+                walk.hold(node, known.lines(inputs), known.free(inputs))
+        return bounds.Pass(self.bound, walk, self.intervals, self.curved)
 
     def lower(self, rows: Tensor, slopes: Mapping[str, Tensor] | None = None) -> Sum:
         """(B, S) lower bounds of the rows (B, S, K) of the answer, and their errors; slopes: as in
@@ -140,9 +160,14 @@ class Pass:
         lower, upper = before.lower.clone(), before.upper.clone()
         if not bool(open_.any()):
             return before
-        for around, rows, example, places in self.walk.starts(name, open_.expand(lower.shape)):
+        open_, whole = open_.expand(lower.shape), self.told is not None
+        for around, rows, example, places in self.walk.starts(name, open_, whole):
             walk, many = cast(Walk, around), len(rows)
-            found = walk.lower({name: torch.cat([rows, -rows])}, example.repeat(2))
+            both, twice = {name: torch.cat([rows, -rows])}, example.repeat(2)
+            slopes = searched(walk, both, twice, self.bound.middle_steps)
+            if self.told is not None and slopes:
+                slopes = self.told(name, places, slopes)
+            found = walk.lower(both, twice, slopes=slopes)
             ends = found.value - found.error - charge(2) * found.value.abs()
             lower[places], upper[places] = ends[:many], -ends[many:]
             if walk is not self.walk:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ from torchproof.core.errors import InputError, unknown
 from torchproof.core.files import placing, write
 from torchproof.core.norms import name_of
 from torchproof.core.threats import Threat
+from torchproof.verify.bab import ROOT
 from torchproof.verify.bounds import BOUNDS, Bound
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
+from torchproof.verify.sound.branch import bounder_of
 from torchproof.verify.sound.chain import Chain, chain_of
-from torchproof.verify.sound.margins import ASSUMPTION, in_float64, refuse, slopes_found
+from torchproof.verify.sound.margins import ASSUMPTION, in_float64, refuse
 from torchproof.verify.sound.passes import Pass
+from torchproof.verify.sound.search import slopes_of
+from torchproof.verify.sound.witness import Kept, Middle
 
-SCHEMA = "torchproof.proof/2"
-METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown")
+SCHEMA = "torchproof.proof/3"
+METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "bab")
 DIGITS = 9  # of intervals, from the largest of a layer
 ROOM = 1e-9  # by which other arithmetic may differ, as a share of a margin
 BATCH = 16  # examples at once
@@ -38,10 +44,11 @@ BATCH = 16  # examples at once
 @torch.no_grad()
 def write_proof(
     path: Path, model: nn.Module | Graph, x: Tensor, y: Tensor, threat: Threat,
-    method: str = "crown", ids: Sequence[int] | None = None,
+    method: str = "crown", ids: Sequence[int] | None = None, seconds: float = 60.0,
 ) -> list[int]:  # fmt: skip
     """Writes the certificates of those of x (B, C, H, W) that the method certifies to `path`, and
-    the weights to a file of the same name that ends in .npz; answers their ids.
+    the weights to a file of the same name that ends in .npz; answers their ids. seconds: for each
+    example, of branch and bound.
 
     Raises UnknownName for a method that is none of METHODS, InputError for a threat that is no
     Threat on inputs, ModelError for a network that is no chain of dense and convolutional layers,
@@ -53,11 +60,14 @@ def write_proof(
         raise InputError(f"{threat}", "a Threat on the input", "write linf:8/255")
     x, graph = x.double(), in_float64(model, x)
     refuse(graph, x)
-    chain, (bound,) = chain_of(graph, x), BOUNDS[method]
-    names = list(range(len(x))) if ids is None else list(ids)
+    chain, names = chain_of(graph, x), list(range(len(x))) if ids is None else list(ids)
+    branching = method == "bab"
+    bound = ROOT[-1] if branching else BOUNDS[method][0]
     examples: list[dict[str, Any]] = []
-    for some in torch.split(torch.arange(len(x)), BATCH):
-        found = _replayed(graph, chain, x[some], y[some], threat, bound)
+    for some in torch.split(torch.arange(len(x)), 1 if branching else BATCH):
+        replay = Replay(graph, chain, bound, branching)
+        with limit(seconds if branching else None):
+            found = replay.told(InputSet.of(x[some], threat), y[some])
         own = zip(some.tolist(), found, strict=True)
         examples += [{"id": names[i], **of} for i, of in own if of]
     weights = path.with_suffix(".npz")
@@ -77,35 +87,75 @@ def write_proof(
     return [of["id"] for of in examples]
 
 
-def _replayed(
-    graph: Graph, chain: Chain, x: Tensor, y: Tensor, threat: Threat, bound: Bound
-) -> list[dict[str, Any]]:
-    """What the file says of each example, nothing of those that are not certified."""
-    inside = InputSet.of(x, threat)
-    passed = Pass.of(graph, inside, bound, _rounded)
-    classes = passed.walk.single[graph.output].shape[-1]
-    rows, slopes = rows_of(y, classes).to(x.dtype), {}
-    if bound.steps:
-        found_slopes, _ = slopes_found(graph, inside, rows, bound)
-        slopes = {name: torch.round(s, decimals=6) for name, s in found_slopes.items()}
-    lower, error = passed.lower(rows, slopes)
-    error = 8 * error + ROOM * lower.abs()
-    bent = [node.name for node in graph.nodes if node.name in passed.curved]
-    told: list[dict[str, Any]] = []
-    for i in range(len(x)):
-        if not bool((lower[i] - error[i] > 0).all()):
-            told.append({})
-            continue
+@dataclass
+class Replay:
+    """Finds out what the file has to say; branching: of trees, too, for one example at a time."""
+
+    graph: Graph
+    chain: Chain
+    bound: Bound
+    branching: bool
+    middle: Middle = field(default_factory=Middle)
+
+    def told(self, inside: InputSet, y: Tensor) -> list[dict[str, Any]]:
+        """What the file says of each example, nothing of those that are not certified."""
+        try:
+            return self._told(inside, y)
+        except OutOfTime:
+            return [{}] * len(y)
+
+    def _told(self, inside: InputSet, y: Tensor) -> list[dict[str, Any]]:
+        middle = self.middle if self.bound.middle_steps else None
+        passed = Pass.of(self.graph, inside, self.bound, _rounded, middle)
+        classes = passed.walk.single[self.graph.output].shape[-1]
+        rows, slopes = rows_of(y, classes).to(inside.x.dtype), {}
+        if self.bound.steps:
+            found = slopes_of(passed.walk, rows, self.bound.steps)
+            slopes = {name: torch.round(s, decimals=6) for name, s in found.items()}
+        lower, error = (part.clone() for part in passed.lower(rows, slopes))
+        leaves = self._leaves(passed, rows[0], lower, error) if self.branching else None
+        error = 8 * error + ROOM * lower.abs()
+        bent = self._bent(passed)
+        told: list[dict[str, Any]] = []
+        for i, sure in enumerate((lower - error > 0).all(1).tolist()):
+            own = [slopes[name][i].flatten(1).tolist() for name in bent] if slopes else None
+            told.append({"label": int(y[i]), "classes": classes,
+                         "input": inside.x[i].flatten().tolist(),
+                         "margin": lower[i].tolist(), "error_bound": error[i].tolist(),
+                         "bounds": self._bounds(passed, i), "slopes": own, "leaves": leaves}
+                        if sure else {})  # fmt: skip
+        return told
+
+    def _bent(self, passed: Pass) -> list[str]:
+        return [node.name for node in self.graph.nodes if node.name in passed.curved]
+
+    def _bounds(self, passed: Pass, i: int) -> list[dict[str, Any]]:
+        """Of example i, before each ReLU."""
         bounds = []
-        for before, name in zip(chain.before, bent, strict=True):
+        for before, name in zip(self.chain.before, self._bent(passed), strict=True):
             z, slope = passed.intervals[before], passed.walk.lines[name].lines.low[0]
             parts = {"lower": z.lower, "upper": z.upper, "slope": slope}
-            bounds.append({key: t[i].flatten().tolist() for key, t in parts.items()})
-        own = [slopes[name][i].flatten(1).tolist() for name in bent] if slopes else None
-        told.append({"label": int(y[i]), "classes": classes, "input": x[i].flatten().tolist(),
-                     "margin": lower[i].tolist(), "error_bound": error[i].tolist(),
-                     "bounds": bounds, "slopes": own})  # fmt: skip
-    return told
+            own: dict[str, Any] = {key: t[i].flatten().tolist() for key, t in parts.items()}
+            rows = self.middle.told(before, i, z.lower.shape[1:])
+            bounds.append(own | ({} if rows is None else {"rows": rows}))
+        return bounds
+
+    def _leaves(
+        self, passed: Pass, rows: Tensor, lower: Tensor, error: Tensor
+    ) -> list[list[dict[str, Any]] | None]:
+        """Of each margin that the pass leaves open the parts that a tree closes; puts what these
+        have in common into `lower` and `error` (1, K - 1).
+        """
+        open_ = (lower[0] - 8 * error[0] - ROOM * lower[0].abs() <= 0).nonzero()[:, 0]
+        leaves: list[list[dict[str, Any]] | None] = [None] * len(rows)
+        if len(open_):
+            tree = Kept(bounder_of(passed, rows[open_]), falsify=False)
+            split = tree.run()
+            lower[0, open_], error[0, open_] = split.lower, split.error
+            bent = self._bent(passed)
+            for question, t in enumerate(open_.tolist()):
+                leaves[t] = tree.leaves(question, bent)
+        return leaves
 
 
 def _rounded(z: Interval) -> Interval:

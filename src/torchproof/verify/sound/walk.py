@@ -55,6 +55,10 @@ class Held(NamedTuple):
     lines: Lines
     free: Tensor | None
 
+    @property
+    def low(self) -> tuple[Tensor, ...]:
+        return self.lines.low
+
 
 @dataclass
 class Walk:
@@ -149,11 +153,13 @@ class Walk:
         at_input = rows.get(self.graph.input)
         return total if at_input is None else self._at_input(total, at_input, example, whose)
 
-    def starts(self, name: str, open_: Tensor) -> Iterator[Start]:
-        """As `starts.starts`: where walks begin that bound the open entries (B, ...) of a node."""
-        windows = Windows.of(cast(Any, self), name)
+    def starts(self, name: str, open_: Tensor, whole: bool = False) -> Iterator[Start]:
+        """As `starts.starts`: where walks begin that bound the open entries (B, ...) of a node;
+        whole: never through windows.
+        """
+        windows = None if whole else Windows.of(cast(Any, self), name)
         if windows is None:
-            return starts(cast(Any, self), name, open_)
+            return starts(cast(Any, self), name, open_, whole)
         found = Shown(**vars(windows)).starts(cast(Any, self), open_, at_once(windows))
         return (Start(*start) for start in found)
 
@@ -171,10 +177,12 @@ class Walk:
         up, down = row.clamp_min(0), row.clamp_max(0)
         low, low_at = [whose(slope) for slope in lines.low], whose(lines.low_at)
         if own is not None and free is not None:
-            least = whose(free)
-            chosen = torch.maximum(least + (1 - least) * whose.round(own), least).clamp_max(1.0)
-            low = [torch.where(least.isnan(), low[0], chosen)]
-            low_at = torch.where(least.isnan(), low_at, 0.0)
+            closed, least = whose(free.isnan()), whose(free.nan_to_num(1.0))  # no NaN in gradients
+            chosen = least + (1 - least) * whose.round(own)
+            if not chosen.requires_grad:  # a search's gradients would be halved at the end
+                chosen = torch.maximum(chosen, least).clamp_max(1.0)
+            low = [torch.where(closed, low[0], chosen)]
+            low_at = torch.where(closed, low_at, 0.0)
         added = products(up, low_at) + products(down, whose(lines.high_at))
         if self._spread(node):
             up, down = up.unsqueeze(-1), down.unsqueeze(-1)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.threats import Threat
-from torchproof.detect.attack_rows import AttackRow
+from torchproof.detect.bench.attack_rows import AttackRow
+from torchproof.detect.bench.splits import Sizes
 from torchproof.detect.detector import Detector
-from torchproof.detect.splits import Sizes
 
 
 @dataclass(frozen=True)

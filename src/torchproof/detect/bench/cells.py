@@ -14,14 +14,14 @@ from torchproof.attack.untouched import home
 from torchproof.core.errors import InputError
 from torchproof.core.keys import seed_of
 from torchproof.detect.adaptive import evade, rule_of
-from torchproof.detect.adversarial_sets import AdversarialSets, Attacked
-from torchproof.detect.bench_record import Costs, numbers, titled
-from torchproof.detect.bench_setup import Setup
+from torchproof.detect.bench.adversarial_sets import AdversarialSets, Attacked
+from torchproof.detect.bench.costs import Cost, costing
+from torchproof.detect.bench.record import Costs, numbers, titled
+from torchproof.detect.bench.setup import Setup
+from torchproof.detect.bench.splits import Splits
 from torchproof.detect.calibrate import calibrate
-from torchproof.detect.costs import Cost, costing
 from torchproof.detect.detector import Clean, Fitted
-from torchproof.detect.logits import wrong
-from torchproof.detect.splits import Splits
+from torchproof.detect.parts.logits import wrong
 
 FEWEST = 20  # adversarial images that a supervised detector is fitted on
 CALIBRATE, TEST, ELSEWHERE = "calibrate", "test", "elsewhere"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchproof.attack.untouched import home
 from torchproof.core.errors import InputError
 from torchproof.detect.detector import BATCH, Fitted
-from torchproof.detect.matched_noise import matched_noise
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.matched_noise import matched_noise
+from torchproof.detect.parts.scaling import Scaling
 
 FOLDS = 5
 Scale = Callable[[Tensor], Scaling]

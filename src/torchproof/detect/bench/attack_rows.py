@@ -28,7 +28,7 @@ from torchproof.core.keys import seed_of
 from torchproof.core.norms import L1, L2, Linf
 from torchproof.core.objectives import Goal, Margin
 from torchproof.core.threats import Threat
-from torchproof.detect.spatial import Spatial
+from torchproof.detect.bench.spatial import Spatial
 
 Make = Callable[[nn.Module, Tensor, Tensor, int, int], Tensor]
 """(model, images, labels, seed, batch size) to images."""

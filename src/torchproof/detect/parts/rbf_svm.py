@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, unknown
-from torchproof.detect.distances import squared_distances
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.distances import squared_distances
+from torchproof.detect.parts.scaling import Scaling
 
 STEEPNESS = 4.0  # of the sigmoid that stands for a vote in the gradient; margins are of size 1
 

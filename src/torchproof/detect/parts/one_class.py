@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
-from torchproof.detect.principal import Principal
-from torchproof.detect.rbf_svm import SupportVectors
-from torchproof.detect.scaling import Scaling
+from torchproof.detect.parts.principal import Principal
+from torchproof.detect.parts.rbf_svm import SupportVectors
+from torchproof.detect.parts.scaling import Scaling
 
 Kind = tuple[float, float | str]
 """nu, a bound on the share of training rows left outside, and gamma of the radial kernel; "scale"

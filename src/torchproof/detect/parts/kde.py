@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
-from torchproof.detect.distances import squared_distances
+from torchproof.detect.parts.distances import squared_distances
 
 BANDWIDTHS = tuple(float(10 ** (-1 + 2 * i / 9)) for i in range(10))  # 0.1 to 10
 

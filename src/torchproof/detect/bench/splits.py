@@ -15,7 +15,7 @@ from torchproof import data as sets
 from torchproof.core.errors import InputError
 from torchproof.core.keys import permutation
 from torchproof.data.dataset import Dataset
-from torchproof.detect.logits import wrong
+from torchproof.detect.parts.logits import wrong
 
 # What is out of distribution for a data set, where it is found, and what it is called.
 ELSEWHERE: dict[str, tuple[str, ...]] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.detect.rbf_svm import SupportVectors
+from torchproof.detect.parts.rbf_svm import SupportVectors
 
 Array = npt.NDArray[Any]
 

@@ -14,8 +14,12 @@ from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat, parse
 from torchproof.detect.adaptive import evade
 from torchproof.detect.detector import Clean, Fitted, generic_attacks
-from torchproof.detect.feature_matching import matching_attack, without_matching
-from torchproof.detect.references import lacking, references
+from torchproof.detect.parts.feature_matching import (
+    lacking,
+    matching_attack,
+    references,
+    without_matching,
+)
 
 
 class _Pixels(Fitted):

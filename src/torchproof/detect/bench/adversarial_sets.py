@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchproof.core.errors import FileError
 from torchproof.core.files import write
 from torchproof.core.keys import seed_of
-from torchproof.detect.attack_rows import AttackRow
-from torchproof.detect.logits import wrong
-from torchproof.detect.splits import Images
+from torchproof.detect.bench.attack_rows import AttackRow
+from torchproof.detect.bench.splits import Images
+from torchproof.detect.parts.logits import wrong
 
 
 @dataclass(frozen=True)

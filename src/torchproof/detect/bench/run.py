@@ -23,10 +23,10 @@ from torchproof.core.fingerprints import data_sha256, model_sha256
 from torchproof.core.journal import read_records
 from torchproof.core.notes import RECORDS, Notes
 from torchproof.data.dataset import Dataset
-from torchproof.detect import bench_cells as cells
 from torchproof.detect.adaptive import Evasion
-from torchproof.detect.adversarial_sets import AdversarialSets
-from torchproof.detect.bench_record import (
+from torchproof.detect.bench import cells
+from torchproof.detect.bench.adversarial_sets import AdversarialSets
+from torchproof.detect.bench.record import (
     SCHEMA,
     Adaptive,
     Bench,
@@ -39,9 +39,9 @@ from torchproof.detect.bench_record import (
     tensors,
     titled,
 )
-from torchproof.detect.bench_setup import Setup
+from torchproof.detect.bench.setup import Setup
+from torchproof.detect.bench.splits import split
 from torchproof.detect.calibrate import Threshold, calibrate
-from torchproof.detect.splits import split
 
 NOTES = SCHEMA.replace("/", "-notes/")
 

@@ -1,0 +1,1 @@
+"""Detectors side by side: their images, the attacks, the cells, and the record that is left."""

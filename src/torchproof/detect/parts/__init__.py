@@ -1,0 +1,1 @@
+"""What detectors are made of: densities, machines, networks, squeezers, and what attacks aim at."""

@@ -1,0 +1,54 @@
+"""Seeds of an experiment, measured by several processes at once, ahead of the experiment itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from torchproof.reproduce.experiment import Outcome, Partial, Request
+
+
+def ahead(experiment: Callable[[Request], Outcome], request: Request, jobs: int) -> Outcome:
+    """The experiment, its seeds measured by up to `jobs` processes.
+
+    Each process measures one seed after the other into the folder of the request, with its share of
+    the cores; then the experiment goes on with what it finds there, as after an interruption, and
+    measures what no process did. experiment: a function that can be pickled. Raises what it raises.
+    """
+    jobs = min(jobs, request.seeds)
+    if jobs == 1:
+        return experiment(request)
+    request.refuse_another()
+    each = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        tasks = {
+            pool.submit(_measure, experiment, request.part(seed), each): seed
+            for seed in request.all_seeds
+        }
+        for task in as_completed(tasks):
+            error = task.exception()
+            if error is not None:  # the experiment itself says more of it, or does without
+                request.say(f"seed {tasks[task]}, ahead: {type(error).__name__}: {error}")
+    return experiment(replace(request, resume=True))
+
+
+def _measure(experiment: Callable[[Request], Outcome], request: Request, threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(Partial):
+        experiment(request)
+
+
+def _end_with_parent() -> None:
+    """A process that was killed leaves no others at work in its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,74 @@
+"""Seeds of an experiment in several processes: the same outcome, and nothing measured twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchproof.core.errors import FileError
+from torchproof.reproduce import Request
+from torchproof.reproduce.ahead import ahead
+
+PROGRAM = """
+import os
+import sys
+from pathlib import Path
+
+from torchproof.reproduce.ahead import ahead
+from torchproof.reproduce.experiment import Outcome, Request, Row, conclude
+from torchproof.reproduce.figures import Figures
+
+
+class Cell(Figures):
+    value: float
+    by: int
+
+
+def experiment(request: Request) -> Outcome:
+    request.claim({"seeds of all": str(request.seeds)})
+    cells = []
+    for seed in request.all_seeds:
+        path = request.out / f"{seed}.json"
+        if not path.exists():
+            if seed == 1 and request.own:
+                raise RuntimeError("this process fails")
+            Cell(value=seed / 10, by=os.getpid()).write(path)
+        cells.append(Cell.read(path))
+    return conclude(
+        request, name="of a test", paper="none", claim="none", settings={},
+        rows=[Row.per_seed("a", [cell.value for cell in cells], 1)],
+        judged=("shows", "it does"), picture=b"",
+    )
+
+
+if __name__ == "__main__":
+    made = ahead(experiment, Request(Path(sys.argv[1]), seeds=3), 2)
+    print(os.getpid(), *made.rows[0].ours)
+"""
+
+
+def test_processes_measure_and_one_concludes(tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(PROGRAM)
+    out = tmp_path / "out"
+    command = [sys.executable, str(tmp_path / "small.py"), str(out)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    *lines, last = told.stdout.splitlines()
+    pid, *values = last.split()
+    assert values == ["0.0", "0.1", "0.2"]
+    assert [line for line in lines if "RuntimeError: this process fails" in line]
+    by = [str(json.loads((out / f"{seed}.json").read_text())["by"]) for seed in range(3)]
+    assert by[1] == pid and pid not in (by[0], by[2])  # the failed one was made up for
+    stored = json.loads((out / "outcome.json").read_text())
+    assert stored["seeds"] == [0, 1, 2] and stored["cpu_seconds"] > 0
+
+
+def test_a_folder_of_another_run_is_refused_before_any_process(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text("{}")
+    with pytest.raises(FileError, match="--resume"):
+        ahead(lambda request: pytest.fail("it ran"), Request(tmp_path), os.cpu_count() or 2)
