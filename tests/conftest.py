@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +13,18 @@ import torch
 from torch import nn
 
 torch.set_num_threads(1)  # tests run side by side, and timings must not depend on the machine
+
+
+def pytest_collection() -> None:
+    """Twelve thousand tests are half a million objects, and none of them is garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: the garbage collector need not look at it again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from torchproof.core.errors import FileError, InputError
-from torchproof.data import load
+from torchproof.data import load, streamed_set
+from torchproof.data.shards import shards
 from torchproof.data.streamed_set import StreamSet, opened
 from torchproof.nn import load_model
 
@@ -158,3 +159,24 @@ def test_names_of_streams(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
         opened("stream(__import__('os').name)")
     with pytest.raises(InputError, match="wrong arguments"):
         opened("stream()")
+
+
+def test_a_hub_set_is_read_in_the_part_that_a_command_asks_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub itself stands in tests/data/test_hub_stream.py."""
+    asked = []
+
+    def hub_stream(name: str, split: str = "train", count: int | None = None) -> Any:
+        asked.append((name, split, count))
+        return shards(str(folder / "held.tar"), channels=1)
+
+    monkeypatch.setattr(streamed_set, "hub_stream", hub_stream)
+    for text in ("stream:owner/set", "stream(hub('owner/set', split='validation', count=6))"):
+        assert len(opened(text, split="test")) == 6
+    opened("stream:owner/set", split="train")
+    assert asked == [
+        ("owner/set", "test", None),
+        ("owner/set", "validation", 6),
+        ("owner/set", "train", None),
+    ]

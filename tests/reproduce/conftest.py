@@ -21,7 +21,7 @@ def rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     render = Figure.savefig
 
     def savefig(self: Figure, to: io.BytesIO, **more: Any) -> None:
-        key = (*self.get_size_inches(), len(self.axes), more["format"], more["dpi"])
+        key = (*self.get_size_inches(), len(self.axes), more.get("format"), more.get("dpi"))
         if key not in known:
             buffer = io.BytesIO()
             render(self, buffer, **more)

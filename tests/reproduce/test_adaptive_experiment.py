@@ -28,7 +28,7 @@ from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import Threat, parse
 from torchproof.core.unaware import Unaware
 from torchproof.data import load
-from torchproof.reproduce.adaptive import DEAR, PARTS, Bench, measured
+from torchproof.reproduce.adaptive import PARTS, measured
 from torchproof.reproduce.adaptive_figures import TUNED, compact, groups, judge, rows
 from torchproof.reproduce.adaptive_measures import bare, code, debugged, stronger
 from torchproof.reproduce.adaptive_page import BROKE, PAGE, main
@@ -339,17 +339,6 @@ def test_the_page_of_the_zoo_knows_all_of_it() -> None:
         told = [f"### {name}\n", *(f"`{flag}`" for flag in one.flags), one.read, one.reconstructed]
         stale = [words for words in told if words not in text]
         assert not stale, "run python -m torchproof.reproduce.adaptive_page docs"
-
-
-def test_a_defence_that_optimises_is_measured_at_the_first_seed_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Bench, "cell", lambda self, defence, seed: cell(0.8, 0.1, 0.0, 0.0))
-    few = {name: ZOO[name] for name in ("k-wta", *DEAR)}
-    asked = Request(tmp_path / "x", seeds=2, say=lambda text: None)
-    told = {row.what: row for row in measured(asked, TINY, few, {}).rows}
-    assert [len(told[f"{name}: naive"].ours) for name in few] == [2, 1]
-    assert told["defences that formed"].ours == (1.0,)
 
 
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ PARTS = {
 PACKED = {"mnist_trades": ("mnist", "linf:0.3"), "mnist_fast_pgd": ("mnist", "linf:0.3")}
 """Adversarially trained networks of the data folder: what they were trained on, and for."""
 
-DEAR = ("weakness",)
-"""Measured at the first seed alone, with a fifth of the budget: every answer is an optimisation."""
+_LESS = 5  # of the budget, this part, where every answer is an optimisation of its own
 
 F = TypeVar("F", bound=Figures)
 
@@ -60,9 +59,8 @@ def measured(
     cells: dict[str, list[Cell]] = {name: [] for name in defences}
     for seed in request.all_seeds:
         for name, defence in defences.items():
-            if seed == 0 or name not in DEAR:
-                cells[name].append(bench.cell(defence, seed))
-    found = [Broken(n, defences[n].flags, tuple(mine)) for n, mine in cells.items() if mine]
+            cells[name].append(bench.cell(defence, seed))
+    found = [Broken(n, defences[n].flags, tuple(mine)) for n, mine in cells.items()]
     # of no seed: the process that has the first one measures them
     mine = known if 0 in request.all_seeds else ()
     controls = [one for name in mine if (one := bench.control(name, *known[name])) is not None]
@@ -105,9 +103,8 @@ def _settings(part: Part, codes: str) -> dict[str, str]:
         "base": "same network, same training, without the component; the naive attacks, then APGD, "
         "PGD at every target and Square",
         "formed": "naive at least 20 points above the base",
-        "adapt": f"{part.budget} samples per example, the naive evaluation given; code {codes}",
-        "dear": f"{', '.join(DEAR)}: every answer is an optimisation; the first seed alone, "
-        f"{part.budget // 5} samples per example",
+        "adapt": f"{part.budget} samples per example, {part.budget // _LESS} where every answer is "
+        f"an optimisation (weakness), the naive evaluation given; code {codes}",
     }
 
 
@@ -185,7 +182,8 @@ class Subject:
     def debugged(self, before: Attacked) -> Debugged:
         threat, defended = parse(self.defence.threat), self.pair[0]
         naive = self.defence.naive(defended, threat, self.material)
-        budget = self.part.budget // (5 if self.defence.name in DEAR else 1)
+        dear = defended.declared is not None and defended.declared.optimises_at_test_time
+        budget = self.part.budget // (_LESS if dear else 1)
         return debugged(
             defended, self.material.test, threat, budget, self.seed, naive,
             self.material.calibration, before, lambda text: self.say(f"adapt: {text}"),
