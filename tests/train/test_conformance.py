@@ -144,6 +144,7 @@ ROWS: list[Method] = [
     AWP(TisODE(TRADES(THREAT, steps=3), lam=2.0)),
     Sum(IBP(THREAT, RAMP), FastWarmUp(THREAT, RAMP), ReLUStability(THREAT, RAMP), L1(1e-3)),
     AWP(CROWNIBP(THREAT, RAMP, kappa=(0, 0))),
+    CROWNIBP(THREAT, RAMP, fused=True),
     SABR(THREAT, RAMP, steps=3),
     CCIBP(THREAT, RAMP, steps=3),
     EMA(MTLIBP(THREAT, RAMP, steps=3)),
