@@ -131,6 +131,29 @@ def test_a_network_that_its_detector_asks_again_is_read_once(net: nn.Module, ima
         torch.testing.assert_close(score, model(x)["reject"])
 
 
+class Optimising(Shared):
+    """A detector that differentiates the network at test time."""
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        with torch.enable_grad():
+            live = x.detach().clone().requires_grad_()
+            (grad,) = torch.autograd.grad(self.network(live).logsumexp(1).sum(), [live])
+        return grad.flatten(1).norm(dim=1)
+
+
+def test_a_detector_that_optimises_is_read_in_inference_mode_too(
+    net: nn.Module, images: Any
+) -> None:
+    model = DefendedPredictor(net, reject=Optimising(net))
+    with torch.no_grad():
+        readout = Readout.of(model, images.x[:4])
+        features, score = readout.read(model, images.x[:4])
+    with torch.inference_mode():
+        again, twice = readout.read(model, images.x[:4] + 0)
+    assert torch.equal(features, again) and score is not None and twice is not None
+    assert torch.equal(score, twice) and readout.layers
+
+
 def test_problems_are_posed_once_for_several_attacks(
     net: nn.Module, images: Any, threat: Any
 ) -> None:

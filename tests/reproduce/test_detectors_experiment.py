@@ -54,7 +54,7 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table["digits: nss: robust accuracy with it, adaptive attack"].n == 3
     assert table["digits: feature-squeezing: AUROC, adaptive attack"].mean < 0.7
     assert {p.name for p in request.out.iterdir()} == {
-        "digits-seed0", "locks", "outcome.json", "picture.png", "request.json", "table.md",
+        "digits-seed0", "outcome.json", "picture.png", "request.json", "table.md",
     }  # fmt: skip
     stored = Bench.read(request.out / "digits-seed0" / "bench")
     assert {one.trained_on for one in stored.judged if one.detector == "nss"} == {

@@ -49,6 +49,13 @@ class Readout:
 
     def read(self, model: Model, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, F), differentiable, and the score of rejection (B,), None without one."""
+        if not torch.is_inference_mode_enabled():
+            return self._read(model, x)
+        # a part that optimises at test time could differentiate nothing there
+        with torch.inference_mode(False), torch.no_grad():
+            return self._read(model, x.clone() if x.is_inference() else x)
+
+    def _read(self, model: Model, x: Tensor) -> tuple[Tensor, Tensor | None]:
         out: Any
         if self.layers and isinstance(model, DefendedPredictor) and model.reject is not None:
             # what rejects may ask the network again: read is what it answers first

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from torchproof.core.files import write
 from torchproof.core.metrics import clopper_pearson
@@ -191,6 +190,8 @@ def line_of(name: str, method: str, cells: dict[int, Cell], reference: dict[int,
 
 def difference(cells: Sequence[Cell], reference: Sequence[Cell]) -> Difference:
     """Cells minus reference, pair by pair."""
+    from scipy import stats  # takes half a second, which every command would pay
+
     pairs = list(zip(cells, reference, strict=True))
     gains = [a.robust - b.robust for a, b in pairs]
     gained = sum(len(set(a.standing) - set(b.standing)) for a, b in pairs)

@@ -7,11 +7,12 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 import torch
 
+from torchproof.evaluate.together import held
 from torchproof.reproduce.experiment import Outcome, Partial, Request
 
 
@@ -37,6 +38,11 @@ def ahead(experiment: Callable[[Request], Outcome], request: Request, jobs: int)
             if error is not None:  # the experiment itself says more of it, or does without
                 request.say(f"seed {tasks[task]}, ahead: {type(error).__name__}: {error}")
     return experiment(replace(request, resume=True))
+
+
+def alone(request: Request, name: str) -> AbstractContextManager[bool]:
+    """For what seeds share: one process at a time is inside the block of this name."""
+    return held(request.out / "locks" / name, wait=True) if request.own else nullcontext(True)
 
 
 def _measure(experiment: Callable[[Request], Outcome], request: Request, threads: int) -> None:

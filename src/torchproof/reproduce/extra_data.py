@@ -19,6 +19,7 @@ from torchproof.data.dataset import Dataset
 from torchproof.recipes import Comparison, Plan, Table
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
+from torchproof.reproduce.ahead import alone
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 from torchproof.reproduce.study import DIGITS, MNIST, Study, points
 from torchproof.reproduce.subjects import seeded, trained
@@ -77,7 +78,9 @@ def extra_data_experiment(request: Request) -> Outcome:
             "stream": _sha256(others),
         }
     )
-    return replace(stream, right=_labelled(request, plan, stream, others)).study.run(request)
+    with alone(request, "labeller"):
+        right = _labelled(request, plan, stream, others)
+    return replace(stream, right=right).study.run(request)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torchproof.recipes import recipe
 from torchproof.recipes.comparison import Line
+from torchproof.reproduce.ahead import alone
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict
 from torchproof.reproduce.study import MNIST, Study, points
 from torchproof.reproduce.subjects import seeded, trained
@@ -67,7 +68,8 @@ def hat_experiment(request: Request) -> Outcome:
         plan = recipe("cifar10-standard")
     study = with_teacher(folder)
     request.claim({"table": study.table(request).model_dump_json()})
-    trained(request, seeded(request, plan, 0), folder)
+    with alone(request, "standard"):
+        trained(request, seeded(request, plan, 0), folder)
     return study.run(request)
 
 

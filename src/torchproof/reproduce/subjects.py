@@ -11,7 +11,6 @@ from torch import nn
 
 from torchproof import data as sets
 from torchproof.data.dataset import Dataset
-from torchproof.evaluate.together import held
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, prepare, run
 from torchproof.recipes.plan import Prepared
@@ -28,9 +27,8 @@ def seeded(request: Request, plan: Plan, seed: int) -> Prepared:
 def trained(request: Request, ready: Prepared, folder: Path) -> nn.Module:
     """The trained network; trained now unless it was before."""
     name = folder.relative_to(request.out)
-    with held(request.out / "locks" / name, wait=True):  # seeds that share it, in other processes
-        for record in run(ready, folder, resume=request.resume or folder.exists()):
-            request.say(f"{name}: epoch {record.epoch}, loss {record.loss:.3f}")
+    for record in run(ready, folder, resume=request.resume or folder.exists()):
+        request.say(f"{name}: epoch {record.epoch}, loss {record.loss:.3f}")
     return load_model(str(folder)).model
 
 
