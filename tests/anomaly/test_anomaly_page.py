@@ -37,14 +37,14 @@ def test_its_figures_are_those_of_the_results() -> None:
     table = {
         line.split(" | ")[0].removeprefix("| "): line.strip("| ").split(" | ")[1:]
         for line in PAGE.read_text().splitlines()
-        if line.startswith("| ") and line.count("|") == 5
+        if line.startswith("| ") and line.count("|") == 6
     }
     said = {
         "outlier / normal training error": r"outlier / normal error ([\d.]+ to [\d.]+)",
         "balanced accuracy at the paper's threshold": r"paper's threshold ([\d.]+ to [\d.]+ %)",
         "the same of clean training sets": r"\(([\d.]+ to [\d.]+ %) without outliers",
         "outliers found by early rejection": r"early rejection finds (\d+ %)",
-        "AUROC, plain autoencoder, 150 epochs": r"AUROC ([\d.]+),",
+        "AUROC, plain autoencoder, late": r"AUROC ([\d.]+),",
         "oracle removal": r"oracle removal ([-+][\d.]+)",
         "early rejection": r"early rejection ([-+][\d.]+)",
         "ITSR": r"ITSR ([-+][\d.]+)",
