@@ -54,7 +54,12 @@ def test_a_defence_in_a_file(cli: Callable[..., Any], trained: Path, tmp_path: P
         assert np.abs(arrays["x_adv"] - arrays["x"]).max() <= 0.1 + 1e-5
     for name in ("course.png", "worst.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert "zero-gradients" in answer.words and "not a certificate" in answer.words
+    for said in ("zero-gradients", "most likely levels", "not a certificate", "worst.npz"):
+        assert said in answer.words
+    words = answer.words
+    for step in record["steps"]:  # what was varied, and what it changed
+        assert step["name"] in words and step["axis"] in words
+        assert f"{100 * step['robust']:.2f} %" in words
     cli(*given).refused("a new folder")
 
 

@@ -33,9 +33,9 @@ def test_the_page(classifier: nn.Module, tmp_path: Path) -> None:
 
 def test_costs_are_seen() -> None:
     with costing(torch.device("cpu")) as cost:
-        held = torch.ones(60_000_000, dtype=torch.uint8)  # 60 megabytes
+        held = torch.ones(300_000_000, dtype=torch.uint8)  # 300 megabytes
         end = time.process_time() + 0.1
         while time.process_time() < end:
             pass
-    assert cost.seconds >= 0.1 and len(held) == 60_000_000
-    assert cost.megabytes is None or cost.megabytes >= 50
+    assert cost.seconds >= 0.1 and len(held) == 300_000_000
+    assert cost.megabytes is None or cost.megabytes >= 200  # some may be given back meanwhile

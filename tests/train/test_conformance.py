@@ -311,7 +311,7 @@ def test_losses_can_be_descended_after_prepare_in_one_autocast_block(
     assert torch.allclose(losses, full, rtol=0.1, atol=0.1)
     got = torch.cat([p.grad.flatten() for p in live])
     want = torch.cat([p.grad.flatten() for p in fresh.parameters() if p.requires_grad])
-    assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.98
+    assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.95  # bf16
 
 
 @every_method

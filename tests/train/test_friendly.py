@@ -26,6 +26,7 @@ from torchproof.train import (
     FAT,
     IAT,
     MART,
+    THRM,
     TRADES,
     Batch,
     GradAlign,
@@ -250,6 +251,8 @@ def test_steps_are_those_of_the_attack_alone() -> None:
     [
         (lambda: FAT(Standard()), InputError, "inner attack"),
         (lambda: FAT(FAT(AT(THREAT), tau=1), tau=1), InputError, "one tau"),
+        (lambda: FAT(THRM(THREAT), tau=1), InputError, "right"),
+        (lambda: FAT(Sum(AT(THREAT), THRM(THREAT)), tau=1), InputError, "right"),
         (lambda: FAT(AT(THREAT), tau=-1), InputError, "tau"),
         (lambda: FAT(AT(THREAT), tau=math.nan), InputError, "tau"),
         (lambda: FAT(AT(THREAT), tau=((0.5, 0),)), InputError, "share"),

@@ -5,6 +5,7 @@ row.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_the_soft_margin_is_its_formula() -> None:
     got = SoftMargin().loss(z, Goal(y, y, torch.zeros(5)))
     for i in range(5):
         others = sum(float(z[i, j].exp()) for j in range(4) if j != y[i])
-        assert float(got[i]) == pytest.approx(torch.tensor(others).log().item() - float(z[i, y[i]]))
+        assert float(got[i]) == pytest.approx(math.log(others) - float(z[i, y[i]]))
 
 
 def test_losses_are_those_of_the_definition() -> None:

@@ -91,6 +91,8 @@ def reason(name: str, inside: tuple[str, ...], of: str) -> str | None:
         return "passes of its own"
     if name == "FAT" and of not in ATTACKS:
         return "inner attack"
+    if name == "FAT" and of == "THRM":
+        return "answers wrong"
     if name == "Sum" and of == "FreeAT":
         return "one step per batch"
     return "perturb weights" if name == "Sum" and "AWP" in inside else None

@@ -22,6 +22,7 @@ from torchproof.adaptive.declaration import declaration
 from torchproof.adaptive.discover import predictor_of
 from torchproof.adaptive.estimators import AUTOGRAD, estimators
 from torchproof.adaptive.hunt import Hunt
+from torchproof.adaptive.intake import refuse
 from torchproof.adaptive.judge import DRAWS, Judge
 from torchproof.adaptive.predictor import Declared, DefendedPredictor
 from torchproof.adaptive.suspicion import Suspicion, active_flag, suspicion
@@ -30,7 +31,6 @@ from torchproof.attack.catalogue import pgd
 from torchproof.attack.combine import Attack
 from torchproof.attack.starts import Uniform, Zero
 from torchproof.attack.untouched import untouched
-from torchproof.core.checks import check
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import DLR, CrossEntropy, Margin, Objective
 from torchproof.core.rejection import Rejecting, calibrated
@@ -61,9 +61,11 @@ def adapt(
     call; say: told how far it is. A model that may reject and has no rule is calibrated on x. The
     model stays as it was. Raises InputError and ModelError.
     """
-    check(x, y)
+    refuse(model, x, y, references)
     if budget < 1:
         raise InputError(f"budget = {budget}", "a number of samples per example >= 1", "try 4000")
+    if naive is not None and not naive:
+        raise InputError("no naive attack", "the evaluation in question", "leave it out for PGD-20")
     predictor = predictor_of(model, x)
     seen, rule = _terms(predictor, x, y, seed)
     random = seen.random

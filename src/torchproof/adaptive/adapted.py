@@ -45,8 +45,8 @@ class Adapted:
     naive attack; robust: share left by everything; active, active_after: the binarization test of
     the naive attack and of the best one, None where it does not apply; components: the parts, the
     likeliest culprit first; suspect: its name, None where nothing points at one; best: the name of
-    the best choice; spent, diagnosis: samples of all trials, and of what was measured besides;
-    x: the worst images (N, C, H, W), clean ones where none was found.
+    the best choice; spent: samples of all trials, without what was measured besides; x: the worst
+    images (N, C, H, W), clean ones where none was found.
     """
 
     clean: float

@@ -78,7 +78,7 @@ def adapt(
     if pictures:
         _draw(found, x, out)
     _show(found)
-    tell(f"record: {path}")
+    tell(f"record: {path}; the worst image of every example: {out / IMAGES}")
     raise typer.Exit(1 if any(flag.severity == SEVERE for flag in found.flags) else 0)
 
 
@@ -119,11 +119,10 @@ def _show(found: Adapted) -> None:
                     for v in (part.without, part.substituted)]  # fmt: skip
             parts.add_row(part.part, f"{part.score:.1f}", *gone)
         console.print(parts)
-    steps = Table("varied", "trial", "asked", "won", "robust accuracy left")
+    steps = Table("varied", "trial", "asked", "won", "new", "robust accuracy left")
     for step in found.steps:
-        steps.add_row(
-            step.axis, escape(step.name), str(step.asked), str(step.won), percent(step.robust)
-        )
+        counts = (str(count) for count in (step.asked, step.won, step.fresh))
+        steps.add_row(step.axis, escape(step.name), *counts, percent(step.robust))
     console.print(steps)
     tell(f"clean accuracy {percent(found.clean)}, naive {percent(found.naive)}, worst case over "
          f"all trials {percent(found.robust)}")  # fmt: skip

@@ -1,5 +1,5 @@
 """`reproduce adaptive`: thirteen published defences that survived their papers' evaluations, broken
-again by hand, and by `adapt`, which knows none of them (Tramer et al. 2020).
+again by hand, and by `adapt`, which has no case for any of them (Tramer et al. 2020).
 """
 
 from __future__ import annotations

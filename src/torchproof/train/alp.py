@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from torchproof.core.errors import InputError
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers, cross_entropy
 
@@ -24,8 +24,7 @@ class ALP(Adversarial):
     lam: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.lam >= 0:
-            raise InputError(f"lam = {self.lam!r}", "a number >= 0", "the usual value is 0.5")
+        check_factor("lam", self.lam, "the usual value is 0.5")
         super().__post_init__()
 
     @property

@@ -22,6 +22,7 @@ from torchproof.core.errors import InputError, ModelError
 from torchproof.core.sites import Weights
 from torchproof.core.threats import Relative
 from torchproof.train import distributed
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, Method, drawn, layers, read
 from torchproof.train.shift import moved
 from torchproof.train.wrapper import Wrapper
@@ -102,7 +103,8 @@ class AWP(Wrapper):
             raise InputError(
                 f"warmup = {self.warmup!r}", "a share in [0, 1]", "write 0.05 for a twentieth"
             )
-        if self.gamma != 0:
+        check_factor("gamma", self.gamma, "0.01 is usual around AT, 0.005 around TRADES")
+        if self.gamma:
             _ = self.within
 
     @cached_property

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.errors import InputError, ModelError
+from torchproof.core.errors import ModelError
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, Method
 
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -33,8 +34,7 @@ class FirstLayer(Method):
     decay: float = 5e-3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < float("inf"):
-            raise InputError(f"decay = {self.decay!r}", "a number >= 0", "1e-3 to 5e-2 is usual")
+        check_factor("decay", self.decay, "1e-3 to 5e-2 is usual")
 
     @property
     def passes(self) -> int:

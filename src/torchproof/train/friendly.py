@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, unknown
+from torchproof.core.objectives import Hypocritical
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, Method, layers
 from torchproof.train.wrapper import Wrapper
@@ -38,7 +39,7 @@ class FAT(Wrapper):
 
     The inner method brings the random start. Deviation: the authors add noise of 0.001 at each
     step around AT; here that is AT's own argument noise. Raises InputError for a tau that is
-    none and for a method without an inner attack.
+    none, for a method without an inner attack, and for THRM, whose attack seeks right answers.
     """
 
     tau: float | str | Schedule = PUBLISHED
@@ -49,6 +50,12 @@ class FAT(Wrapper):
         if not any(isinstance(inner, Adversarial) for inner in inside):
             given = f"{type(self.method).__name__} in FAT"
             raise InputError(given, "a method with an inner attack", "write FAT(AT(), tau=1)")
+        if any(
+            isinstance(inner, Adversarial) and isinstance(inner.objective, Hypocritical)
+            for inner in inside
+        ):
+            remedy = "write THRM alone: hypocritical images are made to be answered right"
+            raise InputError("THRM in FAT", "an attack that makes answers wrong", remedy)
         if any(isinstance(inner, FAT) for inner in inside):
             raise InputError("FAT around FAT", "one tau", "leave the inner one out")
         _check(self.schedule)

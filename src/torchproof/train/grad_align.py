@@ -17,6 +17,7 @@ from torchproof.core.asides import heard
 from torchproof.core.errors import InputError
 from torchproof.core.sites import Input
 from torchproof.core.threats import AnyThreat
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, Method, answers, cross_entropy
 
 _WATCHED = 32  # rows whose cosine is noted: all of them would cost as much as the FGSM step
@@ -39,8 +40,7 @@ class GradAlign(Method):
     lam: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lam < float("inf"):
-            raise InputError(f"lam = {self.lam!r}", "a number >= 0", "0.2 suits eps = 8/255")
+        check_factor("lam", self.lam, "0.2 suits eps = 8/255")
         if type(self.threat.site) is not Input:
             given = f"GradAlign with a threat to {type(self.threat.site).__name__}"
             raise InputError(given, "a threat to images", "pass parse('linf:8/255'), for example")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
+from torchproof.train.factor import check_factor
 from torchproof.train.folder import digest
 from torchproof.train.method import Batch, answers
 from torchproof.train.trades import TRADES
@@ -35,9 +36,10 @@ class HAT(TRADES):
     weights: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        if not (self.gamma >= 0 and self.helper > 0):
-            given = f"gamma = {self.gamma!r}, helper = {self.helper!r}"
-            raise InputError(given, "gamma >= 0 and helper > 0", "0.5 and 2 are usual")
+        check_factor("gamma", self.gamma, "0.5 is usual")
+        check_factor("helper", self.helper, "2 is usual")
+        if not self.helper:
+            raise InputError("helper = 0", "a number > 0", "2 is usual")
         if not isinstance(self.standard, nn.Module):
             remedy = "train one with the method Standard, and pass it: --teacher RUN, or standard="
             raise InputError("HAT without a standard network", "a torch.nn.Module", remedy)

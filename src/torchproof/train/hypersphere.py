@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.core.errors import InputError
 from torchproof.train.at import AT
 from torchproof.train.cosine import scale_of
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, answers, cross_entropy
 from torchproof.train.rows import Rows
 
@@ -27,8 +27,7 @@ class HE(AT):
     margin: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.margin >= 0:
-            raise InputError(f"margin = {self.margin!r}", "a number >= 0", "0.2 is usual")
+        check_factor("margin", self.margin, "0.2 is usual")
         super().__post_init__()
 
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:

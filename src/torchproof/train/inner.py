@@ -46,6 +46,9 @@ class Adversarial(Method):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if not hasattr(self.threat, "site"):
+            given = f"{type(self).__name__} with threat = {self.threat!r}"
+            raise InputError(given, "a threat", "pass parse('linf:8/255'), for example")
         if not 0 <= self.ramp <= 1 or (self.ramp > 0 and not isinstance(self.threat, Threat)):
             raise InputError(
                 f"ramp = {self.ramp!r} with a {type(self.threat).__name__}",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchproof.attack.untouched import home, precision
 from torchproof.core import keys
 from torchproof.core.errors import InputError
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, Method, answers
 from torchproof.train.rows import Rows
 from torchproof.train.saliency import saliency
@@ -45,15 +46,15 @@ class JSIGR(Method):
     memory: ClassVar[tuple[str, ...]] = ("maps", "age")
 
     def __post_init__(self) -> None:
-        wrong = {
-            k: getattr(self, k) for k in ("jacobian", "selective") if not getattr(self, k) >= 0
-        }
-        if wrong or self.jacobian == self.selective == 0:
-            given = wrong or "jacobian = selective = 0"
-            raise InputError(f"{given}", "numbers >= 0, not both 0", "write JSIGR(jacobian=0.1)")
-        counts = {"projections": 0, "stride": 1, "renew": 0, "blur": 1}
-        small = {k: getattr(self, k) for k, least in counts.items() if getattr(self, k) < least}
-        if small or self.blur % 2 == 0 or not 0 <= self.threshold <= 1:
+        for name in ("jacobian", "selective"):
+            check_factor(name, getattr(self, name), "0.1 is usual, for both")
+        if self.jacobian == self.selective == 0:
+            given = "jacobian = selective = 0"
+            raise InputError(given, "not both 0", "write JSIGR(jacobian=0.1)")
+        least = {"projections": 0, "stride": 1, "renew": 0, "blur": 1}
+        counts = {k: getattr(self, k) for k in least}
+        counted = all(type(n) is int and n >= least[k] for k, n in counts.items())
+        if not counted or self.blur % 2 == 0 or not 0 <= self.threshold <= 1:
             raise InputError(
                 f"projections = {self.projections}, stride = {self.stride}, blur = {self.blur}, "
                 f"renew = {self.renew}, threshold = {self.threshold}",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.core.errors import InputError
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers, cross_entropy
 
@@ -29,8 +29,7 @@ class MART(Adversarial):
     lam: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.lam >= 0:
-            raise InputError(f"lam = {self.lam!r}", "a number >= 0", "the usual values are 5 and 6")
+        check_factor("lam", self.lam, "the usual values are 5 and 6")
         super().__post_init__()
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
-from torchproof.attack.pgd import PGD
+from torchproof.attack.pgd import PGD, check_steps
 from torchproof.attack.starts import Start, Uniform
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys
@@ -98,8 +98,7 @@ class MMA(Method):
             given = f"least = {self.least!r}, most = {self.most!r}, clean = {self.clean!r}"
             remedy = "most=1.5, least=0.16 and clean=1/3 are the authors' for CIFAR-10"
             raise InputError(given, "0 < least <= most, and a share of the loss in [0, 1]", remedy)
-        if isinstance(self.bisections, bool) or not self.bisections >= 1:
-            raise InputError(f"bisections = {self.bisections!r}", "a number >= 1", "10 is usual")
+        check_steps(self.bisections, "bisections")
         _ = self.search
 
     @property

@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.core.errors import InputError
 from torchproof.core.objectives import Classification, Goal, Objective
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers
 
@@ -41,8 +41,7 @@ class SCORE(Adversarial):
     beta: float = 4.0
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise InputError(f"beta = {self.beta!r}", "a number >= 0", "3 and 4 are usual")
+        check_factor("beta", self.beta, "3 and 4 are usual")
         super().__post_init__()
 
     @property

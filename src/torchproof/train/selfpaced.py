@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.core.errors import InputError
 from torchproof.core.objectives import KL, Classification, Goal, Objective
 from torchproof.train.cosine import scale_of
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial, clean_answers
 from torchproof.train.method import Batch, answers, cross_entropy
 from torchproof.train.rows import Rows
@@ -65,7 +65,7 @@ class SPAT(Adversarial):
     flows through all of it. margin: m; offset: n; detach_weights: the factors as constants, as in
     circle loss; accuracy, consistency: False puts the term of TRADES in its place, CE(z, y) or KL
     (attacked instead), so that both False is TRADES on a cosine head. length, start as in TRADES.
-    Raises InputError for beta or offset < 0, ModelError in the first step for another head.
+    Raises InputError for negative numbers, ModelError in the first step for another head.
     """
 
     length: float = 0.007 / 0.031
@@ -78,9 +78,8 @@ class SPAT(Adversarial):
     consistency: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.beta >= 0 and self.offset >= 0):
-            given = f"beta = {self.beta!r}, offset = {self.offset!r}"
-            raise InputError(given, "numbers >= 0", "the usual values are 6 and 0.2")
+        for name, usual in (("beta", 6), ("margin", 0.2), ("offset", 0.2)):
+            check_factor(name, getattr(self, name), f"the usual value is {usual}")
         super().__post_init__()
 
     @property

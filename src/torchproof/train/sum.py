@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
 from torchproof.train.awp import AWP
+from torchproof.train.factor import check_factor
 from torchproof.train.method import Batch, Method, layers
 from torchproof.train.rows import Rows
 from torchproof.train.wrapper import require_method
@@ -22,8 +23,8 @@ class Sum(Method):
     Each part prepares the same batch for itself, with the same seed, so that a sum of one part is
     that part. weights: 1 each by default. A figure that several parts note has the part's number
     behind its name. Weight perturbations and averages stand around the sum.
-    Raises InputError for fewer than one part, parts that are no methods, and other numbers of
-    weights.
+    Raises InputError for fewer than one part, parts that are no methods, other numbers of weights,
+    and weights that are negative, not finite or all 0.
     """
 
     methods: tuple[Method, ...]
@@ -32,12 +33,17 @@ class Sum(Method):
     def __init__(self, *methods: Method, weights: tuple[float, ...] | None = None) -> None:
         object.__setattr__(self, "methods", methods)
         object.__setattr__(self, "weights", (1.0,) * len(methods) if weights is None else weights)
-        if not methods or len(self.weights) != len(methods):
+        sized = isinstance(self.weights, (tuple, list))
+        if not (methods and sized and len(self.weights) == len(methods)):
             raise InputError(
-                f"{len(methods)} methods and {len(self.weights)} weights",
+                f"{len(methods)} methods and weights {self.weights!r}",
                 "at least one method, and a weight for each",
                 "write Sum(AT(), JSIGR(), weights=(1, 0.5))",
             )
+        for weight in self.weights:
+            check_factor("weight", weight, "1 leaves a part as it is")
+        if not any(self.weights):
+            raise InputError("weights that are all 0", "a weight above 0", "leave them out")
         for part in methods:
             require_method(part, self)
             if part.replays > 1:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.core.errors import InputError
 from torchproof.core.objectives import Hypocritical, Objective
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers, cross_entropy
 
@@ -32,8 +32,7 @@ class THRM(Adversarial):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise InputError(f"beta = {self.beta!r}", "a number >= 0", "the paper takes 1 to 100")
+        check_factor("beta", self.beta, "the paper takes 1 to 100")
         super().__post_init__()
 
     @property

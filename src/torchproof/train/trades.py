@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
-from torchproof.core.errors import InputError
 from torchproof.core.objectives import KL, Objective
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers, cross_entropy
 
@@ -31,12 +31,7 @@ class TRADES(Adversarial):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise InputError(
-                f"beta = {self.beta!r}",
-                "a number >= 0",
-                "the usual value is 6, or 1 for more clean accuracy",
-            )
+        check_factor("beta", self.beta, "the usual value is 6, or 1 for more clean accuracy")
         super().__post_init__()
 
     @property
