@@ -38,6 +38,8 @@ QUICKER = {
     "programmes": {"model, x, y": "model, x[:2], y[:2]"},
     "complete": {"model, x, y": "model, x[:6], y[:6]"},
     "region": {"rounds=4": "rounds=1"},
+    "sfad": {"epochs=12": "epochs=2"},
+    "evaluate": {"x, y = test.x[:60], test.y[:60]": "x, y = test.x[:12], test.y[:12]"},
     "semidefinite": {"model, x, y": "model, x[:1], y[:1]", "time_limit=60": "time_limit=5"},
 }
 # What is printed needs a package that tests do not.
