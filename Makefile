@@ -38,21 +38,9 @@ wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist
 
-# One page from the stored experiments; `torchproof reproduce NAME` renews one.
+# The pages that are made of stored experiments; `torchproof reproduce NAME` renews one of these.
 results: $(STAMP)
-	$(BIN)/python -m torchproof.reproduce.results docs/results
-	$(BIN)/python -m torchproof.reproduce.adaptive_page docs
-	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/training.md \
-	    "Training methods at small scale" awp fat iat fgsm-tricks spat jsigr \
-	    rat ladder robust-overfitting baselines hat thrm extra-data
-	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/architectures.md \
-	    "Robust architectures at small scale" cifs tisode sparta denoise hgd
-	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/inspection.md \
-	    "Looking inside trained networks, at small scale" flatness tail-index prunability \
-	    lipschitz titration weight-backdoor
-	$(BIN)/python -m torchproof.reproduce.collected docs/results docs/results/certified.md \
-	    "Certified training and smoothing at small scale" certified-training smoothing \
-	    smoothed-training
+	$(BIN)/python -m torchproof.reproduce.pages docs
 
 clean:
 	rm -rf $(VENV) quickstart site build dist src/*.egg-info

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from torchproof.core.errors import FileError
-from torchproof.reproduce.collected import collected, main
+from torchproof.reproduce import pages
+from torchproof.reproduce.collected import collected
+from torchproof.reproduce.collected import stored as read
 from torchproof.reproduce.experiment import Outcome, Row
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def stored(folder: Path, name: str, *more: Row) -> None:
@@ -33,8 +38,6 @@ def test_a_page_has_every_verdict_and_table(tmp_path: Path) -> None:
     )
     assert "| AT: clean | 10 |" in page and "about two" in page
     assert page.count("# one") == 1  # the table's own title is left out
-    assert main([str(tmp_path), str(tmp_path / "page.md"), "All of it", "one", "two"]) == 0
-    assert (tmp_path / "page.md").read_text() == page
 
 
 def test_a_page_has_what_was_measured_beside_the_table(tmp_path: Path) -> None:
@@ -70,9 +73,24 @@ def test_figures_without_a_unit_are_no_percentages(tmp_path: Path) -> None:
         assert "2.01 ± 0.0141 |" in table and "| 1.5 |" in table and "201" not in table
 
 
-def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cpu_time_that_two_cores_do_not_have_is_named(tmp_path: Path) -> None:
+    for name, cpu in (("cheap", 1799.0), ("dear", 1801.0)):
+        stored(tmp_path, name)
+        told = read(tmp_path / name).model_copy(update={"cpu_seconds": cpu})
+        told.write(tmp_path / name)
+    page = collected(tmp_path, "T", ["cheap", "dear"])
+    assert "| 7 of 10 | 1 | 1,799 |" in page and "for two cores: dear." in page
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="reproduce nothing"):
         collected(tmp_path, "T", ["nothing"])
-    assert main([str(tmp_path), str(tmp_path / "page.md"), "T", "nothing"]) == 2
-    assert "nothing" in capsys.readouterr().err and not (tmp_path / "page.md").exists()
-    assert main([]) == 2
+
+
+def test_all_pages_are_written_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pages.main([]) == 2 and pages.main([str(tmp_path)]) == 2
+    assert "reproduce awp" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    shutil.copytree(DOCS / "results", tmp_path / "results")
+    assert pages.main([str(tmp_path)]) == 0
+    for path in pages.pages(DOCS):
+        assert (tmp_path / path.relative_to(DOCS)).read_text().startswith("# ")

@@ -1,21 +1,18 @@
-"""One page from stored experiments:
-`python -m torchproof.reproduce.collected FOLDER PAGE TITLE NAME...`.
+"""One page from several stored experiments; written by `pages`.
 
-FOLDER holds a folder per experiment, as `torchproof reproduce NAME --out FOLDER/NAME` writes it.
+`torchproof reproduce NAME --out FOLDER/NAME` writes the folders that are read.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from torchproof.core.errors import FileError, TorchproofError
-from torchproof.core.files import write
+from torchproof.core.errors import FileError
 from torchproof.reproduce.experiment import Outcome
 
 LONG = 900  # seconds on two cores that a small scale is meant to stay below
@@ -29,12 +26,14 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     lines = [f"# {title}", "",
              "Generated from the stored experiments by `make results`. Published figures, where "
              "shown, are of the papers' own scale and no comparison.", "",
-             "| experiment | verdict | because | seconds |", "|---|---|---|---:|"]  # fmt: skip
+             "| experiment | verdict | because | seconds | CPU seconds |",
+             "|---|---|---|---:|---:|"]  # fmt: skip
     seconds = {name: _seconds(folder / name / "comparison.md", outcome) for name, outcome in found}
     lines += [
-        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]} |" for n, o in found
+        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]} | {_cpu(o)} |"
+        for n, o in found
     ]
-    lines += ["", _long(seconds)]
+    lines += ["", _long(seconds), *_costly([outcome for _, outcome in found])]
     for name, outcome in found:
         lines += ["", f"## {name}", "", f"{outcome.paper}. Claim: {outcome.claim}.", "",
                   f"**{outcome.verdict}**: {outcome.because}.", ""]  # fmt: skip
@@ -63,6 +62,23 @@ def _seconds(comparison: Path, outcome: Outcome) -> Seconds:
     trained = sum(int(value) for value in re.findall(r"\| (\d+) \|$", table, re.MULTILINE))
     trainings = float(trained * len(outcome.seeds))
     return Seconds(max(outcome.seconds, trainings), whole=outcome.seconds >= trainings)
+
+
+def _cpu(outcome: Outcome) -> str:
+    """Of all processes; empty where not all of a run was recorded."""
+    return f"{outcome.cpu_seconds:,.0f}" if outcome.cpu_seconds else ""
+
+
+def _costly(outcomes: Sequence[Outcome]) -> list[str]:
+    """Which need more of two cores than a small scale is meant to, however idle they are."""
+    over = [o.name for o in outcomes if o.cpu_seconds > 2 * LONG]
+    if not over:
+        return []
+    names = ", ".join(over)
+    return [
+        "",
+        f"More than {2 * LONG // 60} minutes of CPU time, so too long for two cores: {names}.",
+    ]
 
 
 def _long(seconds: Mapping[str, Seconds]) -> str:
@@ -114,21 +130,3 @@ def _without_title(text: str) -> str:
     rows = text.splitlines()
     first = next((i for i, row in enumerate(rows) if row.startswith("|")), 0)
     return "\n".join(rows[first:]).rstrip()
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Writes the page; 2 for bad input."""
-    if len(arguments) < 4:
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        page = collected(Path(arguments[0]), arguments[2], arguments[3:])
-        write(Path(arguments[1]), page.encode())
-    except TorchproofError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,13 @@
-"""docs/results/README.md from the stored experiments:
-`python -m torchproof.reproduce.results FOLDER`.
+"""docs/results/README.md from the stored experiments; written by `pages`.
 
 A result whose experiment was edited since is marked: see `fingerprint`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torchproof.core.errors import TorchproofError
-from torchproof.core.files import write
 from torchproof.reproduce.collected import stored
 from torchproof.reproduce.experiment import Outcome
 from torchproof.reproduce.fingerprint import fingerprint
@@ -94,21 +90,3 @@ def _mark(outcome: Outcome) -> str:
         return "code not recorded"
     now = fingerprint(PLACES[outcome.name][0])
     return "" if outcome.code == now else "edited since"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Writes the page; 2 for bad input."""
-    if len(arguments) != 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        folder = Path(arguments[0])
-        write(folder / "README.md", page(folder).encode())
-    except TorchproofError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
