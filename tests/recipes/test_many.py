@@ -18,6 +18,7 @@ from torchproof.core.errors import (
 )
 from torchproof.core.threats import parse
 from torchproof.data import load
+from torchproof.evaluate.together import held
 from torchproof.nn import load_model
 from torchproof.recipes import Many, Table
 from torchproof.recipes.comparison import Cell, Comparison, difference, line_of
@@ -90,7 +91,12 @@ def test_a_table_is_trained_judged_compared_and_resumed(tmp_path: Path) -> None:
     quiet = {"say": lambda text: None}
     assert Many(asked, tmp_path / "a", stop=stop, **quiet).run() is None
     cut = Many(asked, tmp_path / "a", resume=True, **quiet).run()
-    whole = Many(asked, tmp_path / "b", **quiet).run()
+    with held(tmp_path / "b" / "AT" / "seed0" / "held"):  # as by another process
+        assert Many(asked, tmp_path / "b", first=(1,), **quiet).run() is None
+    cells = {path.parent.relative_to(tmp_path / "b") for path in tmp_path.glob("b/*/*/cell.json")}
+    every = {Path(name) / f"seed{seed}" for name in asked.rows for seed in asked.seeds}
+    assert every - cells == {Path("AT/seed0")}
+    whole = Many(asked, tmp_path / "b", resume=True, **quiet).run()
     assert cut is not None and whole is not None
     for one, other in zip(cut.lines, whole.lines, strict=True):
         for seed in asked.seeds:

@@ -24,6 +24,7 @@ from torchproof.core.files import write
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import evaluate
+from torchproof.evaluate.together import held
 from torchproof.evaluate.versions import versions
 from torchproof.nn import load_model
 from torchproof.recipes.comparison import Cell, Comparison, line_of
@@ -37,8 +38,8 @@ CELL = "cell.json"
 
 @dataclass(frozen=True)
 class Many:
-    """How a table is run. stop: asked after every step and before every network; only: the seeds to
-    run now, all where it is empty.
+    """How a table is run. stop: asked after every step and before every network; first: the seeds
+    that this process, one of several that share `out`, begins with.
     """
 
     table: Table
@@ -48,31 +49,44 @@ class Many:
     device: torch.device = torch.device("cpu")
     say: Callable[[str], None] = print
     stop: Callable[[], bool] = lambda: False
-    only: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
 
     def run(self) -> Comparison | None:
         """Trains and judges whatever is missing; the comparison is stored in `out`.
 
-        None where `stop` ended it before the last network, or only some seeds were to be run.
+        None where `stop` ended it before the last network, and for one process of several: it
+        leaves out the networks that others are at, and somebody compares once all have ended.
         Raises what training and evaluation raise, and ResumeError for a folder that holds another
         table.
         """
         for plan in self.table.rows.values():
             self._prepared(plan, self.table.seeds[0])  # every name and argument, before anything
         self._claim()
+        if self.first:
+            self._share()
+            return None
         found: dict[str, dict[int, Cell]] = {name: {} for name in self.table.rows}
         # seeds outside: a run that is cut off leaves whole comparisons of fewer seeds
-        for seed in self.only or self.table.seeds:
+        for seed in self.table.seeds:
             for name, plan in self.table.rows.items():
                 cell = self._cell(name, plan, seed)
                 if cell is None:
                     return None
                 found[name][seed] = cell
-        if self.only:
-            return None
         made = self._compared(found)
         made.write(self.out)
         return made
+
+    def _share(self) -> None:
+        """Every network that no other process is at: those of the seeds in `first`, then the rest,
+        so that nobody idles while there is work.
+        """
+        seeds = (*self.first, *(seed for seed in self.table.seeds if seed not in self.first))
+        for seed in seeds:
+            for name, plan in self.table.rows.items():
+                with held(self.out / name / f"seed{seed}" / "held") as mine:
+                    if mine and self._cell(name, plan, seed) is None:
+                        return
 
     def _claim(self) -> None:
         path, wanted = self.out / "table.json", self.table.model_dump(mode="json")

@@ -79,7 +79,7 @@ class Study:
             request.resume or runs.exists(),
             request.data_dir,
             say=request.say,
-            only=request.own,
+            first=request.own,
         )
         found = many.run()
         if found is None:  # nothing stops it but its end
