@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -86,7 +87,8 @@ def untouched(
 def _first(model: Callable[..., Any]) -> Tensor | None:
     if not isinstance(model, nn.Module):
         return None
-    floating = (t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point())
+    tensors = chain(model.parameters(), model.buffers())  # lazily: asked at every step
+    floating = (t for t in tensors if t.is_floating_point())
     return next(floating, None)
 
 

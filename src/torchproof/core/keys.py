@@ -18,6 +18,7 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _SECOND = -7723592293110705685  # 0x94D049BB133111EB
 _HALF = (1 << 23) - 1
+_ALL = (1 << 64) - 1
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
@@ -45,16 +46,35 @@ def mix(*parts: Tensor | int | str) -> Tensor:
     True
     """
     device = next((p.device for p in parts if isinstance(p, Tensor)), None)
-    key = torch.zeros(1, dtype=torch.int64, device=device)
+    alike: list[int | str] = []  # what stands before the first tensor is the same for all rows
     for part in parts:
+        if isinstance(part, Tensor):
+            break
+        alike.append(part)
+    key = torch.tensor([_mixed(*alike)], dtype=torch.int64, device=device)
+    for part in parts[len(alike) :]:
         number = purpose(part) if isinstance(part, str) else part
         key = _scramble((key * 3 + number) + _GOLDEN)
     return key
 
 
+def _mixed(*parts: int | str) -> int:
+    """`mix` of integers and words, as a signed 64-bit number: without tensors, each of whose
+    operations would take longer than all of this.
+    """
+    key = 0
+    for part in parts:
+        number = purpose(part) if isinstance(part, str) else int(part)
+        z = (key * 3 + number + _GOLDEN) & _ALL
+        z = ((z ^ (z >> 30)) * _FIRST) & _ALL
+        z = ((z ^ (z >> 27)) * _SECOND) & _ALL
+        key = z ^ (z >> 31)
+    return key - (1 << 64) if key >> 63 else key
+
+
 def seed_of(*parts: int | str) -> int:
     """A seed in [0, 2**63) for torch's own generators, from integers and words."""
-    return int(mix(*parts)[0]) & ((1 << 63) - 1)
+    return _mixed(*parts) & ((1 << 63) - 1)
 
 
 def _hashes(key: Tensor, step: Tensor | int, count: int, stream: int) -> Tensor:
