@@ -59,8 +59,8 @@ def certify(
         typer.Option(
             "--proof",
             help="Also write proof.json, which `torchproof check-certificate` replays: for ibp, "
-            "crown-ibp, fast-lin, crown, alpha-crown, alpha-crown-full, bab, on chains of dense "
-            "and convolutional layers.",
+            "crown-ibp, fast-lin, crown, alpha-crown, alpha-crown-full, best, bab, on chains of "
+            "dense and convolutional layers.",
         ),
     ] = False,
     memory: Annotated[

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ from torchproof.verify.sound.search import slopes_of
 from torchproof.verify.sound.witness import Kept, Middle
 
 SCHEMA = "torchproof.proof/3"
-METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "bab")
+METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best",
+           "bab")  # fmt: skip
 DIGITS = 9  # of intervals, from the largest of a layer
 ROOM = 1e-9  # by which other arithmetic may differ, as a share of a margin
 BATCH = 16  # examples at once
@@ -62,10 +63,10 @@ def write_proof(
     refuse(graph, x)
     chain, names = chain_of(graph, x), list(range(len(x))) if ids is None else list(ids)
     branching = method == "bab"
-    bound = ROOT[-1] if branching else BOUNDS[method][0]
+    bounds = ROOT[-1:] if branching else BOUNDS[method]
     examples: list[dict[str, Any]] = []
     for some in torch.split(torch.arange(len(x)), 1 if branching else BATCH):
-        replay = Replay(graph, chain, bound, branching)
+        replay = Replay(graph, chain, bounds, branching)
         with limit(seconds if branching else None):
             found = replay.told(InputSet.of(x[some], threat), y[some])
         own = zip(some.tolist(), found, strict=True)
@@ -87,13 +88,25 @@ def write_proof(
     return [of["id"] for of in examples]
 
 
+class Member(NamedTuple):
+    """What one way to bound says: lower, error (B, K - 1), and the rest of the file's entry of each
+    example.
+    """
+
+    lower: Tensor
+    error: Tensor
+    parts: list[dict[str, Any]]
+
+
 @dataclass
 class Replay:
-    """Finds out what the file has to say; branching: of trees, too, for one example at a time."""
+    """Finds out what the file has to say, by several ways to bound; branching: of trees, too, for
+    one example at a time.
+    """
 
     graph: Graph
     chain: Chain
-    bound: Bound
+    bounds: tuple[Bound, ...]
     branching: bool
     middle: Middle = field(default_factory=Middle)
 
@@ -105,26 +118,39 @@ class Replay:
             return [{}] * len(y)
 
     def _told(self, inside: InputSet, y: Tensor) -> list[dict[str, Any]]:
-        middle = self.middle if self.bound.middle_steps else None
-        passed = Pass.of(self.graph, inside, self.bound, _rounded, middle)
+        members, told = [self._member(inside, y, bound) for bound in self.bounds], []
+        for i in range(len(y)):
+            lower = torch.stack([m.lower[i] for m in members])
+            error = torch.stack([m.error[i] for m in members])
+            sure = lower - error
+            decides = int(sure.amin(1).argmax())
+            best = torch.full_like(sure[0], decides, dtype=torch.long)
+            if not bool((sure[decides] > 0).all()):  # several, each for some of the margins
+                best = sure.argmax(0)
+            parts = [members[m].parts[i] for m in sorted(set(best.tolist()))]
+            lower, error, sure = (t.gather(0, best[None])[0] for t in (lower, error, sure))
+            about = {"label": int(y[i]), "classes": len(best) + 1,
+                     "input": inside.x[i].flatten().tolist(),
+                     "margin": lower.tolist(), "error_bound": error.tolist()}  # fmt: skip
+            own = parts[0] if len(parts) == 1 else {"parts": parts}
+            told.append(about | own if bool((sure > 0).all()) else {})
+        return told
+
+    def _member(self, inside: InputSet, y: Tensor, bound: Bound) -> Member:
+        middle = self.middle if bound.middle_steps else None
+        passed = Pass.of(self.graph, inside, bound, _rounded, middle)
         classes = passed.walk.single[self.graph.output].shape[-1]
         rows, slopes = rows_of(y, classes).to(inside.x.dtype), {}
-        if self.bound.steps:
-            found = slopes_of(passed.walk, rows, self.bound.steps)
+        if bound.steps:
+            found = slopes_of(passed.walk, rows, bound.steps)
             slopes = {name: torch.round(s, decimals=6) for name, s in found.items()}
         lower, error = (part.clone() for part in passed.lower(rows, slopes))
         leaves = self._leaves(passed, rows[0], lower, error) if self.branching else None
-        error = 8 * error + ROOM * lower.abs()
-        bent = self._bent(passed)
-        told: list[dict[str, Any]] = []
-        for i, sure in enumerate((lower - error > 0).all(1).tolist()):
+        bent, parts = self._bent(passed), []
+        for i in range(len(y)):
             own = [slopes[name][i].flatten(1).tolist() for name in bent] if slopes else None
-            told.append({"label": int(y[i]), "classes": classes,
-                         "input": inside.x[i].flatten().tolist(),
-                         "margin": lower[i].tolist(), "error_bound": error[i].tolist(),
-                         "bounds": self._bounds(passed, i), "slopes": own, "leaves": leaves}
-                        if sure else {})  # fmt: skip
-        return told
+            parts.append({"bounds": self._bounds(passed, i), "slopes": own, "leaves": leaves})
+        return Member(lower, 8 * error + ROOM * lower.abs(), parts)
 
     def _bent(self, passed: Pass) -> list[str]:
         return [node.name for node in self.graph.nodes if node.name in passed.curved]
