@@ -155,3 +155,27 @@ def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
     assert ours == theirs, said
     assert (two / "examples.csv").read_text() == (one / "examples.csv").read_text()
     assert said.count("verdict") == 1  # one process speaks
+
+
+def test_two_processes_share_the_networks_of_a_table(
+    cli: Callable[..., Any], fork: Fork, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.yaml"
+    table.write_text(
+        "base: {data: digits, model: 'small-cnn(widths=(4, 8), hidden=16)', threat: 'linf:0.1', n: 200,"
+        " settings: {epochs: 1, held_out: 0}}\n"
+        "rows: {plain: {method: Standard}, AT: {method: AT(steps=1)}}\nseeds: [0, 1]\n"
+        "evaluate: {n: 20}\n"
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = pair(fork, "train-many", table, "--out", two)
+    said = [process.end() for process in processes]
+    assert [process.poll() for process in processes] == [0, 0], said
+    assert cli("train-many", table, "--out", one).code == 0
+    found = [json.loads((out / "comparison.json").read_text()) for out in (one, two)]
+    for line in (line for each in found for line in each["lines"]):
+        for cell in line["cells"].values():
+            cell.pop("seconds")
+    assert found[0]["lines"] == found[1]["lines"]
+    done = [text.count(f"seed {seed}: clean") for text in said for seed in (0, 1)]
+    assert sum(done) == 4 and all(sum(done[i : i + 2]) for i in (0, 2))  # each did some

@@ -38,11 +38,25 @@ def begin(out: Path, examples: int, device: torch.device, resume: bool) -> None:
     if examples < 2:
         given = f"{examples} example for {started()} processes"
         raise InputError(given, "at least two", "start it without torchrun")
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    first(device, lambda: together.begin(out, examples, started(), resumed(resume)))
+
+
+def resumed(resume: bool) -> bool:
+    """Whether to go on with what is there: also where torchrun started all processes again."""
+    return resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def first(device: torch.device, call: Callable[[], None]) -> None:
+    """The first process makes the call, the others wait for its end."""
     with distributed.joined(device):
         if distributed.rank() == 0:
-            together.begin(out, examples, started(), resume)
+            call()
         distributed.wait()
+
+
+def rank() -> int:
+    """This process's number among those that torchrun started, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def left(seconds: float | None) -> Callable[[], float | None]:
@@ -60,13 +74,13 @@ def over(rest: Callable[[], float | None]) -> Callable[[], bool]:
 
 def concluded(out: Path) -> typer.Exit:
     """For the processes that did not put the parts together; only the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         tell(f"result: {out}")
     return typer.Exit(0)
 
 
 def unfinished(out: Path) -> typer.Exit:
     """Says what to do where the time did not suffice; only the first process speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         tell(f"{out} is not complete: start it again with --resume")
     return typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table as Shown
 
-from torchproof.cli import options
+from torchproof.cli import options, several
 from torchproof.cli.options import console, tell
 from torchproof.recipes import Comparison, Many, Table
 
@@ -26,12 +27,20 @@ def train_many(
 
     Every network is judged by the same attacks on the same images. comparison.md holds means and
     spreads over the seeds and paired tests against the reference row; comparison.json all of it.
+    Under torchrun every process takes the next network that none is at, each on its own GPU.
     Exit code 1 says that --max-seconds ended the work before the last network.
     """
     say = partial(console.print, markup=False, highlight=False)
     stop = options.deadline(max_seconds) or (lambda: False)
-    local = options.device_of(device)
-    many = Many(Table.read(file), out, resume, data_dir, local, say, stop)
+    table, local = Table.read(file), several.local(device)
+    many = Many(table, out, several.resumed(resume), data_dir, local, say, stop)
+    if several.started() > 1:
+        several.first(local, many.begin)
+        mine = table.seeds[several.rank() % len(table.seeds)]
+        many = replace(many, resume=True)
+        replace(many, first=(mine,)).run()
+        if several.rank() > 0:
+            raise typer.Exit(0)
     found = many.run()
     if found is None:
         tell(f"stopped; go on with --resume --out {out}")

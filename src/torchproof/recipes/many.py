@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ CELL = "cell.json"
 @dataclass(frozen=True)
 class Many:
     """How a table is run. stop: asked after every step and before every network; first: the seeds
-    that this process, one of several that share `out`, begins with.
+    that this process, one of several that share `out`, begins with; one of them calls `begin`
+    before all, and `run` without `first`, which waits for the others, at last.
     """
 
     table: Table
@@ -59,9 +61,7 @@ class Many:
         Raises what training and evaluation raise, and ResumeError for a folder that holds another
         table.
         """
-        for plan in self.table.rows.values():
-            self._prepared(plan, self.table.seeds[0])  # every name and argument, before anything
-        self._claim()
+        self.begin()
         if self.first:
             self._share()
             return None
@@ -69,7 +69,8 @@ class Many:
         # seeds outside: a run that is cut off leaves whole comparisons of fewer seeds
         for seed in self.table.seeds:
             for name, plan in self.table.rows.items():
-                cell = self._cell(name, plan, seed)
+                with self._held(name, seed, wait=True):
+                    cell = self._cell(name, plan, seed)
                 if cell is None:
                     return None
                 found[name][seed] = cell
@@ -84,9 +85,18 @@ class Many:
         seeds = (*self.first, *(seed for seed in self.table.seeds if seed not in self.first))
         for seed in seeds:
             for name, plan in self.table.rows.items():
-                with held(self.out / name / f"seed{seed}" / "held") as mine:
+                with self._held(name, seed) as mine:
                     if mine and self._cell(name, plan, seed) is None:
                         return
+
+    def _held(self, name: str, seed: int, wait: bool = False) -> AbstractContextManager[bool]:
+        return held(self.out / name / f"seed{seed}" / "held", wait)
+
+    def begin(self) -> None:
+        """Looks up every name and argument, then makes the folder this table's; raises as `run`."""
+        for plan in self.table.rows.values():
+            self._prepared(plan, self.table.seeds[0])
+        self._claim()
 
     def _claim(self) -> None:
         path, wanted = self.out / "table.json", self.table.model_dump(mode="json")
