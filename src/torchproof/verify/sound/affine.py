@@ -117,3 +117,40 @@ def _size(value: Any) -> Any:
 def _nothing(value: Any) -> Any:
     number = isinstance(value, Tensor) and value.is_floating_point()
     return torch.zeros_like(value) if number else value
+
+
+def linear(node: Node, live: Mapping[str, Tensor], values: Values) -> Tensor:
+    """(B, ...) L v, without the offset, for live inputs v; values: of constants. What is copied or
+    cancelled on the way is exact.
+    """
+    if node.kind in WEIGHTED:
+        args = list(bind(node.args, {**values, **live}))
+        return torch.as_tensor(node.call(*_bare(args)))
+    if node.kind in ("add", "sub"):
+        known = {n: live.get(n, _nothing(values.get(n))) for n in node.refs}
+        args = [a if isinstance(a, Tensor) else 0.0 for a in bind(node.args, known)[:2]]
+        return torch.as_tensor(node.call(*args))
+    zeros = {name: torch.zeros_like(v) for name, v in live.items()}
+    answer, zero = (node.call(*bind(node.args, {**values, **part})) for part in (live, zeros))
+    return torch.as_tensor(answer - zero)
+
+
+def spread(node: Node, live: Mapping[str, Tensor], values: Values) -> Tensor:
+    """(B, ...) |L| v for live inputs v >= 0."""
+    sizes = {n: _size(values.get(n)) for n in node.refs}
+    if node.kind in WEIGHTED:
+        args = list(bind(node.args, {**sizes, **live}))
+        return torch.as_tensor(node.call(*_bare(args)))
+    if node.kind in ARITHMETIC:
+        sums = node.kind in ("add", "sub")
+        known = {n: live.get(n, _nothing(sizes[n]) if sums else sizes[n]) for n in node.refs}
+        given = bind(node.args, known)[:2]
+        args = [0.0 if sums and not isinstance(a, Tensor) else abs(a) for a in given]
+        call: Any = {"sub": torch.add, "neg": torch.abs}.get(node.kind, node.call)
+        return torch.as_tensor(call(*args))
+    return linear(node, live, values)
+
+
+def _bare(args: list[Any]) -> list[Any]:
+    """Without the bias, which is the third."""
+    return [*args[:2], *([None] if len(args) > 2 else []), *args[3:]]

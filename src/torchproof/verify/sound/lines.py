@@ -27,7 +27,7 @@ def exact_lines(known: Relaxation, inputs: Sequence[Interval]) -> Lines:
 def exact_range(known: Relaxation, inputs: Sequence[Interval]) -> Interval:
     """An interval that holds in real arithmetic; the corners of a product are rounded once."""
     if isinstance(known, Curve):
-        values = known.function(_corners(known, inputs[0]))
+        values = known.function(corners(known, inputs[0]))
         return Interval(values.amin(0), values.amax(0))
     found = known.range(inputs)
     plain = isinstance(known, Largest) or (isinstance(known, Hinge) and _is_relu(known))
@@ -76,16 +76,16 @@ def _pieces(known: Curve, inputs: Sequence[Interval]) -> Lines:
     """A function of straight pieces is nearest to a line at a corner. Its values are exact there,
     for it copies its argument, its negative or a constant.
     """
-    lines, corners = known.lines(inputs), _corners(known, inputs[0])
-    values, at = known.function(corners), []
+    lines, ends = known.lines(inputs), corners(known, inputs[0])
+    values, at = known.function(ends), []
     for sign, slope in ((1.0, lines.low[0]), (-1.0, lines.high[0])):
-        moved = slope * corners
+        moved = slope * ends
         noise = charge(4) * (values.abs() + moved.abs()) + TINY
         at.append(sign * (sign * (values - moved) - noise).amin(0))
     return Lines(lines.low, at[0], lines.high, at[1])
 
 
-def _corners(known: Curve, z: Interval) -> Tensor:
+def corners(known: Curve, z: Interval) -> Tensor:
     """The ends, and the breaks between them, (pieces + 1, ...)."""
     inside = [torch.full_like(z.lower, b).clamp(z.lower, z.upper) for b in known.breaks]
     return torch.stack([z.lower, *inside, z.upper])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from torchproof.verify.sound.lines import STRAIGHT, has_lines
 from torchproof.verify.sound.passes import Pass, better
 from torchproof.verify.sound.search import slopes_of
 from torchproof.verify.sound.walk import Sum
+from torchproof.verify.sound.zonotopes import Kind, zonotope_margins
 
 METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best",
-           "bab")  # fmt: skip
+           "bab", "deepz", "hybrid")  # fmt: skip
 ASSUMPTION = (
     "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
     "that are rounded one by one (sums in any order; no Winograd or Fourier convolutions)"
@@ -59,11 +60,14 @@ def sound_margins(
         raise unknown("method in sound arithmetic", method, METHODS)
     x, graph = x.double(), in_float64(model, x)
     refuse(graph, x)
+    inside = InputSet.of(x, threat)
     if method == "bab":
-        return _branched(graph, InputSet.of(x, threat), y, seconds)
+        return _branched(graph, inside, y, seconds)
+    if method in ("deepz", "hybrid"):
+        return SoundMargins(*_finite(zonotope_margins(graph, inside, y, cast(Kind, method))), 0)
     found, rows = [], 0
     for bound in BOUNDS[method]:
-        one, walked = _bounded(graph, InputSet.of(x, threat), y, bound)
+        one, walked = _bounded(graph, inside, y, bound)
         found.append(one)
         rows += walked
     best = found[0]
