@@ -65,6 +65,12 @@ def test_bad_files(
     cut.write_bytes((folder / row["onnx"]).read_bytes()[:200])
     assert run(monkeypatch, "--onnx", cut, "--vnnlib", folder / row["vnnlib"]) == 2
     assert "gzipped .onnx" in " ".join(capsys.readouterr().err.split())
+    whole, out = bytearray((folder / row["onnx"]).read_bytes()), tmp_path / "out.txt"
+    whole[20:60] = b"\xff" * 40
+    cut.write_bytes(bytes(whole))
+    files = ("--onnx", cut, "--vnnlib", folder / row["vnnlib"], "--results", out)
+    assert run(monkeypatch, *files) == 2 and out.read_text() == "error\n"
+    assert "gzipped .onnx" in " ".join(capsys.readouterr().err.split())
     other = tmp_path / "other.vnnlib.gz"
     text = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 0))(assert (<= X_0 1))"
     other.write_bytes(gzip.compress((text + "(assert (<= Y_0 0))").encode()))

@@ -152,6 +152,9 @@ def test_what_halving_the_input_leaves_open_goes_on_with_signs(
 
 
 def test_questions_that_cannot_be_meant(small: tuple[nn.Module, Graph]) -> None:
+    more = "(declare-const Y_2 Real)" + PROPERTY.format(a=0, b=0)
+    with pytest.raises(InputError, match="property of 3 outputs for a network of 2"):
+        decide(small[1], (2,), parse_property(more), 60)
     with pytest.raises(InputError, match="empty box"):
         box(1, -1, [[1, 0]], [0])
     with pytest.raises(InputError, match="M >= 1"):

@@ -47,3 +47,19 @@ def test_limits_of_every_entry() -> None:
     model = net(lambda z: z.clamp(ends, -ends))
     with pytest.raises(ModelError, match="entry to entry"):
         margins(model, X, torch.zeros(2, dtype=torch.long), parse("linf:0.1"))
+
+
+def test_a_branch_is_named_by_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """And nothing else is said, though export prints and logs all it has seen."""
+
+    def step(z: Tensor) -> Tensor:
+        return z if z.sum() > 0 else -z
+
+    with pytest.raises(ModelError, match=r"return z if z\.sum\(\) > 0 else -z', \S+, line \d+"):
+        graph_of(net(step), X)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_answers_that_are_no_numbers() -> None:
+    with pytest.raises(ModelError, match="NaN"):
+        graph_of(net(lambda z: z * torch.nan), X)

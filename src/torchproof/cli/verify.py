@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tempfile
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -108,7 +109,7 @@ def _network(path: Path) -> Traced:
             plain = Path(folder) / path.stem
             try:
                 plain.write_bytes(gzip.decompress(path.read_bytes()))
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 remedy = "restore the file"
                 raise FileError(f"{path} ({error})", "a gzipped .onnx file", remedy) from error
         model = load_model(str(plain)).model

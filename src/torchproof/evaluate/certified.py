@@ -44,7 +44,7 @@ Status = Literal["certified", "broken", "undecided", "wrong", "unfinished"]
 class Row(BaseModel):
     """One example. status: "broken" where a search met an input of the threat that the model itself
     answers with another class. margin: the lower bound of z_y - z_t, t != y, that is the least with
-    error_bound taken off, null where none was asked for or none is finite; error_bound: how far it
+    error_bound taken off, null for wrong answers and where none is finite; error_bound: how far it
     may be above what holds in real arithmetic, null where that is not accounted for.
     """
 
@@ -139,17 +139,23 @@ def _work(
         x, y = subject.rows(rows)
         clock.lap()
         with subject.asked(CERTIFICATE) as answer:
-            right = (subject.model(x).argmax(1) == y).tolist()
-            margins = verifier.margins(subject.model, x, y, threat)
-            broken = _refuted(answer, x, y, threat, margins)
+            right = subject.model(x).argmax(1) == y
+            asked = right.nonzero()[:, 0]
+            verifier.ready(subject.model, x)
+            margins = Bounded(x.new_zeros(0, 1), None, 0)
+            if len(asked):
+                margins = verifier.margins(subject.model, x[asked], y[asked], threat)
+            broken = _refuted(answer, x[asked], y[asked], threat, margins)
         each = clock.lap() / len(rows)
+        known = zip(broken, _least(margins), strict=True)
+        found = [next(known) if sure else (False, (None, None)) for sure in right.tolist()]
         ledger.add(
             [
-                {"id": ids[row], "attack": CERTIFICATE, "correct": bool(correct), "margin": margin,
+                {"id": ids[row], "attack": CERTIFICATE, "correct": correct, "margin": margin,
                  "error_bound": error, "backward": margins.rows // len(rows), "seconds": each,
                  "broken": lost}
-                for row, correct, lost, (margin, error)
-                in zip(rows, right, broken, _least(margins), strict=True)
+                for row, correct, (lost, (margin, error))
+                in zip(rows, right.tolist(), found, strict=True)
             ]
         )  # fmt: skip
         done += len(rows)

@@ -88,6 +88,13 @@ class Propagation:
                 nothing = torch.full_like(kept.graph.run(x)[kept.graph.output][:, 1:], -torch.inf)
             return Bounded(nothing, None, 0)
 
+    def ready(self, model: Model, x: Tensor) -> None:
+        """Reads the graph of a model for inputs like x (B, ...); raises what `margins` would raise
+        about it, whether or not there is anything to bound.
+        """
+        METHODS[self.method].ready()
+        self._graph(model, x)
+
     def _bounded(self, kept: _Kept, x: Tensor, y: Tensor, threat: AnyThreat) -> Bounded:
         known = METHODS[self.method]
         method = known.same or self.method

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torchproof.core.errors import InputError
 from torchproof.verify.bab import ROOT
 from torchproof.verify.bounds import Bound, Pass
 from torchproof.verify.clock import OutOfTime, left, limit, look
@@ -41,12 +42,14 @@ def decide(
     """Is there an input, of `shape` without the batch, that fulfils a case of the property?
 
     In the dtype of the graph's parameters; float64 is meant, and its rounding is not accounted for.
-    Says "unknown" where no method here decides, "timeout" after so many seconds.
+    Says "unknown" where no method here decides, "timeout" after so many seconds. Raises InputError
+    for a property of another number of outputs than the graph has.
     """
     started = time.monotonic()
     dtype = next(
         (c.dtype for c in graph.constants.values() if c.is_floating_point()), torch.float64
     )
+    _fits(graph, torch.zeros(1, *shape, dtype=dtype), property)
     mixed = any(case.mixed is not None for case in property.cases)
     graph = with_inputs(graph) if mixed else graph
     verdicts: list[Answer] = []
@@ -66,6 +69,15 @@ def decide(
             worst = answer.verdict
     parts = sum(answer.parts for answer in verdicts)
     return Decision(worst, last.x, by, parts, time.monotonic() - started)
+
+
+@torch.no_grad()
+def _fits(graph: Graph, x: Tensor, property: Property) -> None:
+    """Raises InputError where the answers are not as many as the property speaks of."""
+    outputs = graph.run(x)[graph.output].numel()
+    if outputs != property.outputs:
+        given = f"a property of {property.outputs} outputs for a network of {outputs}"
+        raise InputError(given, "as many as the network has", "take the property made for it")
 
 
 def with_inputs(graph: Graph) -> Graph:

@@ -6,10 +6,15 @@ bounds are differentiable in them and a graph is traced once.
 
 from __future__ import annotations
 
+import io
+import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,17 +142,40 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
 
 def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quietly():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (x,), dynamic_shapes=dynamic)
             return program.run_decompositions({})
     except Exception as error:  # whatever export may raise about a model
-        words = " ".join(str(error).split())[:400]
+        words = _said(error)
         raise ModelError(
             f"a model that torch.export cannot follow ({type(error).__name__}: {words})",
             "one tensor in, logits out, no Python branch on values",
             "rewrite the branch with torch.where, or bound the part before it",
         ) from error
+
+
+_PLACE = re.compile(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)')
+
+
+def _said(error: Exception) -> str:
+    """What export says, after the line of the model that it is about, where it names one."""
+    text, places = str(error), _PLACE.findall(str(error))
+    own = [p for p in places if not p[0].startswith(str(Path(torch.__file__).parent))]
+    at = "" if not own else "at {2!r}, {0}, line {1}: ".format(*own[-1])
+    return at + " ".join(text.split())[:400]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what export prints and logs on its way to an error, which says it all."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _of_batches(graph: Graph, rows: int) -> Graph:
@@ -175,6 +203,9 @@ def _tried(graph: Graph, model: nn.Module, one: Tensor) -> Graph:
             together = graph.run(rows)[graph.output]
         except RuntimeError:  # a size of the batch that was traced
             together = alone[:0]
+    if bool(alone.isnan().any()):
+        given = "a model that answers NaN, to one of the images given times 1, 0.5 and 0.25"
+        raise ModelError(given, "numbers", "look for damaged weights, and quotients of zeros")
     if len(together) == len(alone) == 3:
         together, alone = together.flatten(1), alone.flatten(1)
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
