@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from torchproof.core.errors import FileError
+from torchproof.evaluate.together import held
 from torchproof.reproduce import Request
-from torchproof.reproduce.ahead import ahead
+from torchproof.reproduce.ahead import ahead, shared
+from torchproof.reproduce.experiment import Partial
 
 PROGRAM = """
 import os
@@ -72,3 +74,19 @@ def test_a_folder_of_another_run_is_refused_before_any_process(tmp_path: Path) -
     (tmp_path / "request.json").write_text("{}")
     with pytest.raises(FileError, match="--resume"):
         ahead(lambda request: pytest.fail("it ran"), Request(tmp_path), os.cpu_count() or 2)
+
+
+def test_processes_take_the_parts_that_no_other_is_at(tmp_path: Path) -> None:
+    done: list[tuple[str, int]] = []
+
+    def one(name: str, seed: int) -> str:
+        done.append((name, seed))
+        return f"{name}{seed}"
+
+    ahead_ = Request(tmp_path, seeds=2).part(1)
+    elsewhere = held(tmp_path / "locks" / "a-seed0")
+    with elsewhere, pytest.raises(Partial):
+        shared(ahead_, ["a", "b"], one)
+    assert done == [("a", 1), ("b", 1), ("b", 0)]
+    found = shared(Request(tmp_path, seeds=2), ["a", "b"], one)
+    assert found == {"a": ["a0", "a1"], "b": ["b0", "b1"]}

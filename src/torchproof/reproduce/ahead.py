@@ -5,15 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from torchproof.evaluate.together import held
 from torchproof.reproduce.experiment import Outcome, Partial, Request
+
+T = TypeVar("T")
 
 
 def ahead(experiment: Callable[[Request], Outcome], request: Request, jobs: int) -> Outcome:
@@ -43,6 +46,28 @@ def ahead(experiment: Callable[[Request], Outcome], request: Request, jobs: int)
 def alone(request: Request, name: str) -> AbstractContextManager[bool]:
     """For what seeds share: one process at a time is inside the block of this name."""
     return held(request.out / "locks" / name, wait=True) if request.own else nullcontext(True)
+
+
+def shared(
+    request: Request, names: Collection[str], one: Callable[[str, int], T]
+) -> dict[str, list[T]]:
+    """By name, one(name, seed) for every seed, which is to write it into the folder and to read it
+    back.
+
+    Where processes measure ahead, each takes one part after the other that no other is at, those of
+    its own seeds first, and then raises Partial: what it did is found later.
+    """
+    parts = [(name, seed) for seed in range(request.seeds) for name in names]
+    if not request.own:
+        found: dict[str, list[T]] = {name: [] for name in names}
+        for name, seed in parts:
+            found[name].append(one(name, seed))
+        return found
+    for name, seed in sorted(parts, key=lambda part: part[1] not in request.own):
+        with held(request.out / "locks" / f"{name}-seed{seed}") as mine:
+            if mine:
+                one(name, seed)
+    raise Partial
 
 
 def _measure(experiment: Callable[[Request], Outcome], request: Request, threads: int) -> None:

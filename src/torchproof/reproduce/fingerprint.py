@@ -14,6 +14,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent
 SHARED = {
+    "ahead",
     "experiment",
     "figures",
     "fingerprint",

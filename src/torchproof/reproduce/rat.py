@@ -14,6 +14,7 @@ from torchproof.attack.universal import taken
 from torchproof.core.threats import Threat, parse
 from torchproof.recipes import Plan
 from torchproof.reproduce import subjects
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
 from torchproof.reproduce.rat_figures import (
     KINDS,
@@ -96,13 +97,15 @@ def rat_experiment(request: Request) -> Outcome:
     """
     chosen = parts(request)
     request.claim({part.plan.data: f"{part}" for part in chosen})
-    cells: list[Cell] = []
-    patterns: list[Patterns] = []
-    for part in chosen:
-        for seed in request.all_seeds:
-            mine = Subjects(request, part, seed)
-            cells += mine.cells()
-            patterns.append(mine.patterns())
+    named = {part.plan.data: part for part in chosen}
+
+    def one(name: str, seed: int) -> tuple[list[Cell], Patterns]:
+        mine = Subjects(request, named[name], seed)
+        return mine.cells(), mine.patterns()
+
+    found = [pair for pairs in shared(request, named, one).values() for pair in pairs]
+    cells = [cell for cells, _ in found for cell in cells]
+    patterns = [made for _, made in found]
     shown = stored_patterns(Subjects(request, chosen[0], 0).folder("RAT"), 1)
     return conclude(
         request,

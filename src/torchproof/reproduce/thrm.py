@@ -14,6 +14,7 @@ from torchproof.evaluate.friends import HypocrisyRecord
 from torchproof.recipes import Plan, recipe
 from torchproof.recipes.small import SETTINGS
 from torchproof.report.pictures import content
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
 from torchproof.reproduce.study import DIGITS
 from torchproof.reproduce.subjects import seeded, tested_on, trained
@@ -92,10 +93,9 @@ def thrm_experiment(request: Request) -> Outcome:
     """
     chosen = sweep(request)
     request.claim({f"{m} {b:g}": plan.model_dump_json() for (m, b), plan in chosen.plans.items()})
-    table: dict[Key, list[HypocrisyRecord]] = {key: [] for key in chosen.plans}
-    for seed in request.all_seeds:
-        for key in chosen.plans:
-            table[key].append(_measured(request, chosen, key, seed))
+    keys = {f"{name} {beta:g}": (name, beta) for name, beta in chosen.plans}
+    found = shared(request, keys, lambda name, seed: _measured(request, chosen, keys[name], seed))
+    table = {keys[name]: records for name, records in found.items()}
     some = next(iter(chosen.plans.values()))
     return conclude(
         request, name="thrm", paper=PAPER, claim=CLAIM,
