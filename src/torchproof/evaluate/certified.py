@@ -185,7 +185,9 @@ def _least(margins: Bounded) -> list[tuple[float | None, float | None]]:
     none = [None] * len(lower)
     errors = none if margins.error is None else margins.error.gather(1, worst)[:, 0].tolist()
     return [
-        (low, error) if math.isfinite(low) else (None, None)
+        (low, None if error is None or math.isnan(error) else error)
+        if math.isfinite(low)
+        else (None, None)
         for low, error in zip(lower, errors, strict=True)
     ]
 

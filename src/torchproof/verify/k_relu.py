@@ -17,7 +17,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins, Pass
 from torchproof.verify.graph import Graph, Node
 from torchproof.verify.lp import lp_bounds
-from torchproof.verify.programme.draft import Form
+from torchproof.verify.programme.draft import Form, U
 from torchproof.verify.programme.example import START, Example, by_example
 from torchproof.verify.programme.hulls import Hulls, directions, hull, vertices
 from torchproof.verify.programme.sets import flat
@@ -51,15 +51,23 @@ def k_relu_margins(
         raise unknown("kind of limits", limits, LIMITS)
 
     def bounds(example: Example) -> np.ndarray:
-        alone, clock = lp_bounds(example), example.clock.part(0.5)
-        for node in example.maps.bends:
-            if isinstance(example.relaxed.encoding.known(node, example.intervals), Hinge):
-                _join(example, node, k, groups, limits, clock)
-        cut = bool(example.relaxed.encoding.cuts) and example.clock.left > 0
+        alone = lp_bounds(example)
+        cut = join(example, k, groups, limits)
         found: np.ndarray = np.maximum(alone, lp_bounds(example)) if cut else alone
         return found
 
     return by_example(model, x, y, threat, bounds, middle, time_limit)
+
+
+def join(example: Example, k: int = 2, groups: int = 100, limits: Limits = "backward") -> bool:
+    """Puts the hulls of all layers into the programme of an example, in half of the time that is
+    left; whether there are any, and time to use them.
+    """
+    clock = example.clock.part(0.5)
+    for node in example.maps.bends:
+        if isinstance(example.relaxed.encoding.known(node, example.intervals), Hinge):
+            _join(example, node, k, groups, limits, clock)
+    return bool(example.relaxed.encoding.cuts) and example.clock.left > 0
 
 
 def _join(example: Example, node: Node, k: int, most: int, limits: Limits, clock: Clock) -> None:
@@ -138,7 +146,8 @@ def _lower(passed: Pass, name: str, rows: Tensor) -> Tensor:
     """(R,) lower bounds of rows (R, ...) of a node in the middle."""
     interval = passed.bound.last == "interval"
     stops = {n: v for n, v in passed.intervals.items() if n in passed.curved} if interval else None
-    return passed.walk.lower({name: rows}, torch.zeros(len(rows), dtype=torch.long), stops)
+    found = passed.walk.lower({name: rows}, torch.zeros(len(rows), dtype=torch.long), stops)
+    return found if isinstance(found, Tensor) else found.sure
 
 
 def _solved(
@@ -153,8 +162,10 @@ def _solved(
             if clock.left <= 0:
                 return found
             a = rows[number]
-            bound = encoding.least(-a @ matrix, least, clock.left).bound
-            found[place, number] = min(found[place, number], a @ at - bound)
+            row, doubt = -a @ matrix, np.abs(a) @ linear.doubt[group]
+            bound = encoding.least(row, least, clock.left).sure
+            noise = 16 * U * (np.abs(row) @ encoding.draft.sizes + np.abs(at).sum())
+            found[place, number] = min(found[place, number], a @ at - bound + doubt + noise)
     return found
 
 

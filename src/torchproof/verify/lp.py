@@ -11,7 +11,7 @@ from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
 from torchproof.verify.graph import Graph
 from torchproof.verify.programme.example import START, Example, by_example
-from torchproof.verify.programme.solve import least
+from torchproof.verify.programme.solve import Answer, least
 
 
 def lp_margins(
@@ -37,7 +37,11 @@ def lp_margins(
 
 def lp_bounds(example: Example) -> np.ndarray:
     """(K - 1,) bounds of one example."""
-    written, clock = example.relaxed, example.clock
-    bounds = [written.least(t, least, clock.left).bound for t in range(len(example.propagated))]
-    found: np.ndarray = np.maximum(example.propagated, bounds)
+    found: np.ndarray = np.maximum(example.propagated, [a.bound for a in lp_answers(example)])
     return found
+
+
+def lp_answers(example: Example) -> list[Answer]:
+    """About each margin of one example."""
+    written, clock = example.relaxed, example.clock
+    return [written.least(t, least, clock.left) for t in range(len(example.propagated))]

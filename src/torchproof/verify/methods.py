@@ -29,7 +29,10 @@ from torchproof.verify.lp import lp_margins
 from torchproof.verify.milp import milp_margins
 
 SECONDS = 60.0  # for one example, where a method can be limited
-DUAL = "margins above the linear programme's rest on the dual bounds of HiGHS, less its tolerances"
+DUAL = (
+    "margins that no linear programme shows to be positive rest on the dual bounds of HiGHS with "
+    "integers, less its tolerances: without error_bound"
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torchproof.verify.inputs import InputSet
 from torchproof.verify.lp import lp_bounds
 from torchproof.verify.programme.example import START, Example, Written, by_example, prepared
 from torchproof.verify.programme.integer import Enough, least_integer, tolerance
-from torchproof.verify.programme.solve import Answer, Clock, least
+from torchproof.verify.programme.solve import NOTHING, Answer, Clock, least
 
 CLEAR = 1e-5  # a margin below this many under zero is worth a look at its input
 
@@ -52,10 +52,19 @@ def milp_margins(
 
 def _bounds(example: Example) -> np.ndarray:
     bounds = lp_bounds(example)
-    for t in range(len(bounds) if example.clock.left > 0 else 0):
-        share = example.clock.spare / (len(bounds) - t)
-        bounds[t] = max(bounds[t], example.exact.least(t, least_integer, share).bound)
-    return bounds
+    answers = integer_answers(example, list(range(len(bounds))))
+    found: np.ndarray = np.maximum(bounds, [a.bound for a in answers])
+    return found
+
+
+def integer_answers(example: Example, places: list[int]) -> list[Answer]:
+    """About the margins at these places, with integers, each in an equal share of the time left."""
+    found = []
+    for turn, t in enumerate(places):
+        share = example.clock.spare / (len(places) - turn)
+        late = example.clock.left <= 0
+        found.append(NOTHING if late else example.exact.least(t, least_integer, share))
+    return found
 
 
 def milp_verify(

@@ -35,7 +35,7 @@ def hinge(
     z = entries(0, above | bent | (below & (slope != 0)))
     answer = Form.zeros(len(low))
     answer.put(above, z.at(above))
-    scaled = Form(z.which, slope * z.factor, slope * z.constant)
+    scaled = Form(z.which, slope * z.factor, slope * z.constant, slope * z.doubt)
     answer.put(below, scaled.at(below))
     if not bent.any():
         return answer

@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+U = 2.0**-53  # of float64
+
 
 class Form(NamedTuple):
-    """factor * v[which] + constant, entry by entry: three arrays of one shape."""
+    """factor * v[which] + constant, entry by entry: arrays of one shape. doubt: how far the network
+    itself may be from there, because it is rounded.
+    """
 
     which: np.ndarray
     factor: np.ndarray
     constant: np.ndarray
+    doubt: np.ndarray
 
     def at(self, where: Any) -> Form:
         return Form(*(part[where] for part in self))
@@ -33,7 +38,7 @@ class Form(NamedTuple):
 
     @classmethod
     def zeros(cls, *shape: int) -> Form:
-        return cls(np.zeros(shape, dtype=np.int64), np.zeros(shape), np.zeros(shape))
+        return cls(np.zeros(shape, dtype=np.int64), *(np.zeros(shape) for _ in range(3)))
 
     def value(self, v: np.ndarray) -> np.ndarray:
         found: np.ndarray = self.factor * v[self.which] + self.constant
@@ -43,7 +48,8 @@ class Form(NamedTuple):
 @dataclass(frozen=True)
 class Programme:
     """least <= matrix @ v <= most, low <= v <= high, whole numbers where `integer` holds; matrix:
-    sparse (rows, variables). Every low and high is finite; least is -inf or equal to most.
+    sparse (rows, variables). Every low and high is finite; least is -inf or equal to most. slack:
+    (rows,) how much the network itself may break a row by, because it is rounded.
     """
 
     matrix: Any
@@ -52,6 +58,13 @@ class Programme:
     low: np.ndarray
     high: np.ndarray
     integer: np.ndarray
+    slack: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(variables,) the largest absolute values."""
+        found: np.ndarray = np.maximum(np.abs(self.low), np.abs(self.high))
+        return found
 
     @property
     def ties(self) -> np.ndarray:
@@ -71,7 +84,7 @@ class Draft:
     _rows: list[Any] = field(default_factory=list)
     _least: list[np.ndarray] = field(default_factory=list)
     _most: list[np.ndarray] = field(default_factory=list)
-    _written: int = 0
+    _slack: list[np.ndarray] = field(default_factory=list)
     _made: Programme | None = None
 
     def variables(self, low: np.ndarray, high: np.ndarray, integer: bool = False) -> Form:
@@ -82,34 +95,47 @@ class Draft:
         self._high.append(high)
         self._integer.append(np.full(len(low), integer))
         self._made = None
-        return Form(index, np.ones(len(low)), np.zeros(len(low)))
+        return Form(index, np.ones(len(low)), np.zeros(len(low)), np.zeros(len(low)))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(variables,) the largest absolute values so far."""
+        found: np.ndarray = np.maximum(np.abs(_joined(self._low)), np.abs(_joined(self._high)))
+        return found
 
     def at_most(
         self, terms: Sequence[tuple[np.ndarray | float, Form]], limit: np.ndarray | float
     ) -> np.ndarray:
         """sum_t <weight_t, form_t> <= limit for n rows; forms (n,), or (n, k) and summed over k.
         Answers the places of the rows.
+
+        Weights and limits may be a few operations away from those with which the rows hold.
         """
-        matrix, constant = self._summed(terms)
-        return self._add(matrix, np.full(len(constant), -np.inf), limit - constant)
+        matrix, constant, slack = self._summed(terms, limit)
+        return self._add(matrix, np.full(len(constant), -np.inf), limit - constant, slack)
 
     def equal(
         self, terms: Sequence[tuple[np.ndarray | float, Form]], value: np.ndarray | float
     ) -> None:
-        matrix, constant = self._summed(terms)
-        self._add(matrix, value - constant, value - constant)
+        matrix, constant, slack = self._summed(terms, value)
+        self._add(matrix, value - constant, value - constant, slack)
 
-    def define(self, form: Form, matrix: Any, constant: np.ndarray) -> None:
-        """form = matrix @ v + constant, for new variables (n,) and a sparse matrix."""
+    def define(self, form: Form, matrix: Any, constant: np.ndarray, doubt: np.ndarray) -> None:
+        """form = matrix @ v + constant, but for `doubt`, for new variables (n,) and a sparse
+        matrix.
+        """
         own = sparse.csr_array(
             (form.factor, (np.arange(len(constant)), form.which)), (len(constant), self.count)
         )
-        self._add(own - _widened(matrix, self.count), constant, constant)
+        self._add(own - _widened(matrix, self.count), constant, constant, doubt)
 
-    def _summed(self, terms: Sequence[tuple[np.ndarray | float, Form]]) -> tuple[Any, np.ndarray]:
-        size = len(terms[0][1].which)
+    def _summed(
+        self, terms: Sequence[tuple[np.ndarray | float, Form]], limit: np.ndarray | float
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The matrix, what constants add up to, and the slack of the rows."""
+        size, sizes = len(terms[0][1].which), self.sizes
         rows, columns, data = [], [], []
-        constant = np.zeros(size)
+        constant, doubt, total, count = np.zeros(size), np.zeros(size), np.zeros(size), 0
         for weight, form in terms:
             index = form.which.reshape(size, -1)
             weights = np.broadcast_to(weight, form.which.shape).reshape(size, -1)
@@ -117,17 +143,26 @@ class Draft:
             columns.append(index.ravel())
             data.append((weights * form.factor.reshape(size, -1)).ravel())
             constant += (weights * form.constant.reshape(size, -1)).sum(1)
+            far = np.abs(form.factor) * sizes[form.which] + np.abs(form.constant)
+            total += (np.abs(weights) * far.reshape(size, -1)).sum(1)
+            doubt += (np.abs(weights) * form.doubt.reshape(size, -1)).sum(1)
+            count += index.shape[1]
+        slack = doubt + (64 + 8 * count) * U * (total + np.abs(limit))
         places = (np.concatenate(rows), np.concatenate(columns))
-        return sparse.csr_array((np.concatenate(data), places), (size, self.count)), constant
+        made = sparse.csr_array((np.concatenate(data), places), (size, self.count))
+        return made, constant, slack
 
-    def _add(self, matrix: Any, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    def _add(
+        self, matrix: Any, least: np.ndarray, most: np.ndarray, slack: np.ndarray
+    ) -> np.ndarray:
         matrix.eliminate_zeros()
-        first, self._written = self._written, self._written + matrix.shape[0]
+        first = sum(map(len, self._slack))
         self._rows.append(matrix)
+        self._slack.append(slack)
         self._least.append(least)
         self._most.append(most)
         self._made = None
-        return np.arange(first, self._written)
+        return np.arange(first, first + len(slack))
 
     def done(self) -> Programme:
         """What has been written so far."""
@@ -140,7 +175,7 @@ class Draft:
         matrix = sparse.vstack(wide, format="csr") if wide else sparse.csr_array((0, self.count))
         return Programme(
             matrix, _joined(self._least), _joined(self._most), _joined(self._low),
-            _joined(self._high), _joined(self._integer).astype(bool),
+            _joined(self._high), _joined(self._integer).astype(bool), _joined(self._slack),
         )  # fmt: skip
 
 

@@ -19,11 +19,11 @@ from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
 from torchproof.verify.operators import relaxation
 from torchproof.verify.programme.bends import BENDS, lines_of
-from torchproof.verify.programme.draft import Draft, Form
+from torchproof.verify.programme.draft import Draft, Form, U
 from torchproof.verify.programme.integer import Enough
 from torchproof.verify.programme.maps import Maps
 from torchproof.verify.programme.sets import Tangents, flat, inputs
-from torchproof.verify.programme.solve import NOTHING, Answer, Clock
+from torchproof.verify.programme.solve import NOTHING, Answer, Clock, Value
 from torchproof.verify.relax import Relaxation
 
 ROUNDS = 12  # of rows that the last optimum breaks
@@ -36,10 +36,11 @@ Cut = Callable[[np.ndarray], bool]
 
 
 class Linear(NamedTuple):
-    """matrix @ v + constant: sparse (n, variables), (n,)."""
+    """matrix @ v + constant: sparse (n, variables), (n,), off by at most doubt (n,)."""
 
     matrix: Any
     constant: np.ndarray
+    doubt: np.ndarray
 
 
 @dataclass
@@ -130,10 +131,11 @@ class Encoding:
         for _ in range(ROUNDS):
             found = solve(self.draft.done(), c, clock.left, *rest)
             point = best.point if found.point is None else found.point
-            best = Answer(max(best.bound, found.bound), point, found.status)
+            values = [Value(best.bound, best.error), Value(found.bound, found.error)]
             if self.tangents is not None and found.multipliers is not None:
-                bound = self.tangents.bound(c, found.multipliers)
-                best = best._replace(bound=max(best.bound, bound))
+                values.append(self.tangents.bound(c, found.multipliers))
+            bound, error = max(values, key=lambda v: v.bound - np.nan_to_num(v.error))
+            best = Answer(bound, point, found.status, None, error)
             if enough is not None and enough(best.bound, np.inf):
                 break
             if found.point is None or not self._cut(found.point):
@@ -156,9 +158,11 @@ class Encoding:
         entries = np.nonzero(wanted)[0]
         for turn, entry in enumerate(entries):
             row, at = linear.matrix[[entry]].toarray()[0], linear.constant[entry]
+            doubt = linear.doubt[entry] + 8 * U * abs(at)
             left = 2 * (len(entries) - turn)
-            down = self.least(row, solve, seconds(left)).bound
-            up = self.least(-row, solve, seconds(left - 1)).bound
+            down = self.least(row, solve, seconds(left)).sure
+            up = self.least(-row, solve, seconds(left - 1)).sure
+            down, up = (end - doubt - 8 * U * abs(end) for end in (down, up))
             low[entry], high[entry] = max(low[entry], down + at), min(high[entry], at - up)
         both = (torch.from_numpy(end).view_as(before.lower) for end in (low, high))
         return met([Interval(*both)])
@@ -168,13 +172,29 @@ class Encoding:
         affine = self.maps.to(name)
         size = len(affine.offset)
         constant, rows, columns, data = affine.offset, [], [], []
+        sizes, doubt, total = self.draft.sizes, self._off(name), np.abs(affine.offset)
         for source, part in affine.parts.items():
             form, entries = self.forms[source], part.tocoo()
             rows.append(entries.row)
             columns.append(form.which[entries.col])
             data.append(entries.data * form.factor[entries.col])
             constant = constant + part @ form.constant
-        return Linear(_matrix(data, rows, columns, (size, self.draft.count)), constant)
+            doubt = doubt + abs(part) @ form.doubt
+            far = np.abs(form.factor) * sizes[form.which] + np.abs(form.constant)
+            total = total + abs(part) @ far
+        matrix = _matrix(data, rows, columns, (size, self.draft.count))
+        longest = sum(part.shape[1] for part in affine.parts.values())
+        return Linear(matrix, constant, doubt + 2 * (longest + 16) * U * total)
+
+    def _off(self, name: str) -> np.ndarray:
+        """(n,) how far the map to a node, as it has been composed, may be from the network's."""
+        affine, sizes = self.maps.to(name), self.draft.sizes
+        far = {}
+        for source in affine.parts:
+            form = self.forms[source]
+            size = np.abs(form.factor) * sizes[form.which] + np.abs(form.constant)
+            far[source] = torch.from_numpy(size).view(1, *self.maps.shape(source))
+        return self.maps.off(name, far)
 
     def entries(self, name: str, interval: Interval, wanted: np.ndarray) -> Form:
         """Entries (n,) of a node before a nonlinear one; those that are not wanted may be missing
@@ -189,7 +209,8 @@ class Encoding:
         if new.any():
             low, high = flat(interval.lower)[new], flat(interval.upper)[new]
             made = self.draft.variables(low, high)
-            self.draft.define(made, before.linear.matrix[new], before.linear.constant[new])
+            linear = before.linear
+            self.draft.define(made, linear.matrix[new], linear.constant[new], linear.doubt[new])
             before.form.put(new, made)
             before.made |= new
         return before.form
@@ -202,7 +223,7 @@ def _begun(linear: Linear) -> _Before:
     form.which[single] = linear.matrix.indices[first]
     form.factor[single] = linear.matrix.data[first]
     alone = counts <= 1
-    form.constant[alone] = linear.constant[alone]
+    form.constant[alone], form.doubt[alone] = linear.constant[alone], linear.doubt[alone]
     return _Before(linear, form, alone)
 
 

@@ -17,7 +17,7 @@ from torchproof.verify.bounds import BOUNDS, Margins, Pass, graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
-from torchproof.verify.programme.draft import Programme
+from torchproof.verify.programme.draft import Programme, U
 from torchproof.verify.programme.encode import Encoding, Solve, met
 from torchproof.verify.programme.integer import Enough
 from torchproof.verify.programme.maps import Maps
@@ -88,11 +88,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Written:
-    """A network's programme, and margins (K - 1,) = objectives @ v + constants."""
+    """A network's programme, and margins (K - 1,) = objectives @ v + constants, off by `doubts`."""
 
     encoding: Encoding
     objectives: np.ndarray
     constants: np.ndarray
+    doubts: np.ndarray
 
     @classmethod
     def of(
@@ -103,7 +104,10 @@ class Written:
         encoding = Encoding.of(maps, example.inside, example.intervals, exact, tighten)
         linear = encoding.linear(maps.graph.output)
         objectives = (linear.matrix.T @ example.rows.T).T
-        return cls(encoding, objectives, example.rows @ linear.constant)
+        far = np.abs(example.rows)
+        total = far @ (abs(linear.matrix) @ encoding.draft.sizes + np.abs(linear.constant))
+        doubts = far @ linear.doubt + 2 * (far.shape[1] + 8) * U * total
+        return cls(encoding, objectives, example.rows @ linear.constant, doubts)
 
     @property
     def programme(self) -> Programme:
@@ -114,7 +118,9 @@ class Written:
     ) -> Answer:
         """The answer about one margin, its constant added."""
         found = self.encoding.least(self.objectives[margin], solve, seconds, enough)
-        return found._replace(bound=found.bound + float(self.constants[margin]))
+        bound = found.bound + float(self.constants[margin])
+        error = found.error + float(self.doubts[margin]) + 8 * U * abs(bound)
+        return found._replace(bound=bound, error=error if np.isfinite(bound) else 0.0)
 
     def input(self, v: np.ndarray) -> Tensor:
         """The input (1, ...) of a point of the programme."""

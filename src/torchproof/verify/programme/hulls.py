@@ -17,6 +17,7 @@ from torchproof.verify.programme.draft import Draft, Form
 
 SLACK = 1e-9  # of the size of a row's terms, by which the row is let go beyond every vertex
 BROKEN = 1e-6  # of that size, by which a point must break a row that is added
+UNLIKE = 1e-4  # share of the largest entry: of smaller ones SLACK is not far above the rounding
 MOST = 8  # rows of one group that are added at once
 
 
@@ -72,7 +73,7 @@ def hull(z: np.ndarray, slopes: np.ndarray) -> Hull | None:
     k = z.shape[1]
     points = np.concatenate([z, np.maximum(z, slopes * z)], 1)
     scale = np.abs(points).max(0)
-    if not (scale > 0).all():
+    if not (scale > UNLIKE * scale.max()).all():
         return None
     rows = _facets(np.unique(np.round(points / scale, 9), axis=0))
     rows[np.abs(rows) < SLACK] = 0.0

@@ -36,7 +36,7 @@ def least_integer(
     solve = _scipy if _highspy() is None else _direct
     found = solve(programme, c, seconds, enough)
     sure = found.bound - tolerance(programme) if np.isfinite(found.bound) else -np.inf
-    return found._replace(bound=sure)
+    return found._replace(bound=sure, error=np.nan)
 
 
 def tolerance(programme: Programme) -> float:

@@ -5,7 +5,7 @@ They do not depend on the input, so one set of them serves every example.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -32,11 +32,12 @@ class Affine(NamedTuple):
 @dataclass
 class Maps:
     """The maps from sources, which are the input and the nonlinear nodes, to any node; single: the
-    answer of every node to one input.
+    answer of every node to one input; rounding: what is known of how far composed maps are off.
     """
 
     graph: Graph
     single: Values
+    rounding: Rounding | None = None
     _known: dict[str, Affine] = field(default_factory=dict)
 
     @classmethod
@@ -73,7 +74,7 @@ class Maps:
 
     def _made(self, name: str, size: int) -> Affine:
         """Row by row: the vjp of everything between the sources and the node."""
-        nodes, sources = self._between(name)
+        nodes, sources = self.between(name)
 
         def run(*values: Tensor) -> Tensor:
             known = {**self.single, **dict(zip(sources, values, strict=True))}
@@ -88,7 +89,15 @@ class Maps:
         offset = answer.detach().reshape(size).numpy()
         return Affine(dict(zip(sources, parts, strict=True)), offset)
 
-    def _between(self, name: str) -> tuple[list[Node], list[str]]:
+    def off(self, name: str, sizes: Mapping[str, Tensor]) -> np.ndarray:
+        """(n,) how far the map to a node may be off for sources (1, ...) of at most these sizes, as
+        far as that is known.
+        """
+        if self.rounding is None or name in self.sources:
+            return np.zeros(int(np.prod(self.shape(name))))
+        return self.rounding(self, name, sizes)
+
+    def between(self, name: str) -> tuple[list[Node], list[str]]:
         """The affine nodes that lead to a node, and the sources before them."""
         wanted, kept, found = {name}, [], []
         for node in reversed(self.graph.nodes):
@@ -102,6 +111,9 @@ class Maps:
         if self.graph.input in wanted:
             found.append(self.graph.input)
         return kept[::-1], found
+
+
+Rounding = Callable[[Maps, str, Mapping[str, Tensor]], np.ndarray]
 
 
 def _rows(

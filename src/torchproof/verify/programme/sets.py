@@ -12,8 +12,8 @@ from torch import Tensor
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.norms import name_of
 from torchproof.verify.inputs import InputSet
-from torchproof.verify.programme.draft import Draft, Form
-from torchproof.verify.programme.solve import dual_value
+from torchproof.verify.programme.draft import Draft, Form, U
+from torchproof.verify.programme.solve import Value, dual_value
 
 OVER = 1e-4  # share of the radius by which a point may lie outside an L2 ball
 
@@ -38,17 +38,21 @@ class Tangents:
         everything = Form(*(part[None] for part in self.squares))
         self.rows.append(self.draft.at_most([(1.0, everything)], _radius(self.inside) ** 2))
 
-    def bound(self, c: np.ndarray, y: np.ndarray) -> float:
+    def bound(self, c: np.ndarray, y: np.ndarray) -> Value:
         """What multipliers y prove about <c, v> with the ball itself, cut with the box, in the
-        place of its rows.
+        place of its rows. `InputSet.lowest` is off by no more than roundings of the reduced costs
+        times a coordinate's reach or the radius.
         """
         programme, own = self.draft.done(), self.moved.which
         y = y.copy()
         y[np.concatenate(self.rows)] = 0.0
-        value, reduced = dual_value(programme, c, y), (c - programme.matrix.T @ y)[own]
+        (value, error), reduced = dual_value(programme, c, y), (c - programme.matrix.T @ y)[own]
         ends = np.minimum(reduced * programme.low[own], reduced * programme.high[own])
         row = torch.from_numpy(reduced).view_as(self.inside.x)
-        return value - float(ends.sum()) + float(self.inside.lowest(row, torch.tensor([0])))
+        least = float(self.inside.lowest(row, torch.tensor([0])))
+        far = np.abs(reduced) @ (programme.sizes[own] + _radius(self.inside))
+        error += (16 * len(own) + 256) * U * far + 8 * U * (abs(value) + abs(least))
+        return Value(value - float(ends.sum()) + least, float(error))
 
     def __call__(self, v: np.ndarray) -> bool:
         """Touches the ball at its nearest point to v, in entries whose squares are too small there;
@@ -83,7 +87,7 @@ def inputs(draft: Draft, inside: InputSet) -> tuple[Form, Tangents | None]:
     if name not in SETS:
         raise unknown("norm of a ball, for a programme", name, SETS)
     moved, tangents = SETS[name](draft, inside)
-    return Form(moved.which, moved.factor, moved.constant + flat(inside.x)), tangents
+    return moved._replace(constant=moved.constant + flat(inside.x)), tangents
 
 
 def _linf(draft: Draft, inside: InputSet) -> tuple[Form, None]:

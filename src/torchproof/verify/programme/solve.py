@@ -2,7 +2,8 @@
 
 For any multipliers y, y <= 0 on inequalities, weak duality with the reduced costs on the box gives
 min <c, v> >= <b, y> + sum_j min over [low_j, high_j] of (c - A^T y)_j v_j. Whatever the solver
-says, only this value of its multipliers counts.
+says, only this value of its multipliers counts, less what float64 may have lost in it (Neumaier and
+Shcherbina 2004) and what the network itself may break rows by.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from torchproof.verify.programme.draft import Programme
+from torchproof.verify.programme.draft import Programme, U
 
 LATE = 0.7  # seconds that a search may go on after its limit
 
@@ -50,13 +51,27 @@ class Clock:
 class Answer(NamedTuple):
     """bound: what the minimum is not below, -inf where nothing is known; point: where the solver
     was best, None where it has none; status: how it ended, "enough" where it was told to stop;
-    multipliers: of the rows, where the bound is theirs.
+    multipliers: of the rows, where the bound is theirs; error: how far the bound may be above what
+    holds in real arithmetic, NaN where that is the solver's.
     """
 
     bound: float
     point: np.ndarray | None
     status: Status
     multipliers: np.ndarray | None = None
+    error: float = 0.0
+
+    @property
+    def sure(self) -> float:
+        """The bound less its error, if that is known."""
+        return self.bound if np.isnan(self.error) else self.bound - self.error
+
+
+class Value(NamedTuple):
+    """A bound, and how far it may be above what holds in real arithmetic."""
+
+    bound: float
+    error: float
 
 
 NOTHING = Answer(-np.inf, None, "limit")
@@ -90,12 +105,23 @@ def least(programme: Programme, c: np.ndarray, seconds: float = np.inf) -> Answe
         y[~tie] = found.ineqlin.marginals
     if tie.any():
         y[tie] = found.eqlin.marginals
-    return Answer(dual_value(programme, c, y), found.x, status, y)
+    bound, error = dual_value(programme, c, y)
+    return Answer(bound, found.x, status, y, error)
 
 
-def dual_value(programme: Programme, c: np.ndarray, y: np.ndarray) -> float:
-    """The bound of multipliers y (rows,) on the minimum of <c, v>; their sign is mended."""
+def dual_value(programme: Programme, c: np.ndarray, y: np.ndarray) -> Value:
+    """The bound of multipliers y (rows,) on the minimum of <c, v>; their sign is mended.
+
+    Error: |y| times the rows' slack; a sum of n products is off by at most n u / (1 - n u) of their
+    absolute values, for the reduced costs times the sizes of the variables, and for the two sums;
+    ends of boxes may be rounded. All of it twice, for the other half pays for computing it.
+    """
     y = np.where(programme.ties, y, np.minimum(y, 0.0))
     reduced = c - programme.matrix.T @ y
     ends = np.minimum(reduced * programme.low, reduced * programme.high)
-    return float(y @ programme.most + ends.sum())
+    matrix, far = abs(programme.matrix), np.abs(y)
+    most = np.diff(matrix.tocsc().indptr).max(initial=0) + 16
+    reach = (np.abs(c) + matrix.T @ far) @ programme.sizes
+    sums = far @ np.abs(programme.most) + np.abs(ends).sum()
+    error = 2 * (far @ programme.slack) + 2 * U * (most * reach + (len(y) + len(c) + 16) * sums)
+    return Value(float(y @ programme.most + ends.sum()), float(error) + 1e-280)

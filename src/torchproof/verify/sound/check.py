@@ -86,8 +86,8 @@ class Example:
     def __init__(self, layers: list[Layer], of: dict[str, Any], about: dict[str, Any]) -> None:
         self.layers, self.norm, self.eps = layers, about["norm"], float(about["eps"])
         self.x, low, high = np.array(of["input"], float).ravel(), about["low"], about["high"]
-        if not np.all((self.x >= low) & (self.x <= high)):
-            raise Rejected("an input outside the box")
+        if not np.all((self.x >= low) & (self.x <= high) & (self.eps >= 0) & (of["label"] >= 0)):
+            raise Rejected("an input outside the box, a radius or a label below 0")
         reach = np.inf if self.norm == "l0" else self.eps
         self.lo = np.maximum(np.nextafter(self.x - reach, -np.inf), low)
         self.hi = np.minimum(np.nextafter(self.x + reach, np.inf), high)
@@ -269,7 +269,7 @@ def check_example(layers: list[Layer], of: dict[str, Any], about: dict[str, Any]
     unit, found = np.eye(int(of["classes"])), []
     rows = unit[[of["label"]]] - np.delete(unit, of["label"], 0)
     for part in of.get("parts", [of]):
-        example = Example(layers, part | {"input": of["input"]}, about)
+        example = Example(layers, of | {"bounds": part["bounds"]}, about)
         found.append(margins(example, part, rows))
     margin, error = (np.array(of[k], float).reshape(len(rows)) for k in ("margin", "error_bound"))
     if not np.all((np.max(found, 0) >= margin - error) & (margin - error > 0)):

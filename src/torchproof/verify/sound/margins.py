@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from importlib import import_module
 from typing import NamedTuple, cast
 
 import torch
@@ -25,7 +26,8 @@ from torchproof.verify.sound.walk import Sum
 from torchproof.verify.sound.zonotopes import Kind, zonotope_margins
 
 METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best",
-           "bab", "deepz", "hybrid")  # fmt: skip
+           "bab", "deepz", "hybrid", "lp", "lp-full", "k-relu", "milp", "milp-ibp", "milp-alpha",
+           "ai2")  # fmt: skip
 ASSUMPTION = (
     "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
     "that are rounded one by one (sums in any order; no Winograd or Fourier convolutions)"
@@ -34,7 +36,8 @@ ASSUMPTION = (
 
 class SoundMargins(NamedTuple):
     """lower - error (B, K - 1) holds in real arithmetic: z_y - z_t, t != y in order; -inf where
-    nothing does. rows: walks back through the graph; found: as of `bounds.Margins`.
+    nothing does; error NaN where `lower` is a solver's word, of methods with integers. rows: walks
+    back through the graph; found: as of `bounds.Margins`.
     """
 
     lower: Tensor
@@ -65,6 +68,10 @@ def sound_margins(
         return _branched(graph, inside, y, seconds)
     if method in ("deepz", "hybrid"):
         return SoundMargins(*_finite(zonotope_margins(graph, inside, y, cast(Kind, method))), 0)
+    if method not in BOUNDS:
+        programmes = import_module("torchproof.verify.sound.programmes")  # which scipy slows down
+        best, rows = programmes.programme_margins(graph, inside, y, method, seconds)
+        return SoundMargins(*_finite(best), rows)
     found, rows = [], 0
     for bound in BOUNDS[method]:
         one, walked = _bounded(graph, inside, y, bound)
@@ -77,8 +84,8 @@ def sound_margins(
 
 
 def _finite(found: Sum) -> Sum:
-    """Where nothing holds, -inf."""
-    known = (found.value - found.error).isfinite()
+    """Where nothing holds, -inf; errors that are not known stay NaN."""
+    known = found.value.isfinite() & ~found.error.isinf()
     value = torch.where(known, found.value, -torch.inf)
     return Sum(value, torch.where(known, found.error, 0.0))
 

@@ -41,6 +41,11 @@ class Sum(NamedTuple):
     value: Tensor
     error: Tensor
 
+    @property
+    def sure(self) -> Tensor:
+        """(R,) what holds, rounded once more."""
+        return self.value - self.error - charge(2) * self.value.abs()
+
     def plus(self, part: Tensor, error: Tensor | float = 0.0) -> Sum:
         value = self.value + part
         return Sum(value, self.error + (error + charge(2) * value.abs()))
