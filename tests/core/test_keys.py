@@ -213,3 +213,21 @@ def test_permutations_permute(n: int) -> None:
 def test_permutations_put_everything_everywhere() -> None:
     first = torch.stack([keys.permutation(5, s)[0] for s in range(2000)])
     assert stats.chisquare(torch.bincount(first, minlength=5).numpy()).pvalue > CRITICAL
+
+
+def test_one_generator_in_three_forms() -> None:
+    """Numbers, arrays and tensors, of which other devices know the last only."""
+
+    class Elsewhere(Tensor):
+        """Not worked out as an array."""
+
+    rows = KEYS.clone()
+    want = keys._scramble(rows.clone().as_subclass(Elsewhere)).as_subclass(Tensor)
+    assert torch.equal(keys._scramble(rows), want)
+    for parts in ((), (0,), (-1, "words", 2**63 - 1), (True, 7, "")):
+        key = torch.zeros(1, dtype=torch.int64)
+        for part in parts:
+            number = keys.purpose(part) if isinstance(part, str) else part
+            key = keys._scramble((key * 3 + number + keys._GOLDEN).as_subclass(Elsewhere))
+        assert int(keys.mix(*parts)) == int(key)
+        assert keys.seed_of(*parts) == int(key) & (2**63 - 1)

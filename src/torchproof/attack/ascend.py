@@ -233,7 +233,8 @@ def _advance(loop: _Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slot
     leave = live.wins > run.patience
     if run.budget < math.inf:
         leave |= live.spent.sum(1) + sum(point.cost) > run.budget
-    left = bool(leave.any())
+    # with endless patience nobody leaves, and a device need not be waited for to say so
+    left = min(run.patience, run.budget) < math.inf and bool(leave.any())
     if left:
         loop.retire(found, _pick(live, leave), queue)
         if bool(leave.all()):

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import zlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _SECOND = -7723592293110705685  # 0x94D049BB133111EB
 _HALF = (1 << 23) - 1
 _ALL = (1 << 64) - 1
+_SHIFTS, _LAST = (np.uint64(30), np.uint64(27)), np.uint64(31)
+_FACTORS = np.uint64(_FIRST & _ALL), np.uint64(_SECOND & _ALL)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
@@ -28,9 +32,22 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 def _scramble(z: Tensor) -> Tensor:
     """The splitmix64 finaliser, in place; int64 arithmetic wraps around as it needs to."""
+    if type(z) is Tensor and z.device.type == "cpu":
+        _scramble_array(z.numpy().view(np.uint64))
+        return z
     z.bitwise_xor_(_shift(z, 30)).mul_(_FIRST)
     z.bitwise_xor_(_shift(z, 27)).mul_(_SECOND)
     return z.bitwise_xor_(_shift(z, 31))
+
+
+def _scramble_array(z: npt.NDArray[np.uint64]) -> None:
+    """The same, twice as fast: unsigned numbers shift as they should, and small arrays cost less
+    per operation than small tensors.
+    """
+    for bits, factor in zip(_SHIFTS, _FACTORS, strict=True):
+        z ^= z >> bits
+        z *= factor
+    z ^= z >> _LAST
 
 
 def purpose(name: str) -> int:
@@ -54,7 +71,7 @@ def mix(*parts: Tensor | int | str) -> Tensor:
     key = torch.tensor([_mixed(*alike)], dtype=torch.int64, device=device)
     for part in parts[len(alike) :]:
         number = purpose(part) if isinstance(part, str) else part
-        key = _scramble((key * 3 + number) + _GOLDEN)
+        key = _scramble((key * 3 + number).add_(_GOLDEN))
     return key
 
 

@@ -65,7 +65,7 @@ class Ball:
 
     def sample(self, key: Tensor, stream: int = 0) -> Tensor:
         """A random point of the ball, brought into the box."""
-        return self.project(self.norm.sample(key, self.scale, self.low, stream))
+        return self.bring(self.norm.sample(key, self.scale, self.low, stream))
 
     def sphere(self, key: Tensor, stream: int = 0) -> Tensor:
         """A random point at distance `scale`, brought into the box."""
@@ -74,7 +74,7 @@ class Ball:
     def gaussian(self, key: Tensor, sigma: float, stream: int = 0) -> Tensor:
         """Normal noise of standard deviation sigma (input units), brought into the set."""
         shape, dtype = tuple(self.low.shape[1:]), self.low.dtype
-        return self.project(keys.normal(key, 0, shape, stream, dtype) * sigma)
+        return self.bring(keys.normal(key, 0, shape, stream, dtype) * sigma)
 
     def advance(self, delta: Tensor, grad: Tensor, length: Tensor | float) -> Tensor:
         """One projected step uphill: project(delta + step of `length` scales along grad)."""

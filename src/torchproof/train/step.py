@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -119,15 +120,14 @@ def _gradients(learner: Learner, lesson: Lesson, batch: Batch, count: int) -> fl
     Where memory runs out, gradients of smaller parts are added up: the same but for the statistics
     of batch normalisation, which are then those of a part.
     """
-    model, sums = learner.model, [0.0]
+    model, sums, tries = learner.model, [0.0], itertools.count()
     statistics = [b.clone() for b in model.buffers()]
 
     def attempt() -> None:
         learner.optimiser.zero_grad(set_to_none=True)
         sums[0] = 0.0
-        for buffer, value in zip(model.buffers(), statistics, strict=True):
-            if not torch.equal(buffer, value):  # an attempt that failed has moved them
-                buffer.copy_(value)
+        if next(tries):
+            _bring_back(model, statistics)
         if batch.adv is not None:
             batch.adv.grad = None
         for part in batch.split(learner.room.slots):
@@ -135,10 +135,19 @@ def _gradients(learner: Learner, lesson: Lesson, batch: Batch, count: int) -> fl
 
     while not learner.room.survives(attempt):
         pass
+    if distributed.world() == 1:
+        return sums[0]
     summed = torch.tensor([sums[0]], dtype=torch.float64, device=batch.x.device)
     distributed.sum_([p.grad for p in model.parameters() if p.grad is not None])
     distributed.sum_([summed])
     return float(summed)
+
+
+def _bring_back(model: nn.Module, statistics: list[Tensor]) -> None:
+    """Buffers that an attempt which failed has moved."""
+    for buffer, value in zip(model.buffers(), statistics, strict=True):
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
 
 
 def _backward(lesson: Lesson, model: nn.Module, batch: Batch, count: int) -> float:
