@@ -68,12 +68,22 @@ def test_proofs_are_checked(
     assert run(monkeypatch, "check-certificate", proof) == 0
     assert f"{len(sure)} of {len(sure)} confirmed" in " ".join(capsys.readouterr().out.split())
     content = json.loads(proof.read_text())
+    content["set"]["eps"] *= -1  # an empty set, in which anything holds
+    proof.write_text(json.dumps(content))
+    assert run(monkeypatch, "check-certificate", proof) == 1
+    content["set"]["eps"] *= -1
     content["examples"][0]["label"] = (content["examples"][0]["label"] + 1) % 10
     proof.write_text(json.dumps(content))
     assert run(monkeypatch, "check-certificate", proof) == 1
-    proof.write_text("{")
-    assert run(monkeypatch, "check-certificate", proof) == 2
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "b", "--proof") == 2
+    weights = (out / "proof.npz").read_bytes()
+    for damaged in (weights[: len(weights) // 2], b"", b"x" * 99):
+        (out / "proof.npz").write_bytes(damaged)
+        assert run(monkeypatch, "check-certificate", proof) == 2
+    for text in ("{", "[" * 10**5):
+        proof.write_text(text)
+        assert run(monkeypatch, "check-certificate", proof) == 2
+    refused = (*arguments, "--method", "op-norm", "--proof", "--out", tmp_path / "b")
+    assert run(monkeypatch, *refused) == 2
     assert "method of a proof" in " ".join(capsys.readouterr().err.split())
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import typer
 
 from torchproof.cli.options import console, tell
 from torchproof.core.errors import FileError
-from torchproof.verify.sound.check import check
+from torchproof.verify.sound.check import NONSENSE, check
 
 
 def check_certificate(
@@ -23,7 +23,7 @@ def check_certificate(
     """
     try:
         verdicts = check(file)
-    except (OSError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, BadZipFile, *NONSENSE) as error:
         raise FileError(
             f"{file}, which cannot be read as a proof ({type(error).__name__}: {error})",
             "a proof.json of `torchproof certify --proof`, with its weights beside it",

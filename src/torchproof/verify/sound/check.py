@@ -60,7 +60,8 @@ def matrix(layer: dict[str, Any], w: A, shape: tuple[int, ...]) -> tuple[A, tupl
 
 def network(net: dict[str, Any], folder: Path) -> list[Layer]:
     """Its layers, from the file of weights, whose digest has to be that of the certificate."""
-    stored, layers = np.load(folder / net["weights"], allow_pickle=False), list[Layer]()
+    with (folder / net["weights"]).open("rb") as file:
+        stored, layers = dict(np.load(file, allow_pickle=False)), list[Layer]()
     digest, read, shape = hashlib.sha256(json.dumps(net["input"]).encode()), [], tuple(net["input"])
     for layer in net["layers"]:
         w, b = (stored[layer[k]].astype("<f8") if k in layer else NONE for k in ("weight", "bias"))
