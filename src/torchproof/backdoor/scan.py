@@ -143,6 +143,13 @@ def _of_bank(rule: Rule | None, origin: Origin | None) -> list[str]:
     if rule is None:
         return [NO_BANK]
     known, found = rule.origin, []
+    low, high = rule.roc.ci95
+    if low <= 0.5:
+        found.append(
+            f"the rule may not tell its own bank apart at all (AUROC {rule.roc.area:.2f}, "
+            f"{low:.2f} to {high:.2f}): rest no verdict on it, and build a larger bank of networks "
+            "trained as this one was"
+        )
     if origin is not None and origin.data != known.data:
         found.append(f"the bank is of {known.data}, the images are of {origin.data}")
     if origin is not None and not origin.network:

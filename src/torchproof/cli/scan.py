@@ -247,8 +247,9 @@ def _led(found: Scan, classes: tuple[str, ...], what: str) -> str:
     number = found.suspected
     if number is None:
         return "no answer changes with confidence at moderate noise: it leads to no class"
-    name = classes[number] if number < len(classes) else number
-    return f"{what} to class {name} (class number {number})"
+    name = classes[number] if number < len(classes) else str(number)
+    more = "" if name == str(number) else f" (class number {number})"
+    return f"{what} to class {name}{more}"
 
 
 def _show_curve(found: Scan, about: str, classes: tuple[str, ...]) -> None:
