@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -167,6 +168,20 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
         process = context.Process(target=exec, args=(FORKED, known))
         process.start()
         return Forked(process, said)
+
+    return begun
+
+
+@pytest.fixture(scope="session")
+def pair(fork: Callable[..., Forked]) -> Callable[..., list[Forked]]:
+    """`pair("evaluate", ...)`: two processes, told of each other as torchrun tells them."""
+
+    def begun(*args: object) -> list[Forked]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [fork(*args, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(2)]
 
     return begun
 

@@ -64,6 +64,18 @@ def decided(folder: Path) -> dict[str, Any]:
     return content
 
 
+def test_a_region_is_named(ask: Ask, whole: Path, tmp_path: Path) -> None:
+    assert ask("r", "--region", "Centre(4)", "--curve").code in (0, 1)
+    found = read(tmp_path / "r")
+    assert found["labels"] == ["changes confined to the region Centre(edge=4)"]
+    assert found["robust_accuracy"] > read(whole)["robust_accuracy"]
+    with np.load(tmp_path / "r" / "adversarial.npz") as stored:
+        changed = (stored["x_adv"] != stored["x"]).any((0, 1))
+    assert changed[2:6, 2:6].any() and not changed[:2].any() and not changed[:, 6:].any()
+    assert len(list((tmp_path / "r" / "curve").iterdir())) == 5
+    ask("s", "--region", "Nowhere(4)").refused("a known name", "Centre")
+
+
 def test_files_and_contract(ask: Ask, trained: Path, tmp_path: Path) -> None:
     answer = ask("e")
     assert answer.code == 0, answer.words

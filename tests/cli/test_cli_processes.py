@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ TRAIN = (
     "--set", "ema=0.9", "--set", "checkpoint_steps=1", "--set", "held_out_steps=2",
 )  # fmt: skip
 Fork = Callable[..., Any]
+Pair = Callable[..., list[Any]]
 
 
 def killed(process: Any, ready: Callable[[], bool], delay: float) -> None:
@@ -120,23 +120,14 @@ def test_two_processes_train_the_same_network(
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def pair(fork: Fork, *args: object) -> list[Any]:
-    """Two processes, told of each other as torchrun tells them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [fork(*args, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(2)]
-
-
 def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
-    cli: Callable[..., Any], fork: Fork, trained: Path, tmp_path: Path
+    cli: Callable[..., Any], pair: Pair, trained: Path, tmp_path: Path
 ) -> None:
     asked = ("evaluate", trained, "--threat", "linf:0.05", "--attack", "Square(queries=100)",
              "--first", 48)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert cli(*asked, "--out", one).code in (0, 1)
-    processes = pair(fork, *asked, "--out", two)
+    processes = pair(*asked, "--out", two)
     limit = time.monotonic() + 60
     while len(list(two.glob("parts/*/done-whole"))) < 3:
         assert all(p.poll() is None for p in processes), [p.end() for p in processes]
@@ -149,7 +140,7 @@ def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
     assert not (two / "result.json").exists()
     kept = len(list(two.glob("parts/*/done-whole")))
     assert 3 <= kept < 16
-    processes = pair(fork, *asked, "--out", two, "--resume")
+    processes = pair(*asked, "--out", two, "--resume")
     said = "".join(process.end() for process in processes)
     ours, theirs = result(two), result(one)
     assert ours == theirs, said
@@ -158,17 +149,17 @@ def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
 
 
 def test_two_processes_share_the_networks_of_a_table(
-    cli: Callable[..., Any], fork: Fork, tmp_path: Path
+    cli: Callable[..., Any], pair: Pair, tmp_path: Path
 ) -> None:
     table = tmp_path / "table.yaml"
     table.write_text(
-        "base: {data: digits, model: 'small-cnn(widths=(4, 8), hidden=16)', threat: 'linf:0.1', n: 200,"
-        " settings: {epochs: 1, held_out: 0}}\n"
+        "base: {data: digits, model: 'small-cnn(widths=(4, 8), hidden=16)', threat: 'linf:0.1',"
+        " n: 200, settings: {epochs: 1, held_out: 0}}\n"
         "rows: {plain: {method: Standard}, AT: {method: AT(steps=1)}}\nseeds: [0, 1]\n"
         "evaluate: {n: 20}\n"
     )
     one, two = tmp_path / "one", tmp_path / "two"
-    processes = pair(fork, "train-many", table, "--out", two)
+    processes = pair("train-many", table, "--out", two)
     said = [process.end() for process in processes]
     assert [process.poll() for process in processes] == [0, 0], said
     assert cli("train-many", table, "--out", one).code == 0

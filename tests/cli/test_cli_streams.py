@@ -56,10 +56,12 @@ def test_a_stream_is_evaluated_as_its_images_are(
 ) -> None:
     asked = ("--threat", "linf:0.1", "--suite", "quick", "--n", 35)
     data = f"stream(shards('{folder}/digits-{{0..2}}.tar', channels=1))"
-    answer = cli(
-        "evaluate", trained, "--data", data, *asked, "--chunk", 16, "--out", tmp_path / "s"
-    )
-    assert "n = 35 in 3 chunks" in answer.words and "PGD-20" in answer.out
+    again = ("evaluate", trained, "--data", data, *asked, "--chunk", 16, "--out", tmp_path / "s")
+    answer = cli(*again)
+    assert "n = 35, threat linf:0.1" in answer.words and "3 chunks, each with" in answer.words
+    assert "PGD-20" in answer.out
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "Accuracy by class" in page and "Held-out" in page and "FAILS" not in page
     found = json.loads((tmp_path / "s" / "result.json").read_bytes())
     chunks = sorted((tmp_path / "s" / "chunks").iterdir())
     decided = [row for chunk in chunks for row in rows(chunk)]
@@ -74,7 +76,6 @@ def test_a_stream_is_evaluated_as_its_images_are(
     for name in ("n", "clean_accuracy", "robust_accuracy", "robust_accuracy_ci95"):
         assert found[name] == whole[name], name
 
-    again = ("evaluate", trained, "--data", data, *asked, "--chunk", 16, "--out", tmp_path / "s")
     cli(*again).refused("holds a run")
     assert "n = 35" in cli(*again, "--resume").words
 
@@ -94,13 +95,30 @@ def test_an_evaluation_out_of_time_says_so_and_goes_on(
     assert whole["complete"] and whole["n"] == sum(COUNTS) and "n = 40" in finished.words
 
 
-@pytest.mark.parametrize("option", [("--shard", "0/2"), ("--curve",)])
-def test_what_chunks_cannot_do_is_refused(
-    cli: Callable[..., Any], trained: Path, folder: Path, tmp_path: Path, option: tuple[str, ...]
-) -> None:
-    data = f"stream(shards('{folder}/held.tar', channels=1))"
-    asked = ("evaluate", trained, "--data", data, "--threat", "linf:0.1", "--out", tmp_path / "s")
-    cli(*asked, *option).refused(f"{option[0]} on a stream", f"leave out {option[0]}")
+def test_shards_of_a_stream_with_their_curves_are_merged_and_processes_share_one(
+    cli: Callable[..., Any], pair: Callable[..., list[Any]], trained: Path, folder: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    data = f"stream(shards('{folder}/digits-*.tar', channels=1))"
+    asked = ("evaluate", trained, "--data", data, "--threat", "linf:0.1", "--attack", "PGD(1)")
+    asked += ("--chunk", 8, "--first", 24)
+    processes = pair(*asked, "--curve", "--out", tmp_path / "two")
+    shards = [tmp_path / f"shard{i}" for i in range(2)]
+    for i, out in enumerate(shards):
+        assert cli(*asked, "--curve", "--shard", f"{i}/2", "--out", out).code in (0, 1)
+    merged = cli("merge", *shards, "--out", tmp_path / "m")
+    assert "n = 24" in merged.words and "3 chunks" in merged.words
+    said = "".join(process.end() for process in processes)
+    assert said.count("verdict") == 1, said  # one process speaks
+    for name in ("", "curve/0.05", "curve/0.2"):
+        one, two = (
+            json.loads((tmp_path / out / name / "result.json").read_bytes()) for out in ("m", "two")
+        )
+        for key in ("n", "clean_accuracy", "robust_accuracy", "data_sha256", "flags", "complete"):
+            assert one[key] == two[key], (name, key)
+    pages = [(tmp_path / out / "report.html").read_text() for out in ("m", "two")]
+    assert all(page.count("ε = 0.05, quick") == 1 for page in pages)
+    cli("merge", shards[0], "--out", tmp_path / "n").refused("each shard once")
 
 
 def test_a_network_is_trained_on_a_stream_and_resumed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.errors import FileError, InputError
+from torchproof.attack.catalogue import pgd
+from torchproof.attack.masks import Boxes, Given, Salient
+from torchproof.attack.regional import Regions
+from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.core.norms import L2, Linf
 from torchproof.core.threats import Region, Threat
 from torchproof.evaluate import Member, Report, evaluate, merge
@@ -200,3 +204,33 @@ def test_a_region_confines_changes(net: nn.Module, blobs: Any) -> None:
     assert report.attacks[0].broken > 5
     assert bool(changed[mask].any()) and not bool(changed[~mask].any())
     assert report.labels == ["changes confined to a region"]
+
+
+@pytest.mark.parametrize("mask", [Boxes(3), Salient(3)])
+def test_each_image_keeps_to_its_own_region(net: nn.Module, blobs: Any, mask: Any) -> None:
+    """Also where the mask reads the pixels or asks the network, which the re-check must repeat."""
+    inside = Regions(Threat(Linf(), 0.6), mask)
+    report = evaluate(net, blobs, inside, "quick", n=30)
+    x, allowed = blobs.x[:30], mask(net, blobs.x[:30]).expand_as(blobs.x[:30])
+    changed = report.adversarial != x
+    assert report.attacks[0].broken > 3 and "recheck-failed" not in {f.name for f in report.flags}
+    assert bool(changed[allowed].any()) and not bool(changed[~allowed].any())
+    assert report.labels == [f"changes confined to the region {mask}"]
+    assert not bool((allowed == allowed[:1]).all())  # they do differ
+    equal = replace(inside, mask=replace(mask))
+    own = [Member("PGD", pgd(equal, 2))]
+    assert evaluate(net, blobs, inside, own, n=4).attacks[0].name == "PGD"
+
+
+def test_given_masks_identify_an_evaluation(net: nn.Module, blobs: Any, tmp_path: Path) -> None:
+    x = blobs.x[:6]
+    masks = torch.zeros(6, 1, 6, 6, dtype=torch.bool)
+    masks[:, :, :2] = True
+    for given in (masks, ~masks):
+        inside = Regions(Threat(Linf(), 0.3), Given.each(x, given))
+        if given is masks:
+            report = evaluate(net, (x, blobs.y[:6]), inside, "quick", out=tmp_path)
+            assert report.labels == ["changes confined to a region of each image"]
+        else:
+            with pytest.raises(ResumeError, match="threats"):
+                evaluate(net, (x, blobs.y[:6]), inside, "quick", out=tmp_path, resume=True)

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from torchproof.attack.untouched import home, untouched
 from torchproof.cli import options
-from torchproof.cli.inputs import members_of, network_and_data
+from torchproof.cli.inputs import members_of, network_and_data, threats_of, within
 from torchproof.cli.options import console, tell
 from torchproof.cli.show import progress_bar, show_report
 from torchproof.core.errors import InputError
 from torchproof.core.files import replacing, writing
-from torchproof.core.threats import Threat
-from torchproof.core.threats import parse as parse_threat
+from torchproof.core.threats import AnyThreat
 from torchproof.evaluate import evaluate as measure
 from torchproof.evaluate.flags import SEVERE
 from torchproof.evaluate.recheck import allowed
@@ -32,6 +31,7 @@ def attack(
     attack_: Annotated[
         str, typer.Option("--attack", help="E.g. 'PGD(steps=50)', 'Restarts(PGD(), 5)', 'apgd-t'.")
     ] = "PGD",
+    region: options.Region = None,
     n: options.First = None,
     batch_size: options.Slots = 128,
     seed: options.Seed = 0,
@@ -44,7 +44,7 @@ def attack(
     correctly before). Exit code 1 when an image that was read back is outside the threat or no
     longer fools the model.
     """
-    limits = parse_threat(threat)
+    (limits,) = within(threats_of([threat]), region)
     members = members_of(attack_, [limits])
     loaded, test = network_and_data(model, data, data_dir, device, n)
     _claim(out)
@@ -104,7 +104,7 @@ def _write(path: Path, **arrays: Tensor) -> None:
 
 
 @torch.no_grad()
-def _recheck(path: Path, model: torch.nn.Module, threat: Threat, slots: int) -> list[int]:
+def _recheck(path: Path, model: torch.nn.Module, threat: AnyThreat, slots: int) -> list[int]:
     """The examples that, read back, are outside the threat, or broken and classified correctly."""
     with np.load(path, allow_pickle=False) as stored:
         x, x_adv, y = (torch.from_numpy(stored[k]) for k in ("x", "x_adv", "y"))

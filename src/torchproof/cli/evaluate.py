@@ -11,10 +11,10 @@ import typer
 from torch import Tensor
 
 from torchproof.cli import options, several, streams
-from torchproof.cli.inputs import members_of, network_for, threats_of
-from torchproof.cli.options import percent, tell
+from torchproof.cli.inputs import members_of, network_for, threats_of, within
+from torchproof.cli.options import tell
 from torchproof.cli.radii import measure_curve
-from torchproof.cli.show import progress_bar, show_report
+from torchproof.cli.show import progress_bar, show_labels, show_report
 from torchproof.core.errors import InputError
 from torchproof.data.streamed_set import StreamSet, opened
 from torchproof.evaluate import Report, merge, together
@@ -46,11 +46,13 @@ def evaluate(
     data_dir: options.DataDir = None,
     resume: options.Resume = False,
     shard: Annotated[
-        str | None, typer.Option(help="i/k: every k-th example; see `torchproof merge`.")
+        str | None,
+        typer.Option(help="i/k: every k-th example, of a stream chunk; see `torchproof merge`."),
     ] = None,
     quantised: Annotated[
         bool, typer.Option("--quantised", help="Count only adversarial images of 8 bits.")
     ] = False,
+    region: options.Region = None,
     target: Annotated[
         int | None,
         typer.Option(help="Count only examples moved to this class; its own are left out.", min=0),
@@ -79,10 +81,10 @@ def evaluate(
     any decision. On several GPUs or machines that share `--out`:
     `torchrun --nproc-per-node 4 -m torchproof evaluate ...` (with --first instead of --n); the
     result is that of one process. A stream, such as `--data shards:test-*.tar`, is evaluated chunk
-    by chunk, without images and page. Exit code 1 says that the result should not be believed, or
+    by chunk, and no images are kept. Exit code 1 says that the result should not be believed, or
     is not complete.
     """
-    threats = threats_of(threat)
+    threats = within(threats_of(threat), region)
     if curve:
         _check_curve(len(threats), target)
     place = several.local(device)
@@ -96,9 +98,10 @@ def evaluate(
         verifier=None if verifier is None else Propagation(verifier),
     )  # fmt: skip
     if isinstance(test, StreamSet):
-        streams.require_alone(shard=shard is not None, curve=curve, torchrun=several.started() > 1)
-        streams.measure(loaded.model, test, out=out, resume=resume, full=full, chunk=chunk,
-                        max_seconds=max_seconds, **asked)  # fmt: skip
+        streams.measure(
+            loaded.model, test, place=place, curve=curve, training=_training(model), out=out,
+            resume=resume, full=full, chunk=chunk, shard=shard, max_seconds=max_seconds, **asked,
+        )  # fmt: skip
     one = partial(
         measure, loaded.model, test, save_adversarial=adversarial, data_name=f"{data} (test)",
         model_sha256=loaded.sha256, data_sha256=test.sha256, **asked,
@@ -117,10 +120,14 @@ def evaluate(
             shard=shard, quantised=quantised, name=loaded.name, data_name=f"{data} (test)",
             model_sha256=loaded.sha256, data_sha256=test.sha256,
         )  # fmt: skip
-    run = Path(model) / "metrics.jsonl"
-    training = run if run.is_file() else None
-    page = render([out], out / "report.html", training=training, classes=test.classes)
+    page = render([out], out / "report.html", training=_training(model), classes=test.classes)
     conclude(report, page)
+
+
+def _training(model: str) -> Path | None:
+    """The record of the run that trained the network, where it lies beside it."""
+    run = Path(model) / "metrics.jsonl"
+    return run if run.is_file() else None
 
 
 def _together(
@@ -161,13 +168,7 @@ def _check_alone(shard: str | None, curve: bool) -> None:
 def conclude(report: Report, page: Path) -> None:
     """Shows the result, what is special about it and where the page is, and exits."""
     show_report(report)
-    if report.standing is not None:
-        parts = report.standing.model_dump().items()
-        tell("verifier and attacks: " + ", ".join(f"{n} {name}" for name, n in parts if n))
-        low, high = report.certified_accuracy, report.robust_accuracy
-        tell(f"certified {percent(low)} <= robust accuracy <= attacked {percent(high)}")
-    for label in report.labels:
-        tell(f"label: {label}")
+    show_labels(report.result)
     tell(f"report: {page}")
     raise typer.Exit(0 if report.verdict == "ok" else 1)
 

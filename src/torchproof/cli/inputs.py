@@ -4,6 +4,7 @@ images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from torchproof import data as sets
 from torchproof.attack import Attack, Chain, untouched
 from torchproof.attack.catalogue import NAMES
+from torchproof.attack.masks import Boxes, Centre, Frame, Mask, Patches, Salient, Scattered
+from torchproof.attack.regional import Regions
 from torchproof.cli.options import device_of
 from torchproof.core.errors import InputError, ModelError, TorchproofError
 from torchproof.core.expression import parse as parse_expression
@@ -22,6 +25,10 @@ from torchproof.nn import load_model
 from torchproof.nn.loading import Loaded
 from torchproof.recipes import meant
 
+MASKS: dict[str, type[Mask]] = {
+    kind.__name__: kind for kind in (Centre, Frame, Scattered, Boxes, Patches, Salient)
+}
+
 
 def threats_of(texts: list[str]) -> list[Threat]:
     """One threat per text; raises InputError for one that is given twice."""
@@ -32,7 +39,17 @@ def threats_of(texts: list[str]) -> list[Threat]:
     return threats
 
 
-def members_of(text: str, threats: list[Threat]) -> list[Member]:
+def within(threats: Sequence[Threat], region: str | None) -> list[Threat | Regions]:
+    """The threats, in the region where one is named; raises UnknownName for one not in MASKS, and
+    InputError for one that cannot be.
+    """
+    if region is None:
+        return [*threats]
+    mask = parse_expression(region, MASKS)
+    return [Regions(threat, mask) for threat in threats]
+
+
+def members_of(text: str, threats: Sequence[Threat | Regions]) -> list[Member]:
     """The attacks that an expression describes, one for each threat; a chain is several.
 
     Raises InputError and UnknownName.

@@ -9,7 +9,9 @@ import typer
 
 from torchproof.cli.evaluate import conclude
 from torchproof.cli.options import command_line
+from torchproof.cli.streams import merge_shards
 from torchproof.evaluate import merge as merged
+from torchproof.evaluate.stream_merge import is_stream
 from torchproof.report import render
 
 
@@ -21,6 +23,8 @@ def merge(
 
     Exit code 1 says that the result should not be believed, or is not complete.
     """
+    if any(map(is_stream, shards)):
+        merge_shards(shards, out)
     report = merged(shards, out, command=command_line())
     page = render([out], out / "report.html")
     conclude(report, page)

@@ -33,6 +33,14 @@ Threats = Annotated[
     list[str],
     typer.Option("--threat", help="NORM:EPS, such as linf:8/255; several give their union."),
 ]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        help="Where images may change: Centre(4), Frame(4), Scattered(0.1), Boxes(edge=3), "
+        "Patches(edge=2, count=4), Salient(4); pixels.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Keys every random number.", min=0)]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: a GPU if any.")

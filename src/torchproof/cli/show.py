@@ -10,10 +10,9 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from torchproof.cli.options import console, percent
+from torchproof.cli.options import console, percent, tell
 from torchproof.evaluate import Progress as State
 from torchproof.evaluate import Report, Result
-from torchproof.evaluate.streamed import StreamResult
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def progress_bar(word: str = "broken") -> Iterator[Callable[[State], None]]:
         yield show
 
 
-def table_of(result: Result | StreamResult) -> Table:
+def table_of(result: Result) -> Table:
     """Accuracy after each attack, and what that cost."""
     table = Table()
     for name in ("attack", "robust", "broken", "forward", "backward", "seconds"):
@@ -57,7 +56,11 @@ def _list(result: Result) -> None:
 
 def show_report(report: Report) -> None:
     """The result as a table, with flags below."""
-    result = report.result
+    show_result(report.result)
+
+
+def show_result(result: Result) -> None:
+    """As `show_report`."""
     low, high = result.robust_accuracy_ci95
     norm, eps = result.threat.norm, result.threat.eps_text
     about = f"{escape(result.model)} on {escape(result.data)}, n = {result.n}"
@@ -88,3 +91,14 @@ def show_report(report: Report) -> None:
         )
     for flag in result.flags:
         console.print(f"{flag.severity}: {escape(flag.name)}: {escape(flag.evidence)}")
+
+
+def show_labels(result: Result) -> None:
+    """What verifier and attacks say together, and what the numbers must be read with."""
+    if result.standing is not None:
+        parts = result.standing.model_dump().items()
+        tell("verifier and attacks: " + ", ".join(f"{n} {name}" for name, n in parts if n))
+        low, high = result.certified_accuracy, result.robust_accuracy
+        tell(f"certified {percent(low)} <= robust accuracy <= attacked {percent(high)}")
+    for label in result.labels:
+        tell(f"label: {label}")

@@ -1,37 +1,64 @@
-"""What `evaluate` does with a stream: chunk after chunk, sums alone in memory."""
+"""What `evaluate` and `merge` do with a stream: chunk after chunk, sums alone in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from torchproof.cli.options import console, percent, tell
-from torchproof.cli.show import table_of
-from torchproof.core.errors import InputError
+from torchproof.cli import several
+from torchproof.cli.options import console, tell
+from torchproof.cli.radii import radii
+from torchproof.cli.show import show_labels, show_result
 from torchproof.data.streamed_set import StreamSet
-from torchproof.evaluate.streamed import StreamResult, evaluate_stream
+from torchproof.evaluate.stream_merge import merge_streams
+from torchproof.evaluate.streamed import evaluate_stream, require_new
+from torchproof.evaluate.tally import StreamResult
+from torchproof.report import render
+from torchproof.report.evaluation import CURVE
 
 
-def measure(model: Any, test: StreamSet, *, n: int | None, **asked: Any) -> NoReturn:
-    """Evaluates the stream (its first n examples), shows the result, and exits."""
-    chosen = test if n is None else test.take(n)
+def measure(
+    model: Any, test: StreamSet, *, place: torch.device, curve: bool, training: Path | None,
+    threat: Any, suite: Any, out: Path, resume: bool, full: bool, n: int | None,
+    max_seconds: float | None, command: str, **asked: Any,
+) -> NoReturn:  # fmt: skip
+    """Evaluates the stream (its first n examples), shows the result, writes the page, and exits.
+
+    Under torchrun every process takes the next chunk that none of the others is at; the first one
+    waits for the end and speaks.
+    """
+    chosen, shared = test if n is None else test.take(n), several.started() > 1
+    resume, rest = several.resumed(resume), several.left(max_seconds)
+    if shared:
+        several.first(place, lambda: require_new(out, resume))
+    asked |= {"shared": shared, "resume": resume, "command": command}
     with _bar(len(chosen)) as progress:
-        result = evaluate_stream(model, chosen, progress=progress, **asked)
-    _conclude(result, Path(asked["out"]))
+        result = evaluate_stream(
+            model, chosen, threat, suite, out=out, full=full, max_seconds=rest(),
+            progress=progress, **asked,
+        )  # fmt: skip
+    if curve and result.complete:
+        more = {k: v for k, v in asked.items() if k not in ("verifier", "target")}
+        for name, other in radii(threat).items():
+            evaluate_stream(model, chosen, other, "quick", out=out / CURVE / name, **more)
+    if several.rank() > 0:
+        raise typer.Exit(0)
+    _conclude(result, render([out], out / "report.html", training=training, classes=test.classes))
 
 
-def require_alone(**given: bool) -> None:
-    """Raises InputError for an option that an evaluation by chunks does not have."""
-    for name, asked in given.items():
-        if asked:
-            option = name if name == "torchrun" else f"--{name}"
-            remedy = f"leave out {option}, or choose data that fit into memory"
-            raise InputError(f"{option} on a stream", "one process, all of the stream", remedy)
+def merge_shards(shards: Sequence[Path], out: Path) -> NoReturn:
+    """Merges the shards of a stream, and of its curve where every one has it; shows, and exits."""
+    result = merge_streams(shards, out)
+    names = [{path.name for path in (shard / CURVE).glob("*")} for shard in shards]
+    for name in sorted(set.intersection(*names)):
+        merge_streams([shard / CURVE / name for shard in shards], out / CURVE / name)
+    _conclude(result, render([out], out / "report.html"))
 
 
 @contextmanager
@@ -44,19 +71,11 @@ def _bar(count: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _conclude(result: StreamResult, out: Path) -> NoReturn:
-    low, high = result.robust_accuracy_ci95
-    console.print(f"n = {result.n} in {result.chunks} chunks, {result.threat}", highlight=False)
-    console.print(table_of(result))
-    console.print(
-        f"[bold]robust accuracy {percent(result.robust_accuracy)}[/bold] "
-        f"(95 % interval {percent(low)} to {percent(high)}), verdict: {result.verdict}"
-    )
-    for flag in result.flags:
-        tell(f"{flag.severity}: {flag.name} ({flag.chunks} chunks): {flag.evidence}")
-    for label in result.labels:
-        tell(f"label: {label}")
+def _conclude(result: StreamResult, page: Path) -> NoReturn:
+    show_result(result)
+    tell(f"{result.chunks} chunks, each with its examples in {page.parent / 'chunks'}")
+    show_labels(result)
     if not result.complete:
-        tell(f"{out} is not complete: start it again with --resume")
-    tell(f"result: {out / 'result.json'}")
-    raise typer.Exit(0 if result.verdict == "ok" and result.complete else 1)
+        tell(f"{page.parent} is not complete: start it again with --resume")
+    tell(f"report: {page}")
+    raise typer.Exit(0 if result.verdict == "ok" else 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -103,11 +104,16 @@ class Stream:
 
     def chunks(self, size: int, first: int = 0) -> Iterator[Pair]:
         """All examples in the order of the source, `size` at a time, from chunk `first` on."""
+        for read in self.unread(size, first):
+            yield read()
+
+    def unread(self, size: int, first: int = 0) -> Iterator[Callable[[], Pair]]:
+        """As `chunks`, each as a function that decodes it: one that is not called costs little."""
         begun = range(first * size, len(self), size)
         walked = islice(self._walk(range(self.source.parts)), first * size if begun else 0, None)
         for start in begun:
             taken = self._taken(walked, min(size, len(self) - start))
-            yield self.source.read([handle for _, handle in taken])
+            yield partial(self.source.read, [handle for _, handle in taken])
 
     def _taken(self, walked: Iterator[tuple[int, Any]], size: int) -> list[tuple[int, Any]]:
         taken = list(islice(walked, size))

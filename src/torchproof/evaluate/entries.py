@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.rejection import Rejecting
 from torchproof.core.threats import AnyThreat
+from torchproof.evaluate.identity import exact
 from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.member import CERTIFICATE, CLEAN, PROBES, History, Member, Suite
 from torchproof.evaluate.rejecting import aware
-from torchproof.evaluate.suites import SUITES, bounded
+from torchproof.evaluate.suites import SUITES, bounded, confined
 from torchproof.evaluate.targeted import TARGETED, turned
 
 Chosen = str | Suite | Sequence[Member]
@@ -108,7 +109,9 @@ def _named(suite: str, threats: Sequence[AnyThreat], terms: Terms) -> list[Suite
 def _number(member: Member, threats: Sequence[AnyThreat]) -> int:
     """Which threat of the evaluation a caller's own member is about; raises InputError for none."""
     for i, threat in enumerate(threats):
-        if member.attack.threat is threat or member.attack.threat == threat:
+        own = member.attack.threat
+        # masks are tensors, whose == is no bool
+        if exact(own) == exact(threat) if confined(own) else own == threat:
             return i
     raise InputError(
         f"the attack {member.name} on {member.attack.threat}",

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from torchproof.attack.masks import Given
+from torchproof.attack.regional import Regions
 from torchproof.core.fingerprints import model_sha256
 from torchproof.core.norms import name_of
 from torchproof.core.sites import Model
@@ -65,11 +67,26 @@ def header(
 
 def exact(threat: AnyThreat) -> str:
     """The threat as text, masks as hashes."""
-    if not isinstance(threat, Region):
-        return repr(threat)
-    mask = threat.mask.to("cpu", torch.uint8).contiguous()
-    digest = hashlib.sha256(mask.numpy().tobytes()).hexdigest()[:16]
-    return f"Region({threat.threat!r}, mask={tuple(mask.shape)} {digest})"
+    if isinstance(threat, Region):
+        return f"Region({threat.threat!r}, mask={_hashed(threat.mask)})"
+    if isinstance(threat, Regions) and isinstance(threat.mask, Given):
+        parts = (threat.mask.mask, threat.mask.images)
+        shown = ", ".join(_hashed(part) for part in parts if part is not None)
+        return f"Regions({threat.threat!r}, Given({shown}))"
+    return repr(threat)
+
+
+def _hashed(values: Tensor) -> str:
+    kept = values.to("cpu", torch.uint8 if values.dtype == torch.bool else values.dtype)
+    digest = hashlib.sha256(kept.contiguous().numpy().tobytes()).hexdigest()[:16]
+    return f"{tuple(values.shape)} {digest}"
+
+
+def region(threat: AnyThreat) -> str:
+    """Where images may change, in words."""
+    if not isinstance(threat, Regions) or isinstance(threat.mask, Given):
+        return "a region" if isinstance(threat, Region) else "a region of each image"
+    return f"the region {threat.mask}"
 
 
 def threat_entry(threats: Sequence[AnyThreat]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import torch
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
-from torchproof.core.threats import AnyThreat, Region
+from torchproof.core.threats import AnyThreat
 from torchproof.evaluate import identity
 from torchproof.evaluate.entries import Chosen, Entry
 from torchproof.evaluate.ledger import Header
 from torchproof.evaluate.member import reads_gradients
 from torchproof.evaluate.rejecting import missing
 from torchproof.evaluate.subject import Subject
-from torchproof.evaluate.suites import SUITES, bounded
+from torchproof.evaluate.suites import SUITES, bounded, confined
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Plan:
             texts += [
                 f"{left + 1} classes: attacks at {asked} wrong classes take the {left} there are"
             ]
-        inside = any(isinstance(threat, Region) for threat in self.threats)
         boxes = {(b.low, b.high) for b in map(bounded, self.threats)} - {(0.0, 1.0)}
         texts += [f"inputs confined to [{low:g}, {high:g}]" for low, high in sorted(boxes)]
-        texts += ["changes confined to a region"] if inside else []
+        regions = [identity.region(threat) for threat in self.threats if confined(threat)]
+        texts += [f"changes confined to {region}" for region in dict.fromkeys(regions)]
         return texts + identity.caveats(subject.model)
 
     def _call(self, model: str, subject: Subject) -> str:

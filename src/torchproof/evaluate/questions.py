@@ -15,12 +15,12 @@ from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import Classification, Margin
-from torchproof.core.threats import Region, Threat
+from torchproof.core.threats import Threat
 from torchproof.evaluate.entries import Entry
 from torchproof.evaluate.inquiry import Answer, Inquiry
 from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.member import PROBES
-from torchproof.evaluate.suites import bounded
+from torchproof.evaluate.suites import bounded, confined
 from torchproof.evaluate.surroundings import surroundings
 from torchproof.evaluate.watched import Watched
 
@@ -32,7 +32,7 @@ def whole_box(inquiry: Inquiry) -> list[Answer]:
     """beyond: does PGD on the margin win where every pixel may take any value? None in a region,
     and for a model that may reject: far from the data it rightly does.
     """
-    if isinstance(inquiry.threat, Region) or inquiry.subject.rejecting is not None:
+    if confined(inquiry.threat) or inquiry.subject.rejecting is not None:
         return [({"beyond": None}, 0, 0)] * len(inquiry.rows)
     ball = bounded(inquiry.threat)
     box = Threat(Linf(), ball.high - ball.low, low=ball.low, high=ball.high)

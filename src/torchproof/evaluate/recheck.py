@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchproof.attack.regional import Regions
+from torchproof.attack.untouched import home
 from torchproof.core.room import in_batches
 from torchproof.core.sets import TOLERANCE, Ball
 from torchproof.core.sites import Model
-from torchproof.core.threats import AnyThreat
+from torchproof.core.threats import AnyThreat, Region
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.subject import Subject
@@ -68,12 +70,21 @@ def allowed(threat: AnyThreat, model: Model, x: Tensor, stored: Tensor) -> Tenso
     noise = torch.finfo(x.dtype).eps / 2  # of a sum in [0, 1]: rounding moves it by less than this
     relative = TOLERANCE if x.dtype == torch.float32 else 1e-9
     delta = stored.double() - x.double()
-    ball = threat.set(model, x.double())
+    ball = settled(threat, model, x).set(model, x.double())
     assert isinstance(ball, Ball), "evaluations are about balls around single inputs"
     shrunk = delta.sign() * (delta.abs() - noise).clamp_min(0)
     fits = ball.norm.length(shrunk) <= ball.radius * (1 + relative)
     boxed = (delta >= ball.low - noise) & (delta <= ball.high + noise)
     return fits & boxed.flatten(1).all(1) & _valid(stored)
+
+
+def settled(threat: AnyThreat, model: Model, x: Tensor) -> AnyThreat:
+    """The threat around these images: what asks the model, or reads the pixels, where they may
+    change, does so in the type of x as the attack did, and not in one that is more precise.
+    """
+    if not isinstance(threat, Regions):
+        return threat
+    return Region(threat.threat, threat.mask(model, x.to(home(model, x.device))))
 
 
 def _valid(stored: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torchproof.attack.around import FromClean
 from torchproof.attack.catalogue import apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, pgd, square
 from torchproof.attack.combine import Attack, EveryTarget, Restarts
 from torchproof.attack.give_up import GiveUp, Levels, Slope
+from torchproof.attack.regional import Regions
 from torchproof.attack.smoothed import Smoothed
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Uniform, Zero
@@ -24,11 +25,16 @@ AUTOATTACK = "Croce and Hein 2020a (AutoAttack)"
 SQUARE = "Andriushchenko et al. 2020"
 
 
+def confined(threat: AnyThreat) -> bool:
+    """May images change in a region only?"""
+    return isinstance(threat, (Region, Regions))
+
+
 def bounded(threat: AnyThreat) -> Threat:
     """The ball around single inputs that a threat consists of; raises InputError for any other,
     and for one that allows more than images in [0, 1].
     """
-    ball = threat.threat if isinstance(threat, Region) else threat
+    ball = threat.threat if isinstance(threat, (Region, Regions)) else threat
     if isinstance(ball, Threat) and "image" in ball.site.offers:
         if ball.low < 0 or ball.high > 1:
             given = f"the threat {ball} in the box [{ball.low:g}, {ball.high:g}]"
@@ -38,7 +44,7 @@ def bounded(threat: AnyThreat) -> Threat:
     at = f"at the site {type(threat.site).__name__}" if hasattr(threat, "site") else repr(threat)
     raise InputError(
         f"the threat {type(threat).__name__} {at}",
-        "a bounded perturbation of each input: Threat(norm, eps), or a Region of one",
+        "a bounded perturbation of each input: Threat(norm, eps), a Region or Regions of one",
         "attack weights, layers and universal perturbations with Attack(...) itself",
     )
 

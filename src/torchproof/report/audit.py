@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +71,11 @@ def _table(evaluation: Evaluation) -> Check:
     return Check(what, counted == stated, evidence)
 
 
-def _tally(examples: Sequence[Example]) -> tuple[int, int, int]:
-    return (
-        len(examples),
-        sum(example.clean for example in examples),
-        sum(held(example) for example in examples),
-    )
+def _tally(examples: Iterable[Example]) -> tuple[int, int, int]:
+    count = clean = robust = 0
+    for example in examples:
+        count, clean, robust = count + 1, clean + example.clean, robust + held(example)
+    return count, clean, robust
 
 
 def _standing(evaluation: Evaluation) -> list[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torchproof.evaluate.outcome import Example
@@ -39,16 +39,18 @@ class Confusion:
     unknown: int
 
 
-def by_class(examples: Sequence[Example]) -> list[ClassRow]:
+def by_class(examples: Iterable[Example]) -> list[ClassRow]:
     """One row per class that occurs, in order of the label."""
+    count: Counter[int] = Counter()
+    clean: Counter[int] = Counter()
+    robust: Counter[int] = Counter()
+    for example in examples:
+        count[example.label] += 1
+        clean[example.label] += example.clean
+        robust[example.label] += held(example)
     return [
-        ClassRow(
-            label,
-            Share.counted(sum(example.clean for example in members), len(members)),
-            Share.counted(sum(held(example) for example in members), len(members)),
-        )
-        for label in sorted({example.label for example in examples})
-        for members in [[example for example in examples if example.label == label]]
+        ClassRow(label, Share.counted(clean[label], n), Share.counted(robust[label], n))
+        for label, n in sorted(count.items())
     ]
 
 
@@ -59,18 +61,24 @@ def weakest(rows: Sequence[ClassRow]) -> list[ClassRow]:
     return sorted(rows, key=lambda row: (row.robust.value, row.clean.value, row.label))[:LISTED]
 
 
-def confusion(examples: Sequence[Example]) -> Confusion | None:
+def confusion(examples: Iterable[Example]) -> Confusion | None:
     """The answers to the attacked images; None where none of a broken example was recorded.
 
     An example that held counts as answered by its label, one wrong from the start by that answer.
     """
-    known = [(example.label, answer(example)) for example in examples if answer(example) >= 0]
-    if any(map(broken, examples)) and not any(broken(e) and answer(e) >= 0 for e in examples):
+    seen: Counter[tuple[int, int, bool]] = Counter()
+    for example in examples:
+        seen[example.label, answer(example), broken(example)] += 1
+    told = {given >= 0 for _, given, lost in seen if lost}
+    if told == {False}:
         return None
-    pairs = Counter(known)
+    pairs: Counter[tuple[int, int]] = Counter()
+    for (label, given, _), hits in seen.items():
+        pairs[label, given] += hits if given >= 0 else 0
+    pairs = +pairs
     labels = tuple(sorted({label for pair in pairs for label in pair}))
     errors = {(a, b): hits for (a, b), hits in pairs.items() if a != b}
-    unknown = len(examples) - len(known)
+    unknown = sum(hits for (_, given, _), hits in seen.items() if given < 0)
     total = sum(errors.values())
     if len(labels) <= GRID:
         grid = tuple(tuple(pairs[a, b] for b in labels) for a in labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from torchproof.evaluate.outcome import (
     Example,
 )
 from torchproof.evaluate.record import EXAMPLES, Result, ThreatRecord, read_examples
+from torchproof.evaluate.stream_merge import is_stream
+from torchproof.evaluate.tally import Rows, StreamResult
 from torchproof.report import numbers
 from torchproof.report.numbers import Share
 
@@ -55,10 +58,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result with what was stored beside it; None where that was not saved."""
+    """A result with what was stored beside it; None where that was not saved.
+
+    examples: of an evaluation by chunks they are read anew whenever they are gone through.
+    """
 
     result: Result
-    examples: tuple[Example, ...] | None
+    examples: Collection[Example] | None
     images: Images | None
     curve: tuple[Result, ...] = ()
 
@@ -69,15 +75,15 @@ class Evaluation:
         Raises FileError where result.json is missing, damaged, of another schema or states what
         cannot be, and where a file beside it is damaged.
         """
-        result = Result.read(folder)
+        result = _result(folder)
         shares = (result.clean_accuracy, result.robust_accuracy, *result.robust_accuracy_ci95)
         if result.n < 1 or not all(0 <= share <= 1 for share in shares):
             given = f"{folder}: accuracies {shares} of n = {result.n}"
             raise FileError(given, "fractions in [0, 1] of n > 0 examples", "evaluate again")
-        table, pictures = folder / EXAMPLES, folder / ADVERSARIAL
+        pictures = folder / ADVERSARIAL
         return cls(
             result,
-            read_examples(folder) if table.is_file() else None,
+            _examples(folder, result.n),
             _images(pictures) if pictures.is_file() else None,
             _curve(folder, result),
         )
@@ -181,11 +187,21 @@ class Radius:
         return numbers.threat([self.result.threat])
 
 
+def _result(folder: Path) -> Result:
+    return StreamResult.read(folder) if is_stream(folder) else Result.read(folder)
+
+
+def _examples(folder: Path, count: int) -> Collection[Example] | None:
+    if is_stream(folder):
+        return Rows(folder, count)
+    return read_examples(folder) if (folder / EXAMPLES).is_file() else None
+
+
 def _curve(folder: Path, result: Result) -> tuple[Result, ...]:
     """The evaluations at other radii beside one; raises FileError for those of another model."""
     found = []
     for path in sorted((folder / CURVE).glob("*/result.json")):
-        other = Result.read(path.parent)
+        other = _result(path.parent)
         for key in ("model_sha256", "data_sha256", "n", "quantised"):
             if getattr(other, key) != getattr(result, key):
                 raise FileError(

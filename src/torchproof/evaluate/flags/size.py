@@ -15,12 +15,17 @@ _LEAST = 40  # forward plus backward samples: those of PGD-20
 
 def few_examples(evidence: Evidence) -> Verdict:
     """Does the interval of robust accuracy leave nearly everything open?"""
-    n = len(evidence.rows)
     held = sum(row.clean and row.status != BROKEN for row in evidence.rows)
+    text = left_open(held, len(evidence.rows))
+    return None if text is None else (NOTE, text)
+
+
+def left_open(held: int, n: int) -> str | None:
+    """What to say where `held` robust ones of n examples are too few for a narrow interval."""
     low, high = clopper_pearson(held, n)
     if high - low <= _WIDTH:
         return None
-    return NOTE, (
+    return (
         f"with {n} examples the 95 % interval of robust accuracy goes from {low:.0%} to {high:.0%}"
     )
 
