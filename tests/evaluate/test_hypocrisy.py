@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd, pgd
-from torchproof.attack.hypocritical import befriend, hypocritical
+from torchproof.attack.hypocritical import hypocritical
 from torchproof.attack.starts import Gaussian, Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError
@@ -22,9 +22,10 @@ from torchproof.core.objectives import Hypocritical, Margin, Targeted
 from torchproof.core.sites import Universal
 from torchproof.core.threats import Region, Threat, parse
 from torchproof.evaluate import Member, hypocrisy
-from torchproof.evaluate.friends import FOE, HypocrisyRecord
+from torchproof.evaluate.friends import HypocrisyRecord
 from torchproof.evaluate.hypocrisy import friends, turned
 from torchproof.evaluate.risks import Fate, Risks, Share
+from torchproof.evaluate.sway import FOE
 
 EPS = 0.06
 THREAT = Threat(Linf(), EPS)
@@ -78,26 +79,29 @@ def test_of_a_linear_model_every_risk_in_closed_form() -> None:
 
 
 def test_the_attacks_are_those_of_the_library() -> None:
-    """Each column equals `befriend` with the same key; correct examples keep their images."""
+    """Each column equals the attack on the errors alone; correct examples keep their images."""
     model, (x, y) = network(), images()
     found = hypocrisy(model, (x, y), THREAT, seed=5, slots=4)
     assert [a.name for a in found.record.attacks] == ["FGSM", "PGD-20", "C&W-100"]
-    after = []
+    after, n = [], len(x)
+    with torch.no_grad():
+        before = model(x).argmax(1) == y
+    wrong = (~before).nonzero()[:, 0]
     for member, column in zip(friends(THREAT), found.record.attacks, strict=True):
-        run = Run(seed=keys.seed_of(5, member.name), slots=64)
-        alone = befriend(member.attack, model, x, y, run)
-        after.append(alone.after)
+        run = Run(seed=keys.seed_of(5, member.name), slots=64, ids=wrong)
+        alone = member.attack(model, x[wrong], y[wrong], run=run)
+        friendly = torch.zeros(n, dtype=torch.bool).index_put((wrong,), alone.lost)
+        after.append(before | friendly)
         won = [member.name in row.befriended_by.split(";") for row in found.rows]
-        assert won == (alone.after & ~alone.before).tolist()
-        assert column.verification_accuracy.hits == int(alone.after.sum())
-        assert column.hypocritical_risk.n == int((~alone.before).sum())
-        assert column.forward == int((alone.spent[:, 0] - 1).sum())
-        assert column.backward == int(alone.spent[:, 1].sum())
+        assert won == friendly.tolist()
+        assert column.verification_accuracy.hits == int(after[-1].sum())
+        assert column.hypocritical_risk.n == len(wrong)
+        assert [column.forward, column.backward] == alone.spent.sum(0).tolist()
     union = torch.stack(after).any(0)
     assert found.record.risks["verification_accuracy"].hits == int(union.sum())
     assert found.moved is not None
     with torch.no_grad():
-        before, now = (model(images_).argmax(1) == y for images_ in (x, found.moved))
+        now = model(found.moved).argmax(1) == y
     assert torch.equal(now, union) and torch.equal(found.moved[before], x[before])
     assert float((found.moved - x).abs().max()) <= EPS * (1 + 1e-6)
     assert 0 < int((union & ~before).sum()) < int((~before).sum())

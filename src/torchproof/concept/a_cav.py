@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 from torch import Tensor
 
 from torchproof.concept.cav import Array, Cav, both
@@ -96,6 +94,9 @@ def _split(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, flo
     """linf: w = p - q with p, q >= 0 makes ||w||_1 = sum(p + q) smooth in them (at the minimum no
     entry of both is positive).
     """
+    from scipy.optimize import minimize  # late: it takes as long as a fifth of torch
+    from scipy.special import expit
+
     n, d = a.shape
     eps = margin.each(y)
 
@@ -121,6 +122,9 @@ def _smooth(a: Array, y: Array, margin: Margin, decay: float) -> tuple[Array, fl
     """l2: only the length of w is not smooth, and only at 0. The minimum lies in the span of the
     examples, so coordinates in an orthonormal basis of it do.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     n = len(a)
     basis = np.linalg.svd(a, full_matrices=False)[2]
     inside, eps = a @ basis.T, margin.each(y)

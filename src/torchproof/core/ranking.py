@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
-from scipy.special import ndtri
 from torch import Tensor
 
 from torchproof.core.errors import InputError
@@ -69,6 +67,9 @@ def auroc_interval(area: float, m: int, n: int, level: float = 0.95) -> tuple[fl
 
     Unlike the errors at the measured area it has a width where all pairs are in order.
     """
+    from scipy.optimize import brentq  # late: both together take as long as a fifth of torch
+    from scipy.special import ndtri
+
     z = float(ndtri(0.5 + level / 2))
 
     def beyond(at: float) -> float:

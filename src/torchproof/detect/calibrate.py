@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from torchproof.core.errors import InputError
@@ -54,6 +53,8 @@ def calibrate(scores: Tensor, fpr: float = 0.05) -> Threshold:
         least = math.ceil(1 / fpr - 1 - 1e-9)
         given = f"{n} clean images for a false-alarm rate of {fpr:g}"
         raise InputError(given, f"at least {least}", "calibrate on more images or at a higher rate")
+    from scipy.special import betaincinv  # late: a third of a second
+
     value = float(scores.double().sort().values[rank - 1])
     above = n + 1 - rank  # the rate has the distribution Beta(above, rank)
     low, high = (float(betaincinv(above, rank, tail)) for tail in (0.025, 0.975))

@@ -12,8 +12,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.integrate import quad
-from scipy.special import erf, gamma, gammaincinv
 
 from torchproof.core import keys
 from torchproof.core.errors import InputError
@@ -82,6 +80,8 @@ def exit_time(
     if not left:
         remedy = "wait longer, or use more noise or more walkers"
         raise InputError(f"no exit of {walkers} within {longest}", "at least one", remedy)
+    from scipy.special import gammaincinv  # late, as everywhere: scipy takes its time to load
+
     total = taken * step
     low, high = (total / float(gammaincinv(left, p)) for p in (0.975, 0.025))
     return ExitTime(total / left, low, high, left, walkers)
@@ -98,6 +98,9 @@ def predicted_exit_time(well: Well, alpha: float, scale: float) -> float:
     """
     if well.height == 0:
         raise InputError("a well of height 0", "a height > 0", "use `free_exit_time`")
+    from scipy.integrate import quad
+    from scipy.special import erf, gamma
+
     if alpha == 2:
         q = well.height / scale**2
         front = math.sqrt(math.pi / q) / 2
@@ -111,4 +114,6 @@ def free_exit_time(half_width: float, alpha: float, scale: float) -> float:
     """The exact mean without a well: (half_width / scale)^alpha / Gamma(1 + alpha) (Getoor
     1961).
     """
+    from scipy.special import gamma
+
     return float((half_width / scale) ** alpha / gamma(1 + alpha))

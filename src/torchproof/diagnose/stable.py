@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from torchproof.core import keys
@@ -200,6 +199,8 @@ def _bunched(terms: Tensor, clusters: int) -> Tensor:
 
 
 def _half(values: Tensor) -> float:
+    from scipy.special import stdtrit  # late: a third of a second
+
     n = len(values)
     return float(stdtrit(n - 1, 0.975)) * float(values.std()) / math.sqrt(n)
 

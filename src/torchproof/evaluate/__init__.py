@@ -6,22 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchproof.evaluate.course import Progress
-from torchproof.evaluate.curve import RobustnessCurve, robustness_curve
 from torchproof.evaluate.evaluation import evaluate
 from torchproof.evaluate.flags import Flag
 from torchproof.evaluate.hypocrisy import Hypocrisy, hypocrisy
 from torchproof.evaluate.member import Everyone, Member, Nearest, Suite
 from torchproof.evaluate.merge import merge
 from torchproof.evaluate.outcome import Example
-from torchproof.evaluate.queries import QueryCurve, QueryLedger, query_curve, query_ledger
-from torchproof.evaluate.record import Result
 from torchproof.evaluate.report import Report
 from torchproof.evaluate.suites import SUITES
 from torchproof.evaluate.transfer import Transfer, transfer
 
 if TYPE_CHECKING:
     from torchproof.evaluate.certified import Certificates, certify
+    from torchproof.evaluate.curve.record import RobustnessCurve
+    from torchproof.evaluate.curve.robustness_curve import robustness_curve
     from torchproof.evaluate.propagation import Propagation
+    from torchproof.evaluate.queries import QueryCurve, QueryLedger, query_curve, query_ledger
+    from torchproof.evaluate.record import Result
 
 __all__ = [
     "SUITES",
@@ -51,8 +52,20 @@ __all__ = [
     "transfer",
 ]
 
-_LATER = {"Certificates": "certified", "certify": "certified", "Propagation": "propagation"}
-"""Names that bring the verifiers with them: imported when they are asked for. None is a module's.
+_LATER = {
+    "Certificates": "certified",
+    "Propagation": "propagation",
+    "QueryCurve": "queries",
+    "QueryLedger": "queries",
+    "Result": "record",
+    "RobustnessCurve": "curve",
+    "certify": "certified",
+    "query_curve": "queries",
+    "query_ledger": "queries",
+    "robustness_curve": "curve",
+}
+"""Names that an evaluation does without, and what would bring pydantic or the verifiers with it:
+imported when they are asked for. None is a module's.
 """
 
 

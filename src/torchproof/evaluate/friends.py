@@ -16,11 +16,10 @@ from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.member import CLEAN
 from torchproof.evaluate.risks import Fate, Risks, Share
 from torchproof.evaluate.stored import Stored
+from torchproof.evaluate.sway import FOE, TOWARDS
 
 SCHEMA = "torchproof.hypocrisy/1"
 RESULT, ROWS = "hypocrisy.json", "friends.csv"
-FOE = "stability"  # the ledger's name for the adversary that changes answers
-TOWARDS = "towards "  # and, followed by the class, for the attack that aims at it
 
 All = Mapping[int, Mapping[str, Record]]
 

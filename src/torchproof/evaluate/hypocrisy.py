@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,20 +36,15 @@ from torchproof.core.threats import Threat
 from torchproof.evaluate import identity
 from torchproof.evaluate.clean import clean_pass, confirm_model
 from torchproof.evaluate.course import Clock, Course, Progress
-from torchproof.evaluate.friends import (
-    FOE,
-    TOWARDS,
-    FriendRow,
-    HypocrisyRecord,
-    summarise,
-    write_rows,
-)
 from torchproof.evaluate.images import Images
 from torchproof.evaluate.ledger import IMAGES, Header, Ledger
 from torchproof.evaluate.member import CLEAN, Member, described
 from torchproof.evaluate.subject import Subject, examples_of
 from torchproof.evaluate.suites import bounded
-from torchproof.evaluate.sway import Sway
+from torchproof.evaluate.sway import FOE, TOWARDS, Sway
+
+if TYPE_CHECKING:
+    from torchproof.evaluate.friends import FriendRow, HypocrisyRecord
 
 PICTURES = "hypocritical.npz"
 
@@ -84,6 +79,8 @@ class Hypocrisy:
 
     def save(self, folder: Path) -> None:
         """hypocrisy.json, friends.csv and, with images, hypocritical.npz (x, x_hyp, y, id)."""
+        from torchproof.evaluate.friends import write_rows
+
         if self.moved is not None:
             arrays = {
                 "x": self.x.cpu().numpy(),
@@ -251,6 +248,8 @@ def _forget_unfounded(ledger: Ledger, images: Images) -> None:
 
 
 def _found(subject: Subject, course: Course, images: bool) -> Hypocrisy:
+    from torchproof.evaluate.friends import summarise  # late: with pydantic
+
     record, rows = summarise(course.ledger.header, course.ledger.records)
     x = subject.examples.x
     if not images:

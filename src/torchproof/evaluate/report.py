@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torchproof.core.errors import FileError
 from torchproof.core.files import replacing, writing
 from torchproof.evaluate.images import RESUME
 from torchproof.evaluate.outcome import Example
-from torchproof.evaluate.record import Result, read_examples, write_examples
 from torchproof.evaluate.robustbench import model_info
+
+if TYPE_CHECKING:  # records bring pydantic with them: a tenth of torch's import
+    from torchproof.evaluate.record import Result
 
 PICTURES = "adversarial.npz"
 
@@ -46,6 +48,8 @@ class Report:
         The arrays of adversarial.npz are x and x_adv (n, C, H, W), id and y (n,), and x_adv_uint8
         for a quantised evaluation. result.json comes last. Raises FileError.
         """
+        from torchproof.evaluate.record import write_examples
+
         folder = Path(folder)
         with writing(folder, RESUME):
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,8 @@ class Report:
     @classmethod
     def load(cls, folder: Path | str) -> Report:
         """A report that was saved; raises FileError for files that are missing or damaged."""
+        from torchproof.evaluate.record import Result, read_examples
+
         folder = Path(folder)
         result, examples = Result.read(folder), read_examples(folder)
         if not (folder / PICTURES).exists():

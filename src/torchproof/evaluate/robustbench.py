@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.files import write, writing
-from torchproof.evaluate.record import Result
+
+if TYPE_CHECKING:
+    from torchproof.evaluate.record import Result
 
 FOLDER = "model_info"
 _THREATS = {"linf": "Linf", "l2": "L2"}

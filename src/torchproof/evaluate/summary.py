@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchproof.core.metrics import clopper_pearson
 from torchproof.evaluate.flags import MASKING, NOTE, SEVERE, Flag, flags
@@ -13,20 +13,17 @@ from torchproof.evaluate.ledger import Header, Record
 from torchproof.evaluate.member import CLEAN, PROBES
 from torchproof.evaluate.outcome import BROKEN, CERTIFIED, ROBUST, Example, outcome
 from torchproof.evaluate.recheck import named
-from torchproof.evaluate.record import (
-    AttackRecord,
-    FlagRecord,
-    ProbesRecord,
-    Result,
-    StandingRecord,
-    ThreatRecord,
-)
+
+if TYPE_CHECKING:  # records bring pydantic with them: a tenth of torch's import
+    from torchproof.evaluate.record import AttackRecord, ProbesRecord, Result, StandingRecord
 
 All = Mapping[int, Mapping[str, Record]]
 
 
 def summarise(header: Header, records: All) -> tuple[Result, tuple[Example, ...]]:
     """The result and one row per example, in the order of the header's ids."""
+    from torchproof.evaluate.record import FlagRecord, Result, ThreatRecord
+
     header, rows, found, why = _applied(header, records)
     settings, about = header.settings, header.about
     held, n = sum(row.clean and row.status != BROKEN for row in rows), len(rows)
@@ -70,6 +67,8 @@ def _standing(header: Header, rows: Sequence[Example]) -> StandingRecord | None:
     """How many examples are certified, broken, undecided ...; None without a verifier."""
     if header.settings.get("verifier") is None:
         return None
+    from torchproof.evaluate.record import StandingRecord
+
     counts = Counter(row.certificate for row in rows)
     return StandingRecord(**{name: counts[name] for name in StandingRecord.model_fields})
 
@@ -130,6 +129,8 @@ def _table(
     attacks: Sequence[Mapping[str, str]], rows: Sequence[Example], records: All
 ) -> list[AttackRecord]:
     """The attacks in order, each with what was left after it."""
+    from torchproof.evaluate.record import AttackRecord
+
     left, table = sum(row.clean for row in rows), []
     for attack in attacks:
         name = attack["name"]
@@ -164,6 +165,8 @@ def _probes(rows: Sequence[Example], records: All) -> ProbesRecord:
         sum(record[way] for _, record in asked) + sum(r.get(f"probe_{way}", 0) for r in clean)
         for way in ("forward", "backward")
     )
+    from torchproof.evaluate.record import ProbesRecord
+
     return ProbesRecord(
         examples=len({i for i, _ in asked}),
         forward=forward,

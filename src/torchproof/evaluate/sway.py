@@ -18,6 +18,9 @@ from torchproof.evaluate.ledger import Record
 from torchproof.evaluate.recheck import allowed
 from torchproof.evaluate.subject import Subject
 
+FOE = "stability"  # the ledger's name for the adversary that changes answers
+TOWARDS = "towards "  # and, followed by the class, for the attack that aims at it
+
 
 @dataclass
 class Sway:
