@@ -51,6 +51,9 @@ def course(found: Adapted, width: int = 70) -> Figure:
     return figure
 
 
+_ROWS = ("image", "added", "adversarial")
+
+
 @plainly
 def worst_images(found: Adapted, x: Tensor, classes: Any = None, most: int = 8) -> Figure:
     """Rows of a clean image, what was added (grey is nothing) and the image that broke it."""
@@ -67,8 +70,12 @@ def worst_images(found: Adapted, x: Tensor, classes: Any = None, most: int = 8) 
             axes.imshow(_shown(image), cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
             if line == 0:
-                name = found.rows[i].label
-                axes.set_title(str(name if classes is None else classes[name]), fontsize=8)
+                label = found.rows[i].label
+                name = f"class {label}" if classes is None else str(classes[label])
+                axes.set_title(name, fontsize=8)
+            if column == 0:
+                axes.text(-0.08, 0.5, _ROWS[line], rotation=90, ha="right", va="center",
+                          fontsize=8, transform=axes.transAxes)  # fmt: skip
     return figure
 
 

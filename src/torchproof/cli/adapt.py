@@ -76,7 +76,7 @@ def adapt(
     )  # fmt: skip
     _keep(found, x, y, out)
     if pictures:
-        _draw(found, x, out)
+        _draw(found, x, test.classes, out)
     _show(found)
     tell(f"record: {path}; the worst image of every example: {out / IMAGES}")
     raise typer.Exit(1 if any(flag.severity == SEVERE for flag in found.flags) else 0)
@@ -92,12 +92,12 @@ def _keep(found: Adapted, x: Tensor, y: Tensor, out: Path) -> None:
     write(out / IMAGES, buffer.getvalue(), "give another folder")
 
 
-def _draw(found: Adapted, x: Tensor, out: Path) -> None:
+def _draw(found: Adapted, x: Tensor, classes: tuple[str, ...], out: Path) -> None:
     from torchproof.adaptive.pictures import course, worst_images
     from torchproof.report.pictures import save
 
     save(course(found), out / "course.png")
-    save(worst_images(found, x), out / "worst.png")
+    save(worst_images(found, x, classes), out / "worst.png")
 
 
 def _show(found: Adapted) -> None:

@@ -78,7 +78,7 @@ def survey(
 def _table(cell: Cell) -> Table:
     about = f"{cell.title}: clean {cell.clean.value:.0%}, attacked {cell.attacked.value:.0%}"
     table = Table(title=about, title_justify="left", box=None)
-    for name in ("method", "certified", "of", "95 %", "seconds", "late"):
+    for name in ("method", "certified", "of", "95 % interval", "s an image", "out of time"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for row in cell.rows:
         name = f"{row.method} = {row.same}" if row.same else row.method
@@ -88,7 +88,7 @@ def _table(cell: Cell) -> Table:
         low, high = row.certified.ci95
         median = "–" if row.median_seconds is None else f"{row.median_seconds:.2f}"
         table.add_row(name, f"{row.certified.value:.0%}", str(row.certified.n),
-                      f"{100 * low:.0f}-{100 * high:.0f}", median, str(row.late))  # fmt: skip
+                      f"{100 * low:.0f} to {100 * high:.0f} %", median, str(row.late))  # fmt: skip
     return table
 
 
