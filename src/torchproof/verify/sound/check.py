@@ -82,7 +82,7 @@ def network(net: dict[str, Any], folder: Path) -> list[Layer]:
 
 
 class Example:
-    """One input's set, walked forward; sizes: the largest |entry| before each layer."""
+    """One input's set, walked forward."""
 
     def __init__(self, layers: list[Layer], of: dict[str, Any], about: dict[str, Any]) -> None:
         self.layers, self.norm, self.eps = layers, about["norm"], float(about["eps"])
@@ -92,9 +92,8 @@ class Example:
         reach = np.inf if self.norm == "l0" else self.eps
         self.lo = np.maximum(np.nextafter(self.x - reach, -np.inf), low)
         self.hi = np.minimum(np.nextafter(self.x + reach, np.inf), high)
-        self.doubt: list[A] = []  # per layer, what a row pays for each |entry| of its answer
+        self.doubt, self.reach = list[A](), dict[int, A]()  # a row's price of |entries|; the largest
         self.lines, self.ranges = dict[int, tuple[A, A, A]](), dict[int, tuple[A, A]]()
-        self.reach: dict[int, A] = {}  # the largest |entry| that a ReLU reads
         claims, z = iter(of["bounds"]), (self.lo, self.hi)
         for i, (kind, w, b) in enumerate(layers):
             if kind == "relu":
