@@ -92,7 +92,7 @@ class Example:
         reach = np.inf if self.norm == "l0" else self.eps
         self.lo = np.maximum(np.nextafter(self.x - reach, -np.inf), low)
         self.hi = np.minimum(np.nextafter(self.x + reach, np.inf), high)
-        self.doubt, self.reach = list[A](), dict[int, A]()  # a row's price of |entries|; the largest
+        self.doubt, self.reach = list[A](), dict[int, A]()  # price of |entries|; the largest
         self.lines, self.ranges = dict[int, tuple[A, A, A]](), dict[int, tuple[A, A]]()
         claims, z = iter(of["bounds"]), (self.lo, self.hi)
         for i, (kind, w, b) in enumerate(layers):
