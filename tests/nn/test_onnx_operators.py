@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchproof.nn.onnx_graph import _graph
+from torchproof.nn.onnx_graph import _graph, read_onnx
 from torchproof.nn.onnx_ops import OPS
+from torchproof.verify import graph_of
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
@@ -107,6 +108,8 @@ CASES: list[Case] = [
     ("Expand", (2, 1, 4), {"shape": ints(3, 2, 3, 1)}, {}, 17),
     ("LeakyRelu", MATRIX, {}, {"alpha": 0.2}, 17),
     ("PRelu", MATRIX, {"slope": numbers(6)}, {}, 17),
+    ("PRelu", IMAGE, {"slope": numbers(3, 1, 1)}, {}, 17),
+    ("PRelu", IMAGE, {"slope": numbers(1, 1, 8)}, {}, 17),
     ("Elu", MATRIX, {}, {"alpha": 0.7}, 17),
     ("Gelu", MATRIX, {}, {}, 20),
     ("Gelu", MATRIX, {}, {"approximate": "tanh"}, 20),
@@ -149,6 +152,27 @@ def test_each_operator_agrees_with_onnxruntime(
     assert declared == shape
     x = torch.from_numpy(numbers(*shape, low=0.1 if op in POSITIVE else -1.0))
     torch.testing.assert_close(graph(x), answers(path, x), rtol=1e-5, atol=1e-6)
+
+
+def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("PRelu", ["x", "slope"], ["h"]),
+        helper.make_node("Pow", ["h", "b"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["y"]),
+    ]
+    x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 3, 1))
+    y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    constants = {"slope": np.full((2, 1, 1), 0.5, np.float32), "b": scalar(2.0)}
+    arrays = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "test", [x_info], [y_info], arrays),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    graph = graph_of(read_onnx(path), torch.zeros(1, 2, 3, 1))
+    assert [n.kind for n in graph.nodes if n.name in graph.live][:2] == ["prelu", "square"]
 
 
 def test_every_row_of_the_table_is_tested() -> None:

@@ -59,10 +59,10 @@ def read_onnx(path: Path) -> Traced:
     return model
 
 
-# which inputs are lists of integers
+# which inputs are lists of integers, or one number
 LISTS = {
     "Reshape": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "Expand": (1,), "Slice": (1, 2, 3, 4),
-    "Pad": (1, 3), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,),
+    "Pad": (1, 3), "Pow": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,),
 }  # fmt: skip
 
 
@@ -152,10 +152,12 @@ def _turned(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _list(name: str, constants: Mapping[str, Tensor]) -> Any:
-    """A constant shape or list of axes itself, so that whoever follows the steps meets no shape
-    that depends on data; else where it stands.
+    """A constant shape, list of axes or number itself, so that whoever follows the steps meets no
+    shape that depends on data, and sees a square in a power; else where it stands.
     """
     found = constants.get(name)
+    if found is not None and found.ndim == 0:
+        return found.item()
     if found is not None and found.ndim == 1 and not found.is_floating_point():
         return tuple(found.tolist())
     return Ref(name) if name else None

@@ -262,7 +262,7 @@ OPS: Mapping[str, Callable[..., Any]] = {
     "Min": lambda *tensors: functools.reduce(torch.minimum, tensors),
     "Mul": lambda a, b: a * b,
     "Neg": lambda x: -x,
-    "PRelu": lambda x, slope: torch.where(x < 0, slope * x, x),
+    "PRelu": windows.prelu,
     "Pad": pad,
     "Pow": lambda a, b: a**b,
     "Reciprocal": lambda x: 1 / x,

@@ -1,4 +1,4 @@
-"""The operators of ONNX that look at windows of an image, and batch normalisation.
+"""The operators of ONNX that look at windows of an image, or have weights for its channels.
 
 Arguments and attributes have the names and defaults of the standard (onnx.ai/onnx/operators).
 """
@@ -139,3 +139,11 @@ def batch_normalization(
     if training_mode or not spatial:
         raise ValueError("batch normalisation as in training, or per pixel")
     return F.batch_norm(x, mean, var, scale, b, False, 0.0, epsilon)
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """With one slope, or one for each channel, the operation of torch, whose bounds are known."""
+    wide = slope.reshape((1,) * (x.ndim - slope.ndim) + tuple(slope.shape))
+    if wide.ndim > 1 and wide.numel() in (1, wide.shape[1]) and wide.shape[1] in (1, x.shape[1]):
+        return F.prelu(x, slope.flatten())
+    return torch.where(x < 0, slope * x, x)
