@@ -191,6 +191,7 @@ def test_buffers_move_in_the_descent_passes_only() -> None:
 
 
 def test_what_makes_no_mixing_is_refused() -> None:
-    for more in ({"alpha": -1}, {"alpha": float("nan")}, {"layers": "stage1"}, {"layers": ("",)}):
-        with pytest.raises(InputError):
+    wrong = [{"alpha": alpha} for alpha in (-1, float("nan"), float("inf"), "1")]
+    for more in (*wrong, {"layers": "stage1"}, {"layers": ("",)}):
+        with pytest.raises(InputError, match=f"{next(iter(more))} = "):
             IAT(THREAT, **more)

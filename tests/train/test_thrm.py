@@ -108,3 +108,10 @@ def test_a_beta_that_cannot_be_meant() -> None:
     for beta in (-1, float("nan")):
         with pytest.raises(InputError, match="beta"):
             THRM(THREAT, beta=beta)
+
+
+def test_patience_that_would_count_wrong_answers() -> None:
+    """As in FAT, where THRM is refused for the same reason."""
+    for patience in (0, 3, "3", float("nan")):
+        with pytest.raises(InputError, match="THRM with patience"):
+            THRM(THREAT, patience=patience)

@@ -111,6 +111,11 @@ def test_weight_perturbation_around_a_sum_raises_its_loss(network: Make) -> None
         "AWP(Sum(AWP(AT()), Standard()))",
         "EMA(3)",
         "AT(patience=-1)",
+        "AT(patience='1')",
+        "AT(ramp='1')",
+        "AT(noise=None)",
+        "NFGSM(k='2')",
+        "FreeAT(length='1')",
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, network: Make) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ class Mask(ABC):
     share: float = 0.4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
+        if not isinstance(self.share, Real) or not 0 <= self.share < 1:
             raise InputError(
                 f"share = {self.share!r}", "a share of the pixels in [0, 1)", "try 0.4"
             )

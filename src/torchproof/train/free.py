@@ -5,6 +5,7 @@ Goldstein 2019).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class FreeAT(Method):
     def __post_init__(self) -> None:
         if isinstance(self.m, bool) or not isinstance(self.m, int) or self.m < 1:
             raise InputError(f"m = {self.m!r}", "a whole number >= 1", "8 is usual for CIFAR-10")
-        if not 0 < self.length < float("inf"):
+        if not isinstance(self.length, Real) or not 0 < self.length < float("inf"):
             raise InputError(f"length = {self.length!r}", "a number > 0", "1 is the paper's")
         if not isinstance(self.threat, Threat) or type(self.threat.site) is not Input:
             given = f"FreeAT with {self.threat!r}"

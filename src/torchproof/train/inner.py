@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -49,16 +50,17 @@ class Adversarial(Method):
         if not hasattr(self.threat, "site"):
             given = f"{type(self).__name__} with threat = {self.threat!r}"
             raise InputError(given, "a threat", "pass parse('linf:8/255'), for example")
-        if not 0 <= self.ramp <= 1 or (self.ramp > 0 and not isinstance(self.threat, Threat)):
+        shared = isinstance(self.ramp, Real) and 0 <= self.ramp <= 1
+        if not shared or (self.ramp > 0 and not isinstance(self.threat, Threat)):
             raise InputError(
                 f"ramp = {self.ramp!r} with a {type(self.threat).__name__}",
                 "a share of the training in [0, 1], and a Threat with an eps if it is not 0",
                 "write ramp=0.2 to let eps grow over the first fifth",
             )
-        if not self.patience >= 0:
+        if not isinstance(self.patience, Real) or not self.patience >= 0:
             remedy = "0 takes the first image that is misclassified, inf the last iterate"
             raise InputError(f"patience = {self.patience!r}", "a number >= 0", remedy)
-        if not 0 <= self.noise < math.inf:
+        if not isinstance(self.noise, Real) or not 0 <= self.noise < math.inf:
             raise InputError(f"noise = {self.noise!r}", "a number >= 0", "0.001 is usual")
         _ = self.attack  # what cannot work fails here, not in the first step
 

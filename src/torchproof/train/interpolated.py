@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
+from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
 from torchproof.train.method import Batch, answers, cross_entropy
 from torchproof.train.mixup import INPUT, Mix, draw, layer_of
@@ -33,9 +34,8 @@ class IAT(Adversarial):
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not 0 <= self.alpha < float("inf"):
-            remedy = "1 is usual for images, 2 for hidden layers, 0 mixes nothing"
-            raise InputError(f"alpha = {self.alpha!r}", "a number >= 0, or None", remedy)
+        if self.alpha is not None:
+            check_factor("alpha", self.alpha, "1 for images, 2 for hidden layers, 0 mixes nothing")
         named = isinstance(self.layers, tuple) and all(
             isinstance(name, str) and name for name in self.layers
         )

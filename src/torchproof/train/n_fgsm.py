@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import ClassVar
 
 from torch import Tensor
@@ -71,7 +72,7 @@ class NFGSM(SingleStep):
     k: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.k < float("inf"):
+        if not isinstance(self.k, Real) or not 0 <= self.k < float("inf"):
             raise InputError(f"k = {self.k!r}", "a number >= 0, in units of eps", "2 is usual")
         if self.start != Uniform() or self.noise:
             given = f"NFGSM with start = {self.start!r} and noise = {self.noise!r}"

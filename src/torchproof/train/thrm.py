@@ -4,6 +4,7 @@ which bounds the hypocritical risk from above.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.attack.starts import Gaussian, Start
+from torchproof.core.errors import InputError
 from torchproof.core.objectives import Hypocritical, Objective
 from torchproof.train.factor import check_factor
 from torchproof.train.inner import Adversarial
@@ -25,7 +27,8 @@ class THRM(Adversarial):
     beta: 6 by default; the paper compares 1 to 100, and with TRADES at equal clean accuracy, not
     at equal beta; start: normal noise of 0.01 input units, as in the authors' code; the rest as in
     `Adversarial`. x and x' pass through the network as one batch, so batch statistics are those of
-    both; the gradient flows into both arguments of KL. Raises InputError for beta < 0.
+    both; the gradient flows into both arguments of KL. Raises InputError for beta < 0
+    and for a patience, which counts wrong answers.
     """
 
     start: Start = field(default_factory=lambda: Gaussian(0.01))
@@ -33,6 +36,10 @@ class THRM(Adversarial):
 
     def __post_init__(self) -> None:
         check_factor("beta", self.beta, "the paper takes 1 to 100")
+        if self.patience != math.inf:
+            given = f"THRM with patience = {self.patience!r}"
+            remedy = "leave patience out: hypocritical images are made to be answered right"
+            raise InputError(given, "an attack that goes on to its last step", remedy)
         super().__post_init__()
 
     @property
