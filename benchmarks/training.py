@@ -2,15 +2,26 @@
 
     python benchmarks/training.py [--model small-cnn] [--size 28] [--methods AT AWP ...]
 
-One thread, batches of 128 random images, rounds interleaved, medians. The passes are counted at the
-model: rows forward, rows whose gradient came back. Beside them stands what the algorithm as
-published needs for a batch (IMPLIED, with its source). `above AT` is how much longer a step took
-than AT's, beyond what its passes explain; `above bare`, how much longer than the same passes, at
-the price of a bare forward and a bare backward of this network in the same run and mode. Terms with
-second derivatives go backward through the backward pass as well, which no count at the model sees:
-they are marked. What RAT and LADDER make before an epoch (patterns, images) is no part of a step
-and is made before it is timed; HAT's standard network is not counted, MMA's images are all
-classified correctly at first.
+One thread, batches of 128 random images, rounds interleaved, medians of process time. The passes
+are counted at the model: rows forward, rows whose gradient came back. Beside them stands what the
+algorithm as published needs for a batch (IMPLIED, with its source). How much longer a step took:
+
+- `above AT`: than AT's step, beyond what the number of its passes explains. All passes count alike,
+  and AT's are ten for images and one for weights: a step in which a larger part are passes for
+  weights, or in which fewer passes share what is done once a step, is measured against a price that
+  it cannot have.
+- `above bare`: than the same passes at the price of a bare one: of train mode for weights, of eval
+  mode for images.
+- `above its passes`: than the same passes, each at the price of a bare pass of its kind (`passes`),
+  and one update of the weights. A step that descends on the weights and ascends on the images at
+  once (free AT) is priced so, and so are second derivatives, whose pass through the backward pass
+  no count at the model sees (column `double`).
+
+All is measured in the same run on the same network; a timed step comes after one that is not, as
+bare passes come one after the other. Reading the batch, the steps and projections of
+attacks, random numbers, checks and notes are what no price covers: all of that is overhead. The
+order of an epoch, and what RAT and LADDER make before one (patterns, images), is made before a step
+is timed; HAT's standard network is not counted, MMA's images are all classified correctly at first.
 """
 
 from __future__ import annotations
@@ -23,9 +34,9 @@ from time import process_time
 from typing import Any
 
 import torch
+from passes import UPDATE, Kind, Watched, prices
 from tables import facts, markdown, store
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torchproof.core.threats import parse
 from torchproof.nn import build
@@ -51,7 +62,8 @@ METHODS |= {
     "SPAT": f"SPAT({PGD})", "HAT": f"HAT({PGD})", "MMA": f"MMA(steps={STEPS}, bisections=10)",
     "HE": f"HE({PGD})", "RAT": "RAT(steps=1)", "LADDER": "LADDER(images)",
 }  # fmt: skip
-TWICE = {"GradAlign", "Jacobian"}  # second derivatives
+# free AT asks for both gradients at once; the Jacobian's are of a projection of the logits
+WATCHED: dict[str, tuple[Any, ...]] = {"Free AT": ("both",), "Jacobian": ("images", True)}
 BEGUN = {"RAT", "MMA", "HE", "SPAT"}  # have something to do before the first epoch
 COSINE = {"SPAT": 8.0, "HE": 10.0}  # scales of their heads
 K = STEPS
@@ -89,47 +101,6 @@ attack; second derivatives are not counted.
 """
 
 
-class Watched(nn.Module):
-    """The network, counting rows forward and backward, apart for eval and train mode."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.rows = {(way, mode): 0 for way in ("forward", "backward") for mode in (True, False)}
-
-    def forward(self, x: Tensor) -> Any:
-        mode = self.training
-        self.rows["forward", mode] += len(x)
-        out = self.model(x)
-        if out.requires_grad:
-            out.register_hook(lambda grad: self._returned(mode, len(x)))
-        return out
-
-    def _returned(self, mode: bool, count: int) -> None:
-        self.rows["backward", mode] += count
-
-
-def prices(model: nn.Module, x: Tensor, y: Tensor) -> dict[tuple[str, bool], float]:
-    """Seconds of a bare forward and a bare backward of one batch, in train and in eval mode: the
-    gradient is that of the weights in train mode, of the images in eval mode.
-    """
-    found: dict[tuple[str, bool], float] = {}
-    for mode in (True, False):
-        model.train(mode)
-        began = process_time()
-        at = x.clone().requires_grad_(not mode)
-        loss = F.cross_entropy(model(at), y)
-        middle = process_time()
-        model.zero_grad()
-        if mode:
-            loss.backward()
-        else:
-            torch.autograd.grad(loss, at)
-        found["forward", mode] = middle - began
-        found["backward", mode] = process_time() - middle
-    return found
-
-
 def job_of(name: str, model: Watched, x: Tensor, y: Tensor) -> Job:
     """A run that is about to take its first step, nothing counted."""
     how: Any = LADDER(x)
@@ -144,12 +115,11 @@ def job_of(name: str, model: Watched, x: Tensor, y: Tensor) -> Job:
     job = started(model, lesson_of(x, y, how, settings, None, None), None, None)
     if name in BEGUN:
         how.begin(model, job.lesson.train, 0.0)
-    model.rows = dict.fromkeys(model.rows, 0)
+    model.rows.clear()
     return job
 
 
-def step(job: Job) -> None:
-    chosen = order(job.lesson.real, BATCH, 0, job.state.epoch)[0]
+def step(job: Job, chosen: Tensor) -> None:
     job.learner.model.train()
     take(job.learner, job.lesson, job.state, chosen)
     job.state.total += 1
@@ -176,58 +146,83 @@ def main() -> None:
     jobs = {}
     for name in given.methods:
         head = {"head": "cosine", "scale": COSINE[name]} if name in COSINE else {}
-        jobs[name] = job_of(name, Watched(build(given.model, seed=0, **shape, **head)), x, y)
-    bare = build(given.model, seed=0, **shape)
+        network = build(given.model, seed=0, **shape, **head)
+        jobs[name] = job_of(name, Watched(network, *WATCHED.get(name, ())), x, y)
+    bare = Watched(build(given.model, seed=0, **shape))
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    cost: dict[tuple[str, bool], list[float]] = {}
+    cost: dict[Kind, list[float]] = {}
     for round_ in range(given.rounds + 1):
         for name, job in jobs.items():
-            priced, took = prices(bare, x, y), clock(lambda job=job: step(job))
+            chosen = order(job.lesson.real, BATCH, 0, job.state.epoch)[0]
+            priced = list(prices(bare, x, y))
+            step(job, chosen)  # a step of a run comes after one of its own
+            took = clock(lambda j=job, c=chosen: step(j, c))
             if round_ > 0:  # the first round warms up
                 times[name].append(took)
-                for key, value in priced.items():
+                for key, value in priced:
                     cost.setdefault(key, []).append(value)
-    price = {key: statistics.median(values) / BATCH for key, values in cost.items()}
-    rows = [row(name, jobs[name], times[name], price, given.rounds + 1) for name in jobs]
+    price = {key: statistics.median(values) for key, values in cost.items()}
+    steps = 2 * (given.rounds + 1)
+    rows = [row(name, jobs[name], times[name], price, steps) for name in jobs]
     base = next((r["seconds"] for r in rows if r["method"] == "AT"), rows[0]["seconds"])
     first = next((r for r in rows if r["method"] == "AT"), rows[0])
     passes = first["forward"] + first["backward"]
-    head = ["method", "forward", "backward", "implied by the paper", "ms per step", "of AT",
-            "passes of AT", "above AT, %", "above bare, %", ""]  # fmt: skip
+    head = ["method", "forward", "backward", "double", "implied by the paper", "ms per step",
+            "of AT", "passes of AT", "above AT, %", "above bare, %",
+            "above its passes, %"]  # fmt: skip
     shown = []
     for r in rows:
         slower, more = r["seconds"] / base, (r["forward"] + r["backward"]) / passes
         r |= {"of_at": slower, "passes_of_at": more, "above_at": slower / more - 1}
-        bare_ = 100 * (r["seconds"] / r["implied"] - 1)
-        note = "second derivatives" if r["method"] in TWICE else ""
+        above = [100 * (r["seconds"] / r[price] - 1) for price in ("implied", "priced")]
         paper = IMPLIED[r["method"]]
         r |= {"paper_forward": paper[0], "paper_backward": paper[1], "source": paper[2]}
-        own = [r["method"], r["forward"], r["backward"], f"{paper[0]}, {paper[1]}",
+        own = [r["method"], r["forward"], r["backward"], r["double"], f"{paper[0]}, {paper[1]}",
                1e3 * r["seconds"]]  # fmt: skip
-        shown.append([*own, slower, more, 100 * r["above_at"], bare_, note])
+        shown.append([*own, slower, more, 100 * r["above_at"], *above])
     about = (
         f"# Training methods\n\n{given.model}, {given.channels} x {given.size} x {given.size}, "
         f"batches of {BATCH}, {given.rounds} interleaved rounds, medians. Forward and backward: "
         "per image and step; implied by the paper: the same of the algorithm as published, as "
-        "listed below. Above AT: longer than AT's step beyond its passes; above bare: longer than "
-        "bare passes.\n\n"
+        "listed below. Double: passes through a backward pass (second derivatives). Above AT: "
+        "longer than AT's step beyond the number of passes; above bare: longer than bare passes, "
+        "of train mode for weights, of eval mode for images; above its passes: longer than a bare "
+        "pass of each kind and one update of the weights.\n\n"
     )
+    every = sorted((1e3 * seconds, " ".join(told_of(kind))) for kind, seconds in price.items())
+    bare_ = markdown(["bare, of a batch", "ms"], [[kind, ms] for ms, kind in every])
     told = "".join(f"- {n}: {IMPLIED[n][2]}.\n" for n in given.methods)
     name = "training" if given.model == "small-cnn" else f"training_{given.model}"
-    store(name, {"facts": facts({}, {}), "rows": rows}, about + markdown(head, shown) + "\n" + told)
+    text = about + markdown(head, shown) + "\n" + bare_ + "\n" + told
+    store(name, {"facts": facts({}, {}), "rows": rows}, text)
+
+
+def told_of(kind: Kind) -> list[str]:
+    way, mode, of = kind
+    return [way] if kind == UPDATE else [way, "in train mode:" if mode else "in eval mode:", of]
 
 
 def row(
-    name: str, job: Job, times: list[float], price: dict[tuple[str, bool], float], steps: int
+    name: str, job: Job, times: list[float], price: dict[Kind, float], steps: int
 ) -> dict[str, Any]:
+    """priced: seconds of bare passes of the same kinds, and an update; implied: of bare passes, all
+    of train mode for weights, of eval mode for images.
+    """
     model = job.learner.model
     assert isinstance(model, Watched)
-    implied = sum(count / steps * price[key] for key, count in model.rows.items())
-    ways = {
-        way: sum(n for (w, _), n in model.rows.items() if w == way) / steps / BATCH
-        for way in ("forward", "backward")
-    }
-    return {"method": name, **ways, "seconds": statistics.median(times), "implied": implied}
+    rows = {kind: n / steps / BATCH for kind, n in model.rows.items() if kind[0] != "through"}
+    priced = price[UPDATE] + sum(n * price[kind] for kind, n in rows.items())
+    found: dict[str, Any] = {"method": name, "forward": 0.0, "backward": 0.0}
+    implied = 0.0
+    for way, mode in ((way, mode) for way in ("forward", "backward") for mode in (True, False)):
+        seen = model.seen(way, mode) / steps / BATCH
+        of = "graph" if way == "forward" else "weights" if mode else "images"
+        found[way] += seen
+        implied += seen * price[way, mode, of]
+    double = sum(n for kind, n in rows.items() if kind[2].startswith("double"))
+    kinds = {" ".join(told_of(kind)): n for kind, n in sorted(rows.items())}
+    return {**found, "double": double, "seconds": statistics.median(times), "implied": implied,
+            "priced": priced, "kinds": kinds}  # fmt: skip
 
 
 if __name__ == "__main__":
