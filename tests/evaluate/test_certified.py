@@ -72,7 +72,7 @@ def test_error_bounds_are_taken_off() -> None:
 
 def test_methods_and_operations_without_an_error_bound_have_none() -> None:
     x, y = images(0.9)
-    found = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "lp")
+    found = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "refine-zono")
     assert found.examples[0].error_bound is None and "not accounted for" in found.assumptions
     same = certify(Distance().eval(), (x, y), Threat(Linf(), 0.1), "deeppoly")
     assert same.examples[0].error_bound is not None  # crown under another name

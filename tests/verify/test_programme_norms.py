@@ -114,7 +114,7 @@ def test_tangents_leave_the_whole_ball_and_close_in_on_it() -> None:
                 break
         best = in_l2(c, 0.4, low, high)
         assert best - 1e-3 <= found.bound <= best + 1e-9
-        assert best - 1e-6 <= tangents.bound(wide, found.multipliers) <= best + 1e-9
+        assert best - 1e-6 <= tangents.bound(wide, found.multipliers).bound <= best + 1e-9
     noise = torch.randn(1000, 1, 1, 6, dtype=x.dtype, generator=torch.manual_seed(0))
     points = InputSet.of(x.expand(1000, -1, -1, -1), Threat(L2(), 0.4)).ball.project(noise)
     v = np.zeros((1000, draft.count))

@@ -21,9 +21,9 @@ def some(seed: int, integers: bool = False) -> tuple[Programme, np.ndarray]:
     most = matrix @ inside + np.where(np.arange(9) < 3, 0, random.random(9))
     least_ = np.where(np.arange(9) < (0 if integers else 3), most, -np.inf)
     low, high, whole = np.full(12, -1.0), np.full(12, 2.0), np.full(12, integers)
-    return Programme(sparse.csr_array(matrix), least_, most, low, high, whole), random.normal(
-        size=12
-    )
+    slack = np.zeros(len(most))
+    made = Programme(sparse.csr_array(matrix), least_, most, low, high, whole, slack)
+    return made, random.normal(size=12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,7 +35,7 @@ def test_any_multipliers_are_below_the_optimum(seed: int) -> None:
     assert optimum - 1e-6 <= found.bound <= optimum + 1e-9
     random = np.random.default_rng(seed)
     for y in random.normal(size=(50, 9)):
-        assert dual_value(programme, c, y) <= optimum + 1e-9
+        assert dual_value(programme, c, y).bound <= optimum + 1e-9
 
 
 def test_what_is_infeasible_or_late_has_no_bound() -> None:

@@ -145,7 +145,8 @@ def test_the_first_value_is_that_of_crown(build: Callable[[], nn.Module]) -> Non
     lifted = Lifted.of(passed.walk.graph, passed.intervals, rows[0])
     multipliers = crown(Quadratic(lifted))
     kappa = linear_kappa(Quadratic(lifted), multipliers)
-    found = [certified(lifted.take(torch.tensor([i])), multipliers[i], kappa[i]) for i in (0, 1)]
+    found = [certified(lifted.take(torch.tensor([i])), multipliers[i], kappa[i]).bound
+             for i in (0, 1)]  # fmt: skip
     assert np.allclose(found, passed.lower(rows)[0].numpy(), atol=1e-6)
 
 
@@ -159,8 +160,8 @@ def test_any_multipliers_give_a_valid_bound() -> None:
         size = 0.3 * 10.0 ** -(seed % 4)
         wrong = good[0] + size * torch.randn_like(good[0])  # also of the wrong sign
         off = kappa[0] + size * torch.randn_like(kappa[0])
-        assert -100 < certified(one, wrong, off) <= exact[0, 0] + 1e-9
-    assert certified(one, good[0] * torch.nan, kappa[0]) == -np.inf
+        assert -100 < certified(one, wrong, off).bound <= exact[0, 0] + 1e-9
+    assert certified(one, good[0] * torch.nan, kappa[0]).bound == -np.inf
 
 
 def test_dual_value_is_below_the_quadratic_on_the_box() -> None:
@@ -303,7 +304,7 @@ def test_first_order_steps_reach_the_programme() -> None:
     start = margins(graph, x, y, ABOUT)[0].tolist()
     reached = sdp_fo_margins(graph, x, y, ABOUT, steps=300, every=True).lower[0].tolist()
     written = [Written.of(lifted.take(torch.tensor([place]))) for place in range(2)]
-    best = [proven(w, sdp_verify.products(w), by_matrix) for w in written]
+    best = [proven(w, sdp_verify.products(w), by_matrix).bound for w in written]
     most = max(b - s for b, s in zip(best, start, strict=True))
     assert most > 1e-3
     for one, other in zip(best, reached, strict=True):
@@ -323,10 +324,10 @@ def test_without_the_triangle_the_linear_programme_may_be_tighter() -> None:
     (start,) = starts(net, x, y, ABOUT, None)
     written = Written.of(start.lifted)
     products = sdp_verify.products(written)
-    assert abs(proven(written, products, by_matrix) + 2 / 3) < 1e-5
-    assert abs(proven(written, [products[0], products[1], *products[3:]], by_matrix) + 17 / 24) < (
-        1e-5
-    )
+    assert abs(proven(written, products, by_matrix).bound + 2 / 3) < 1e-5
+    assert abs(
+        proven(written, [products[0], products[1], *products[3:]], by_matrix).bound + 17 / 24
+    ) < (1e-5)
 
 
 @pytest.mark.usefixtures("_solver")
@@ -339,13 +340,13 @@ def test_a_solver_is_not_taken_at_its_word(
     written = Written.of(lifted.take(torch.tensor([0])))
     products = lmi_verify.products(written)
     found, kappa = solve(written, products, 60.0)
-    right = written.bound(products, found, kappa)
+    right = written.bound(products, found, kappa).bound
     for seed in range(10):
         rng = np.random.default_rng(seed)
         wrong = [m + 0.1 * rng.normal(size=m.shape) for m in found]
-        bound = written.bound(products, wrong, kappa + 0.1 * rng.normal(size=kappa.shape))
+        bound = written.bound(products, wrong, kappa + 0.1 * rng.normal(size=kappa.shape)).bound
         assert bound <= exact + 1e-9 and bound < right
-    assert written.bound(products, [-m - 1 for m in found], kappa) <= exact
+    assert written.bound(products, [-m - 1 for m in found], kappa).bound <= exact
 
 
 @pytest.mark.usefixtures("_solver")

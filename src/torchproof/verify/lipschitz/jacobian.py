@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from torchproof.verify.lipschitz.stretches import absolutely_transposed, transpo
 from torchproof.verify.operators import nonlinear, relaxation
 from torchproof.verify.transpose import Transpose
 
+TINY = 1e-280
+
 
 def ball(x: Tensor, norm: Norm, radius: Tensor) -> InputSet:
     """Everything within radius (B,) of x (B, ...), pixel box or not."""
@@ -29,11 +31,14 @@ def ball(x: Tensor, norm: Norm, radius: Tensor) -> InputSet:
 
 @dataclass
 class Steepness:
-    """Derivatives of every nonlinear node of a graph, (B, ...) per live input, on a set."""
+    """Derivatives of every nonlinear node of a graph, (B, ...) per live input, on a set. shares: by
+    node, what its roundings are of the absolute values that it adds up; none: not paid for.
+    """
 
     graph: Graph
     single: Values
     slopes: dict[str, tuple[Interval, ...]]
+    shares: Mapping[str, float] = field(default_factory=dict)
     _transposes: dict[str, tuple[Transpose, Transpose]] = field(default_factory=dict)
 
     @classmethod
@@ -71,6 +76,7 @@ class Steepness:
                 if name in found:
                     before = found[name]
                     part = Interval(before.lower + part.lower, before.upper + part.upper)
+                    part = self._outward(part)
                 found[name] = part
         if graph.input not in found:
             zero = rows.new_zeros(len(rows), *self.single[graph.input].shape[1:])
@@ -91,10 +97,16 @@ class Steepness:
             low, high = k.lower[example], k.upper[example]
             corners = torch.stack([end * side for end in ends for side in (low, high)])
             shape = (len(example), *self.single[name].shape[1:])
-            parts.append(
-                Interval(corners.amin(0).sum_to_size(shape), corners.amax(0).sum_to_size(shape))
-            )
+            ends = [corner.sum_to_size(shape) for corner in (corners.amin(0), corners.amax(0))]
+            parts.append(self._outward(Interval(*ends)))
         return parts
+
+    def _outward(self, z: Interval) -> Interval:
+        """By more than a product, or a sum of two, may have been rounded, if that is paid for."""
+        if not self.shares:
+            return z
+        noise = 8 * torch.finfo(z.lower.dtype).eps * torch.maximum(z.lower.abs(), z.upper.abs())
+        return Interval(z.lower - noise - TINY, z.upper + noise + TINY)
 
     def _across(self, node: Node, given: Interval) -> list[Interval]:
         if node.name not in self._transposes:
@@ -105,7 +117,11 @@ class Steepness:
         straight, absolute = self._transposes[node.name]
         radius = given.width / 2
         centres = straight(given.lower + radius)
-        if not bool(radius.any()):
+        if not bool(radius.any()) and not self.shares:
             return [Interval(centre, centre) for centre in centres]
         radii = absolute(radius)
+        if self.shares:  # of centres and radii, and of the rows' own ends
+            far = absolute(torch.maximum(given.lower.abs(), given.upper.abs()))
+            share = 4 * self.shares[node.name]
+            radii = tuple(r + share * f + TINY for r, f in zip(radii, far, strict=True))
         return [Interval(c - r, c + r) for c, r in zip(centres, radii, strict=True)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchproof.verify.graph import Graph, Node, Values, bind
-from torchproof.verify.interval import Interval
-from torchproof.verify.operators import AFFINE, nonlinear
+from torchproof.verify.operators import nonlinear
+from torchproof.verify.sound.affine import spread
 
 Transpose = Callable[[Tensor], tuple[Tensor, ...]]
 ROWS = 1024  # walked back at once
@@ -104,13 +103,11 @@ def transposed(node: Node, names: Sequence[str], single: Values) -> Transpose:
 
 def absolute(node: Node, names: Sequence[str], single: Values) -> Callable[..., Tensor]:
     """The matrix of an affine node with absolute entries, as a function of values >= 0 at its live
-    inputs: the radius of the interval that its rule finds.
+    inputs, without the offset.
     """
 
     def run(*radii: Tensor) -> Tensor:
-        around = {n: Interval(-r, r) for n, r in zip(names, radii, strict=True)}
-        arguments: Sequence[Any] = bind(node.args, {**single, **around})
-        return AFFINE[node.kind](node, arguments).width / 2
+        return spread(node, dict(zip(names, radii, strict=True)), single)
 
     return run
 

@@ -46,7 +46,9 @@ def products(written: Written, pairs: bool = True) -> list[Product]:
     below, above = (written.t + unit) / 2, (written.t - unit) / 2
     count = len(unit)
     box = Product(np.repeat(below, count, 0), np.tile(above, (count, 1)))
-    made = [box, written.with_one(on), written.with_one(off), Product(on, off, zero=True)]
+    own = written.offs.on[bent], written.offs.off[bent]
+    linear = [written.with_one(on, own[0]), written.with_one(off, own[1])]
+    made = [box, *linear, Product(on, off, True, own)]
     return [*made, *_pairs(written)] if pairs else made
 
 
@@ -59,4 +61,6 @@ def _pairs(written: Written) -> list[Product]:
     check_size(len(written), len(first))
     after = written.after[first] - written.after[second]
     before = written.before[first] - written.before[second]
-    return [Product(after, before - after)]
+    doubts = written.offs.doubts
+    far, near = (part[first] + part[second] for part in (doubts.before, doubts.after))
+    return [Product(after, before - after, off=(near, far + near))]

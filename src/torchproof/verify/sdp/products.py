@@ -109,6 +109,20 @@ class Quadratic:
         after = d_on * s.on + d_off * s.off
         return self.lifted.back(Forms(d_t, before, after, t[:, 0])) / 2
 
+    def sizes(self, kept: Tensor, rows: int = 256) -> dict[str, Tensor]:
+        """Of a single problem, (M,) the sums of the absolute entries of the factors' forms, and ()
+        of the margin's, by name.
+        """
+        total: dict[str, Tensor] = {}
+        for some in torch.split(kept.nonzero()[:, 0], rows):
+            unit = torch.nn.functional.one_hot(some, len(kept)).to(self.lifted.rows)
+            many = self.lifted.take(torch.zeros_like(some))
+            f = Factors.of(many, many.forms(unit))
+            for name in ("on", "off", "low", "high", "margin"):
+                part = getattr(f, name).abs().sum(0)
+                total[name] = total[name] + part if name in total else part
+        return total
+
     def matrix(self, multipliers: Tensor, kept: Tensor, rows: int = 256) -> Tensor:
         """(n, n) A of a single problem for the n entries of y that are kept (N,), column by column;
         multipliers (1, 5, M).

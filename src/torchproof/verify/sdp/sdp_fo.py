@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +23,13 @@ from torchproof.core.errors import ModelError
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
 from torchproof.verify.graph import Graph
-from torchproof.verify.programme.solve import Clock
+from torchproof.verify.programme.solve import Clock, Value
 from torchproof.verify.sdp.climb import KRYLOV, SMALL, Climb
+from torchproof.verify.sdp.doubts import Doubting, Doubts, Offs, Part, error
 from torchproof.verify.sdp.eigenvalue import dual_value, proved
 from torchproof.verify.sdp.lifted import Lifted
-from torchproof.verify.sdp.products import ONE_OF, Quadratic, crown
-from torchproof.verify.sdp.starting import starts
+from torchproof.verify.sdp.products import GAP, OFF, ON, ONE_OF, WITHIN, Quadratic, crown
+from torchproof.verify.sdp.starting import Start, starts
 
 MOST = 8192  # rows of the largest matrix that is factorised for a certificate
 TRIAL = 64  # columns that are built to see how long it takes
@@ -48,31 +50,44 @@ def sdp_fo_margins(
     What is certified: the matrix of the best multipliers is built in float64 and its smallest
     eigenvalue is bounded by a Cholesky factorisation that runs to its end, with its a-priori
     rounding error (`eigenvalue.proved`); Lanczos only guides the search. Rounding in the matrix's
-    own entries is not accounted for. Linf sets are taken as they are, others by their box.
+    own entries is not accounted for here, but in sound arithmetic (`verify.sound`). Linf sets are
+    taken as they are, others by their box.
 
     Raises ModelError for other nonlinear operations, and for more than 8191 entries of the input
     and open ReLUs; InputError for a graph that is not in float64.
     """
     found, walked = [], 0
     for start in starts(model, x, y, threat, time_limit):
-        lower = start.propagated.clone()
-        wanted = torch.arange(len(lower)) if every else (lower <= 0).nonzero()[:, 0].cpu()
-        walked += start.walked
-        if len(wanted) and bool(start.lifted.open.any()):
-            problem = start.lifted.take(wanted.to(lower.device))
-            with torch.inference_mode(False), torch.no_grad():
-                lower[wanted], rows = _bounds(problem, lower[wanted], steps, start.clock, every)
-            walked += rows
+        lower, _, rows = improved(start, steps, every)
         found.append(lower)
+        walked += rows
     return Margins(torch.stack(found), walked)
 
 
-def _bounds(
-    lifted: Lifted, known: Tensor, steps: int, clock: Clock, every: bool
-) -> tuple[Tensor, int]:
-    """(P,) certified bounds, the known ones where they are better or there was no time; rows that
-    were walked.
+def improved(
+    start: Start, steps: int = 1000, every: bool = False, doubting: Doubting | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """(K - 1,) bounds of an example, how far they may be above what holds in real arithmetic, NaN
+    for those that have not become better, and the rows that were walked.
     """
+    lower, error, walked = start.propagated.clone(), start.propagated * torch.nan, start.walked
+    wanted = torch.arange(len(lower)) if every else (lower <= 0).nonzero()[:, 0].cpu()
+    if len(wanted) and bool(start.lifted.open.any()):
+        problem = start.lifted.take(wanted.to(lower.device))
+        with torch.inference_mode(False), torch.no_grad():
+            proofs, rows = _bounds(problem, lower[wanted], steps, start.clock, every, doubting)
+        for place, proof in zip(wanted.tolist(), proofs, strict=True):
+            if proof.bound - proof.error > float(lower[place]):
+                lower[place], error[place] = proof
+        walked += rows
+    return lower, error, walked
+
+
+def _bounds(
+    lifted: Lifted, known: Tensor, steps: int, clock: Clock, every: bool,
+    doubting: Doubting | None,
+) -> tuple[list[Value], int]:  # fmt: skip
+    """P certified bounds, -inf where there is no hope or was no time; rows that were walked."""
     size = int(lifted.mask.sum(1).max())
     if size > MOST:
         raise ModelError(
@@ -81,7 +96,7 @@ def _bounds(
             "use alpha-crown, or a smaller eps, which leaves fewer ReLUs open",
         )
     reserve = len(lifted) * _cost(lifted, size)
-    seconds, found = clock.left - reserve, known.clone()
+    seconds, found = clock.left - reserve, [Value(-torch.inf, 0.0)] * len(known)
     if seconds <= 0:
         return found, 0
     begun, climb = time.monotonic(), Climb.of(lifted)
@@ -93,21 +108,42 @@ def _bounds(
     for place in (climb.best > known).nonzero()[:, 0].tolist():
         if clock.left > reserve / len(lifted) / 2:
             one = lifted.take(torch.tensor([place], device=lifted.rows.device))
-            proof = certified(one, climb.multipliers[place], climb.kappa[place])
-            found[place] = found[place].clamp_min(proof)
+            found[place] = certified(one, climb.multipliers[place], climb.kappa[place], doubting)
     rows = lifted.mask.shape[1]
     return found, climb.made * len(lifted) * (rows if rows <= SMALL else KRYLOV)
 
 
-def certified(lifted: Lifted, multipliers: Tensor, kappa: Tensor) -> float:
+def certified(
+    lifted: Lifted, multipliers: Tensor, kappa: Tensor, doubting: Doubting | None = None
+) -> Value:
     """What multipliers (5, M) and kappa (N,) prove of a single problem; signs are mended."""
     kept, allowed = lifted.mask[0], multipliers.clamp_min(0)
     allowed[ONE_OF] = multipliers[ONE_OF]
     matrix = Quadratic(lifted).matrix(allowed[None], kept) + torch.diag(kappa[kept])
     if not bool(matrix.isfinite().all()):
-        return -torch.inf
+        return Value(-torch.inf, 0.0)
     guess = float(torch.linalg.eigvalsh(matrix)[0])
-    return dual_value(kappa[kept], proved(matrix, guess))
+    off = _error(lifted, kept, allowed, kappa[kept], doubting(lifted)) if doubting else 0.0
+    return Value(dual_value(kappa[kept], proved(matrix, guess)), off)
+
+
+def _error(
+    lifted: Lifted, kept: Tensor, multipliers: Tensor, kappa: Tensor, doubts: Doubts
+) -> float:
+    """How far the matrix of multipliers (5, M) may be off on the box."""
+    sizes = {name: t.cpu().numpy() for name, t in Quadratic(lifted).sizes(kept).items()}
+    offs, m = Offs.of(lifted, doubts, sizes), multipliers.cpu().numpy()
+    on, off, low, high = (sizes[name] for name in ("on", "off", "low", "high"))
+    one, none = np.ones_like(on), np.zeros_like(on)
+    parts = [
+        Part(m[ON], one, none, on, offs.on), Part(m[OFF], one, none, off, offs.off),
+        Part(m[GAP], one, none, low + on, offs.low + offs.on),
+        Part(m[ONE_OF], on, offs.on, off, offs.off),
+        Part(m[WITHIN], low, offs.low, high, offs.high),
+    ]  # fmt: skip
+    margin = Part(np.ones(1), np.ones(1), np.zeros(1), sizes["margin"][None],
+                  np.array([doubts.margin]))  # fmt: skip
+    return error(parts, margin, kappa.cpu().numpy(), doubts.times)
 
 
 def _cost(lifted: Lifted, size: int) -> float:

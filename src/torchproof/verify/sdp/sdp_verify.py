@@ -44,5 +44,11 @@ def products(written: Written) -> list[Product]:
     """h >= 0, h >= z, the triangle, h (h - z) = 0, (z - l) (u - z) >= 0."""
     bent = ~written.settled
     on, off, low = written.on[bent], written.off[bent], written.low[bent]
-    linear = [written.with_one(factor) for factor in (on, off, low - on)]
-    return [*linear, Product(on, off, zero=True), Product(written.low, written.high)]
+    s = written.offs
+    own = s.on[bent], s.off[bent], s.on[bent] + s.low[bent]
+    pairs = zip((on, off, low - on), own, strict=True)
+    return [
+        *(written.with_one(factor, doubt) for factor, doubt in pairs),
+        Product(on, off, True, own[:2]),
+        Product(written.low, written.high, off=(s.low, s.high)),
+    ]

@@ -14,7 +14,9 @@ from torchproof.core.errors import MissingExtra, ModelError
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
 from torchproof.verify.graph import Graph
-from torchproof.verify.sdp.starting import starts
+from torchproof.verify.programme.solve import Value
+from torchproof.verify.sdp.doubts import Doubting
+from torchproof.verify.sdp.starting import Start, starts
 from torchproof.verify.sdp.written import Product, Written
 
 MOST, DENSE = 2**24, 90
@@ -60,30 +62,40 @@ def solved(
     products: Callable[[Written], list[Product]], solve: Solve,
 ) -> Margins:  # fmt: skip
     """What a solver's multipliers prove of every margin, and the propagated bounds."""
-    cvxpy()
     found, walked = [], 0
     for start in starts(model, x, y, threat, time_limit):
-        lower = start.propagated.clone()
-        for place, size in enumerate(start.lifted.mask.sum(1).tolist()):
-            check_size(size, size)  # before anything of that size is made
-            written = Written.of(start.lifted.take(torch.tensor([place], device=lower.device)))
-            if start.clock.left > 0:
-                share = start.clock.left / (len(lower) - place)
-                bound = proven(written, products(written), solve, share)
-                lower[place] = lower[place].clamp_min(bound)
-        found.append(lower)
+        bounds = torch.tensor([v.bound for v in values(start, products, solve)])
+        found.append(torch.maximum(start.propagated, bounds.to(start.propagated)))
         walked += start.walked
     return Margins(torch.stack(found), walked)
 
 
+def values(
+    start: Start, products: Callable[[Written], list[Product]], solve: Solve,
+    doubting: Doubting | None = None,
+) -> list[Value]:  # fmt: skip
+    """What a solver's multipliers prove of every margin of an example, in the time that it has."""
+    cvxpy()
+    found, count = [], len(start.lifted)
+    for place, size in enumerate(start.lifted.mask.sum(1).tolist()):
+        check_size(size, size)  # before anything of that size is made
+        one = start.lifted.take(torch.tensor([place], device=start.lifted.rows.device))
+        written, bound = Written.of(one, doubting), Value(-np.inf, 0.0)
+        if start.clock.left > 0:
+            share = start.clock.left / (count - place)
+            bound = proven(written, products(written), solve, share)
+        found.append(bound)
+    return found
+
+
 def proven(
     written: Written, products: list[Product], solve: Solve, seconds: float = np.inf
-) -> float:
+) -> Value:
     """The bound of one margin, -inf where the solver leaves no multipliers."""
     kept = [product for product in products if len(product.left)]
     check_size(len(written), sum(len(product.left) for product in kept))
     found = solve(written, kept, seconds)
-    return -np.inf if found is None else written.bound(kept, *found)
+    return Value(-np.inf, 0.0) if found is None else written.bound(kept, *found)
 
 
 def by_matrix(

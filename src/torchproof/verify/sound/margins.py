@@ -27,7 +27,7 @@ from torchproof.verify.sound.zonotopes import Kind, zonotope_margins
 
 METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best",
            "bab", "deepz", "hybrid", "lp", "lp-full", "k-relu", "milp", "milp-ibp", "milp-alpha",
-           "ai2")  # fmt: skip
+           "ai2", "sdp", "lmi", "sdp-fo", "op-norm", "fast-lip")  # fmt: skip
 ASSUMPTION = (
     "real arithmetic on the stored weights; margins hold less error_bound, for float64 operations "
     "that are rounded one by one (sums in any order; no Winograd or Fourier convolutions)"
@@ -69,8 +69,7 @@ def sound_margins(
     if method in ("deepz", "hybrid"):
         return SoundMargins(*_finite(zonotope_margins(graph, inside, y, cast(Kind, method))), 0)
     if method not in BOUNDS:
-        programmes = import_module("torchproof.verify.sound.programmes")  # which scipy slows down
-        best, rows = programmes.programme_margins(graph, inside, y, method, seconds)
+        best, rows = _solved(graph, inside, y, method, seconds)
         return SoundMargins(*_finite(best), rows)
     found, rows = [], 0
     for bound in BOUNDS[method]:
@@ -81,6 +80,23 @@ def sound_margins(
     for one in found[1:]:
         best = better(one, best)
     return SoundMargins(*_finite(best), rows)
+
+
+def _solved(
+    graph: Graph, inside: InputSet, y: Tensor, method: str, seconds: float | None
+) -> tuple[Sum, int]:
+    """By what takes its time to be imported."""
+    name, function = LATER.get(method, ("programmes", "programme_margins"))
+    module = import_module(f"torchproof.verify.sound.{name}")
+    found: tuple[Sum, int] = getattr(module, function)(graph, inside, y, method, seconds)
+    return found
+
+
+LATER = {
+    **dict.fromkeys(("sdp", "lmi", "sdp-fo"), ("semidefinite", "semidefinite_margins")),
+    **dict.fromkeys(("op-norm", "fast-lip"), ("lipschitz", "lipschitz_margins")),
+}
+"""The module and function of a method; of others it is that of linear programmes."""
 
 
 def _finite(found: Sum) -> Sum:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchproof.verify import k_relu
 from torchproof.verify.bounds import BOUNDS
 from torchproof.verify.graph import Graph, Values
 from torchproof.verify.inputs import InputSet, rows_of
+from torchproof.verify.interval import Interval
 from torchproof.verify.lp import lp_answers
 from torchproof.verify.milp import integer_answers
 from torchproof.verify.programme.encode import met
@@ -100,19 +102,38 @@ def programme_margins(
 def _one(
     maps: Maps, inside: InputSet, y: Tensor, middle: str, way: Way, clock: Clock
 ) -> Found:  # fmt: skip
-    passes = [Pass.of(maps.graph, inside, b) for b in BOUNDS[START if middle == "lp" else middle]]
-    rows = rows_of(y, maps.shape(maps.graph.output)[-1]).double()
-    best: Sum | None = None
-    for passed in passes:
-        steps = passed.bound.steps
-        found = passed.lower(rows, slopes_of(passed.walk, rows, steps) if steps else {})
-        best = found if best is None else better(found, best)
-    assert best is not None
-    known = Sum(best.value[0], best.error[0])
-    intervals = {name: met([p.intervals[name] for p in passes]) for name in maps.graph.live}
-    example = Example(maps, passes[0].walk.inside, clock, intervals, rows[0].numpy(),
-                      (known.value - known.error).numpy(), cast(Any, passes), middle)  # fmt: skip
-    return Found(way(example, known), sum(p.walk.walked for p in passes))
+    begun = Begun.of(maps.graph, inside, y, START if middle == "lp" else middle)
+    known, passes = begun.known, begun.passes
+    example = Example(maps, passes[0].walk.inside, clock, begun.intervals, begun.rows.numpy(),
+                      known.sure.numpy(), cast(Any, passes), middle)  # fmt: skip
+    return Found(way(example, known), begun.walked)
+
+
+class Begun(NamedTuple):
+    """One example's passes that hold, the intersection of their intervals; rows (K - 1, K) of its
+    margins, and the best that they know of these (K - 1,).
+    """
+
+    passes: list[Pass]
+    intervals: dict[str, Interval]
+    rows: Tensor
+    known: Sum
+
+    @property
+    def walked(self) -> int:
+        return sum(p.walk.walked for p in self.passes)
+
+    @classmethod
+    def of(cls, graph: Graph, inside: InputSet, y: Tensor, bounds: str) -> Begun:
+        passes = [Pass.of(graph, inside, bound) for bound in BOUNDS[bounds]]
+        rows = rows_of(y, passes[0].walk.single[graph.output].shape[-1]).to(inside.x)
+        found = []
+        for p in passes:
+            steps = p.bound.steps
+            found.append(p.lower(rows, slopes_of(p.walk, rows, steps) if steps else {}))
+        value, error = reduce(better, found)
+        intervals = {name: met([p.intervals[name] for p in passes]) for name in graph.live}
+        return cls(passes, intervals, rows[0], Sum(value[0], error[0]))
 
 
 Way = Callable[[Example, Sum], Sum]
