@@ -125,6 +125,9 @@ def test_the_time_limit_is_kept(
         assert out.read_text() == "timeout\n" and by in " ".join(capsys.readouterr().out.split())
         if by == "input split":
             assert seconds - 0.1 <= spent <= seconds + 1
+    asked.write_text(asked.read_text() + "(assert (<= Y_0 0))" * 2000)
+    assert run(monkeypatch, *given, 0.1, "--results", out, startup=0.2) == 1
+    assert out.read_text() == "timeout\n" and "was read" in capsys.readouterr().out
 
 
 def test_an_error_is_written_to_the_result_file(

@@ -64,8 +64,11 @@ def verify(
 
 
 def _verdict(onnx: Path, vnnlib: Path, started: float, timeout: float, results: Path | None) -> str:
-    network = _network(onnx)
-    property_ = read_property(vnnlib)
+    try:
+        with limit(timeout - (time.monotonic() - started)):
+            network, property_ = _network(onnx), read_property(vnnlib)
+    except OutOfTime:
+        return _unread(results)
     shape = _shape(network, property_)
     found = _decided(network, shape, property_, timeout - (time.monotonic() - started))
     witness = None if found.x is None else _witness(network, property_, found)
@@ -83,10 +86,20 @@ def _verdict(onnx: Path, vnnlib: Path, started: float, timeout: float, results: 
     return verdict
 
 
+def _unread(results: Path | None) -> str:
+    """The verdict where reading the property took all the time there was."""
+    if results is not None:
+        write(results, b"timeout\n")
+        tell(f"result: {results}")
+    console.print("[bold]timeout[/bold]")
+    tell("the time was over before the property was read")
+    return "timeout"
+
+
 def _decided(
     network: Traced, shape: tuple[int, ...], property_: Property, seconds: float
 ) -> Decision:
-    """The verdict. Reading and tracing are not interrupted: the clock is looked at after each."""
+    """The verdict. Tracing is not interrupted: the clock is looked at after it."""
     try:
         with limit(seconds):
             look()

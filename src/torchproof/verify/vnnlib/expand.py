@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchproof.core.errors import InputError
+from torchproof.verify.clock import look
 from torchproof.verify.vnnlib.case import Case, Vector
 from torchproof.verify.vnnlib.formula import FLAT, Conjunction, Disjunction, Edge, Row
 from torchproof.verify.vnnlib.names import Names
@@ -86,6 +87,7 @@ def expand(root: Conjunction, names: Names) -> tuple[tuple[Case, ...], int]:
     start: tuple[Conjunction, _Todo, _Cut, _Rows] = (root, None, _Cut(None, []), None)
     stack = [start]
     while stack:
+        look()
         node, todo, cut, rows = stack.pop()
         if node.edges or node.never:
             cut = _Cut(cut, node.edges, node.never or cut.never)

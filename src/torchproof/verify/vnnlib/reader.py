@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from torchproof.core.errors import InputError
+from torchproof.verify.clock import look
 from torchproof.verify.vnnlib.formula import (
     Conjunction,
     Linear,
@@ -29,6 +30,9 @@ MOST_TURNS = 10_000
 
 MOST_WORDS = 64
 """In a declaration."""
+
+OFTEN = 4096
+"""Tokens between two looks at the clock."""
 
 COMPARISONS: Final = frozenset({"<=", ">=", "<", ">", "==", "=", "!="})
 SUMS: Final = frozenset({"+", "-", "*"})
@@ -222,12 +226,15 @@ class Reader:
 def read(text: str, source: str) -> tuple[Names, Conjunction]:
     """The variables and the formula of a text; `source` names it in errors.
 
-    Raises FileError for what is no VNN-LIB, InputError for what is not supported.
+    Raises FileError for what is no VNN-LIB, InputError for what is not supported, OutOfTime within
+    a limit on time that is over.
     """
     reader, at = Reader(), 0
     try:
         for token, at in tokens(text):  # noqa: B007 - the place is for the error
             reader.take(token)
+            if reader.seen % OFTEN == 0:
+                look()
         at = len(text)
         reader.complete()
     except Wrong as wrong:
