@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-TINY = 1e-150  # more than what is below 2^-1022 when it is squared could add
+TINY = 1e-156  # more than matrices whose squares are all below 2^-1074
 GRAMS = 10
 """Gram steps: the excess is at most rank^(2^-(GRAMS + 1)), below 0.4 % for a rank of 2048."""
 
