@@ -111,23 +111,20 @@ def test_the_time_limit_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Within a second, on a clock of CPU seconds, which a busy machine does not change; the seconds
-    of starting up count, and nothing is bounded where reading took all there were.
+    of starting up count, and nothing is read or bounded where they were all there were.
     """
     clock = SimpleNamespace(monotonic=time.process_time)
     for module in ("cli.verify", "verify.clock", "verify.decide"):
         monkeypatch.setattr(f"torchproof.{module}.time", clock)
     network, asked = hard(tmp_path)
     out, given = tmp_path / "out.txt", ("--onnx", network, "--vnnlib", asked, "--timeout")
-    for seconds, startup, by in ((0.1, 0.2, "time, 0 boxes"), (2, 0.0, "input split")):
+    for seconds, startup, by in ((0.1, 0.2, "was read"), (2, 0.0, "input split")):
         began = time.process_time()
         assert run(monkeypatch, *given, seconds, "--results", out, startup=startup) == 1
         spent = time.process_time() - began
         assert out.read_text() == "timeout\n" and by in " ".join(capsys.readouterr().out.split())
         if by == "input split":
             assert seconds - 0.1 <= spent <= seconds + 1
-    asked.write_text(asked.read_text() + "(assert (<= Y_0 0))" * 2000)
-    assert run(monkeypatch, *given, 0.1, "--results", out, startup=0.2) == 1
-    assert out.read_text() == "timeout\n" and "was read" in capsys.readouterr().out
 
 
 def test_an_error_is_written_to_the_result_file(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from torchproof.core.errors import FileError, InputError
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.vnnlib import parse_property, read_property, violated
 
 DECLARED = "".join(f"(declare-const {v} Real)\n" for v in ("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
@@ -233,3 +234,8 @@ def test_a_small_file_that_unpacks_to_a_huge_one(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**18
     with soon(), pytest.raises(FileError, match="more than 134,217,728 bytes"):
         read_property(path)
+
+
+def test_reading_ends_with_a_limit_on_time() -> None:
+    with limit(0.0), pytest.raises(OutOfTime):
+        parse_property(TEN + "(assert (<= Y_0 0))" * 1000 + "(")  # not at its end, which is wrong
