@@ -38,8 +38,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_defence_in_a_file(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "defence.py", tmp_path / "out"
     file.write_text(DEFENCE.format(run=str(trained)))
-    given = ("adapt", f"{file}:defended", "--threat", "linf:0.1", "--n", 12, "--budget", 150,
-             "--references", 50, "--out", out)  # fmt: skip
+    given = ("adapt", f"{file}:defended", "--threat", "linf:0.1", "--n", 8, "--budget", 100,
+             "--references", 20, "--out", out)  # fmt: skip
     answer = cli(*given, width=160)
     assert answer.code == 1, answer.words
     record = json.loads((out / "adaptation.json").read_text())
@@ -48,7 +48,7 @@ def test_a_defence_in_a_file(cli: Callable[..., Any], trained: Path, tmp_path: P
     assert record["robust"] <= record["naive"] <= record["clean"]
     assert record["command"].startswith("torchproof adapt") and record["seed"] == 0
     with np.load(out / "worst.npz") as arrays:
-        assert arrays["x_adv"].shape == arrays["x"].shape == (12, 1, 8, 8)
+        assert arrays["x_adv"].shape == arrays["x"].shape == (8, 1, 8, 8)
         moved = arrays["broken"]
         assert [e["status"] == "broken" for e in record["examples"]] == moved.tolist()
         assert np.abs(arrays["x_adv"] - arrays["x"]).max() <= 0.1 + 1e-5

@@ -15,8 +15,8 @@ from torchproof.detect.bench.record import Bench
 APP = typer.Typer()
 APP.command("detect-bench")(detect_bench)
 FEW = (
-    "--detector", "feature-squeezing", "--detector", "nss(at_most=60)", "--attack", "FGSM",
-    "--fit", 80, "--calibrate", 150, "--n", 60, "--adaptive", 4,
+    "--detector", "feature-squeezing", "--detector", "nss(at_most=60)", "--attack", "FGSM linf:0.3",
+    "--fit", 80, "--calibrate", 80, "--n", 40, "--adaptive", 2,
 )  # fmt: skip
 
 

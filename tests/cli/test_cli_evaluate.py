@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from torchproof.attack.masks import Centre
+from torchproof.attack.regional import Regions
+from torchproof.cli.radii import radii
+from torchproof.core.threats import parse
 from torchproof.evaluate import Result
 from torchproof.nn import load_model
 
@@ -65,14 +69,17 @@ def decided(folder: Path) -> dict[str, Any]:
 
 
 def test_a_region_is_named(ask: Ask, whole: Path, tmp_path: Path) -> None:
-    assert ask("r", "--region", "Centre(4)", "--curve").code in (0, 1)
+    assert ask("r", "--region", "Centre(4)").code in (0, 1)
     found = read(tmp_path / "r")
     assert found["labels"] == ["changes confined to the region Centre(edge=4)"]
     assert found["robust_accuracy"] > read(whole)["robust_accuracy"]
     with np.load(tmp_path / "r" / "adversarial.npz") as stored:
         changed = (stored["x_adv"] != stored["x"]).any((0, 1))
     assert changed[2:6, 2:6].any() and not changed[:2].any() and not changed[:, 6:].any()
-    assert len(list((tmp_path / "r" / "curve").iterdir())) == 5
+    around = radii(Regions(parse("linf:0.06"), Centre(4)))  # what --curve asks about
+    assert {name: str(threat) for name, threat in around.items()}["0.03"] == (
+        "linf:0.03 in Centre(edge=4)"
+    )
     ask("s", "--region", "Nowhere(4)").refused("a known name", "Centre")
 
 

@@ -28,7 +28,7 @@ Pair = Callable[..., list[Any]]
 
 def killed(process: Any, ready: Callable[[], bool], delay: float) -> None:
     """SIGKILL `delay` seconds after `ready`; the process must not have come to its end."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300  # on a machine that has other work
     while not ready():
         assert process.poll() is None, process.end()
         assert time.monotonic() < limit, "the process does not get on"
@@ -128,7 +128,7 @@ def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
     one, two = tmp_path / "one", tmp_path / "two"
     assert cli(*asked, "--out", one).code in (0, 1)
     processes = pair(*asked, "--out", two)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300  # on a machine that has other work
     while len(list(two.glob("parts/*/done-whole"))) < 3:
         assert all(p.poll() is None for p in processes), [p.end() for p in processes]
         assert time.monotonic() < limit, "the processes do not get on"

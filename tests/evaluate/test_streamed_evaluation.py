@@ -186,6 +186,7 @@ def test_shards_merge_to_what_one_process_finds(tmp_path: Path) -> None:
             network(), Chunks(x, y), THREAT, "quick", out=out, shard=f"{number}/2", **asked
         )
         assert part.chunks == 2 and part.n == (40, 30)[number]
+        assert part.labels[0].startswith(f"shard {number}/2") and not whole.labels
     found = merge_streams(shards, tmp_path / "m")
     assert same(found) == same(whole) and examples(tmp_path / "m") == examples(tmp_path / "w")
     assert found.standing is not None and found.standing.certified > 0

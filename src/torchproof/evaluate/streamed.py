@@ -116,7 +116,7 @@ def evaluate_stream(
         complete = work.through(partial(one, stage=stage), bool(stage))
         if not complete or stage or not any(asked_of([part]) for part in evaluated(out)):
             break
-    result = summed(out, complete)
+    result = summed(out, complete, shard)
     if result is None:
         remedy = "look at the stream, or take fewer shards" if complete else "raise max_seconds"
         raise InputError(f"{data.name} without examples", "at least one chunk", remedy)

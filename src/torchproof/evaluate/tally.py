@@ -94,9 +94,11 @@ def evaluated(out: Path) -> list[Path]:
     return sorted(path.parent for path in (out / CHUNKS).glob(f"*/{RESULT}"))
 
 
-def summed(out: Path, complete: bool) -> StreamResult | None:
+def summed(out: Path, complete: bool, shard: str | None = None) -> StreamResult | None:
     """The sum over all chunks with a result; None where there is none."""
     tally = Tally()
+    if shard is not None:
+        tally.label(f"shard {shard}: its chunks, not those of the others")
     for folder in evaluated(out):
         tally.add(Result.read(folder))
     return None if tally.first is None else tally.result(tally.first, complete)
