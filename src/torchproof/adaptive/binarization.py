@@ -58,10 +58,12 @@ class Binarization:
 
     @property
     def random_asr(self) -> float:
+        """Share of the problems that random points solve; 0 without any problem."""
         return self.random / max(self.problems, 1)
 
     @property
     def asr_ci95(self) -> tuple[float, float]:
+        """95 % interval of Clopper and Pearson for `asr`; (0, 1) without any problem."""
         return clopper_pearson(self.found, self.problems) if self.problems else (0.0, 1.0)
 
     @property

@@ -100,6 +100,7 @@ class Choice:
 
     @property
     def name(self) -> str:
+        """How it is written in the record: search, steps, loss and what differs from the usual."""
         kind = "APGD" if self.adaptive else "PGD"
         parts = [f"{kind}-{self.steps} on {self.loss.name}"]
         parts += [] if self.estimator.name == "autograd" else [f"by {self.estimator.name}"]

@@ -67,6 +67,7 @@ class Declaration:
 
     @property
     def holds(self) -> bool:
+        """Was nothing declared that is not so?"""
         return not self.false
 
 

@@ -58,6 +58,7 @@ class Hunt:
 
     @property
     def robust(self) -> float:
+        """Share of the examples that still stand."""
         return float(self.standing.float().mean())
 
     def affords(self, price: int, rows: int) -> bool:

@@ -24,6 +24,7 @@ class Readout:
 
     @property
     def name(self) -> str:
+        """The layers, joined, or `logits`."""
         return " + ".join(self.layers) if self.layers else "logits"
 
     @classmethod

@@ -39,16 +39,6 @@ _NOT_MEANT = {
     "certificate-refuted",
 }  # fmt: skip
 
-MEANING = {
-    "active-test-fails": "The attack misses adversarial examples that exist by construction.",
-    "optimises-at-test-time": "Autograd runs inside the forward pass.",
-    "declaration-false": "The defence is not what it declares itself to be.",
-    "surrogate-wins": "Gradients of the model without a part, or with a substitute for it, break "
-    "what the attack left.",
-    "other-loss-wins": "A loss that the attack has not tried breaks what it left.",
-}
-"""The flags of the workbench, beside those of `evaluate.flags`."""
-
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -62,6 +52,7 @@ class Suspicion:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of the flags, in their order."""
         return tuple(flag.name for flag in self.flags)
 
     @property
@@ -81,6 +72,7 @@ class Suspicion:
 
 
 def weigh(flag: Flag) -> int:
+    """2 for a severe flag, 1 for a warning, 0 for a note."""
     return {SEVERE: 2, WARNING: 1}.get(flag.severity, 0)
 
 

@@ -39,6 +39,7 @@ class Seen:
 
     @property
     def rank(self) -> tuple[int, float]:
+        """Wins first, then the score: higher is stronger."""
         return self.won, self.score
 
 
@@ -60,6 +61,7 @@ class Sweep:
         return any(seen.won == len(self.pilot) for seen in self.seen)
 
     def best(self) -> Seen | None:
+        """The strongest choice that was tried; None before the first."""
         return max(self.seen, key=lambda s: s.rank, default=None)
 
     def tried(self, choice: Choice, why: str, axis: str) -> Seen | None:

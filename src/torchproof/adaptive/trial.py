@@ -35,10 +35,12 @@ class Trial:
 
     @property
     def won(self) -> int:
+        """How many examples the judge counts as lost."""
         return int(self.verdict.lost.sum())
 
     @property
     def spent(self) -> int:
+        """Forward and backward samples together."""
         return self.forward + self.backward
 
 

@@ -29,6 +29,8 @@ FILE = "baseline.safetensors"
 
 
 class Model(Protocol):
+    """What scikit-learn and pyod fit."""
+
     def fit(self, x: Any) -> Any: ...
 
 
@@ -83,6 +85,7 @@ class Baseline:
         return self._raw(x) - self.threshold
 
     def flags(self, x: Tensor) -> Tensor:
+        """(N,), bool: is the suspicion above 0?"""
         return self.suspicion(x) > 0
 
     def _raw(self, x: Tensor) -> Tensor:

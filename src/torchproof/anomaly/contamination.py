@@ -28,6 +28,7 @@ class Contaminated:
 
     @property
     def planted(self) -> int:
+        """How many of the training images are outliers."""
         return int(self.outlier.sum())
 
 

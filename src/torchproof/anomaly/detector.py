@@ -30,6 +30,7 @@ class Detector:
     rule: Rule
 
     def scores(self, x: Tensor) -> Scores:
+        """What is measured of images x (N, C, H, W), before the decision."""
         return scores(self.network, fitting(x, self.shape))
 
     def suspicion(self, x: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ class ITSR:
             raise InputError(f"weight = {self.weight:g}", "a number in [-1, 0)", remedy)
 
     def stages(self) -> tuple[Stage, ...]:
+        """Pre-training, and the rounds of refinement after it."""
         return (
             Stage("pre-training", self.pretrain, all_ones),
             *(

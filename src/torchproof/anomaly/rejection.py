@@ -32,6 +32,7 @@ class EarlyRejection:
         _not_above_zero(self.weight)
 
     def stages(self) -> tuple[Stage, ...]:
+        """The early epochs with all images, and the rest without the rejected."""
         return (
             Stage("early", self.early, all_ones),
             Stage("without the rejected", self.epochs, self._weigh),
@@ -55,6 +56,7 @@ class Oracle:
         _not_above_zero(self.weight)
 
     def stages(self) -> tuple[Stage, ...]:
+        """One, with the known outliers weighed down."""
         return (Stage("training", self.epochs, self._weigh),)
 
     def _weigh(self, learner: Learner, x: Tensor, before: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ weights of this stage: 1 for images to learn, 0 for rejected ones, below 0 to ma
 
 @dataclass(frozen=True)
 class Stage:
+    """A part of the training: before it the images are weighed, then it lasts `epochs`."""
+
     name: str
     epochs: int
     weigh: Weigh
@@ -41,10 +43,12 @@ class Plain:
         whole(epochs=self.epochs)
 
     def stages(self) -> tuple[Stage, ...]:
+        """One, with the weight 1 for all."""
         return (Stage("training", self.epochs, all_ones),)
 
 
 def all_ones(learner: Learner, x: Tensor, before: Tensor) -> Tensor:
+    """(N,) weights 1: nothing is rejected."""
     return torch.ones_like(before)
 
 

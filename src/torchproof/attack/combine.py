@@ -257,6 +257,7 @@ class Chain:
 
     @property
     def threat(self) -> AnyThreat:
+        """That of the first attack: they share it."""
         first: AnyThreat = self.attacks[0].threat
         return first
 

@@ -50,13 +50,16 @@ class Regions:
 
     @property
     def site(self) -> Site:
+        """That of the threat inside."""
         return self.threat.site
 
     @property
     def norm(self) -> Norm:
+        """That of the threat inside."""
         return self.threat.norm
 
     def set(self, model: Model, x: Tensor) -> Set:
+        """The threat's set, zero outside the mask that this model and these images give."""
         return Region(self.threat, self.mask(model, x)).set(model, x)
 
     def __str__(self) -> str:

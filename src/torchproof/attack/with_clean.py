@@ -52,17 +52,21 @@ class WithClean:
 
     @property
     def site(self) -> Input:
+        """The input, whose model is asked about clean and moved images."""
         return Asked()
 
     @property
     def offers(self) -> frozenset[str]:
+        """What the threat inside offers."""
         return self.threat.offers
 
     @property
     def norm(self) -> Norm | None:
+        """That of the threat inside, None where it has none."""
         return getattr(self.threat, "norm", None)
 
     def set(self, model: Model, x: Tensor) -> Known:
+        """The threat's balls, with the model's answers to the clean x (B, C, H, W)."""
         ball = self.threat.set(model, x)
         assert isinstance(ball, Ball), "inputs are perturbed within balls"
         with torch.no_grad():

@@ -40,6 +40,7 @@ class Absolute:
             raise InputError(f"eps = {self.eps!r}", expected, "0.05 is usual for small networks")
 
     def set(self, model: Model, x: Tensor) -> Product:
+        """A ball for each tensor of the weights."""
         return Product({n: self._ball(w) for n, w in self.site.origin(model, x).items()})
 
     def _ball(self, w: Tensor) -> Ball:

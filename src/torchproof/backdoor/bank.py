@@ -69,6 +69,7 @@ class Entry:
 
     @property
     def clean(self) -> bool:
+        """Is this network without a trojan?"""
         return self.kind == CLEAN
 
 

@@ -68,6 +68,7 @@ class Titration:
 
     @property
     def classes(self) -> int:
+        """K, the number of the network's answers."""
         return len(self.histogram[0])
 
     def within(self, low: float, high: float) -> tuple[int, ...]:

@@ -69,6 +69,7 @@ class Plan:
 
     @property
     def norm(self) -> type[Norm]:
+        """The class of the threat's norm, by which libraries are looked up."""
         return type(self.threat.norm)
 
     @property
@@ -83,6 +84,7 @@ class Plan:
 
     @property
     def eps(self) -> float:
+        """The threat's radius, in input units."""
         return self.threat.eps
 
     @property
@@ -97,6 +99,7 @@ class Plan:
 
     @property
     def targets(self) -> int:
+        """How many target classes a targeted attack goes through."""
         return min(TARGETS, self.classes - 1)
 
 
@@ -111,6 +114,7 @@ class Offer:
     matched: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
+        """Keyword arguments of the library's attack for this plan."""
         return {**self.always, **(self.matched if plan.matched else {})}
 
     def told(self, plan: Plan) -> str:
@@ -150,4 +154,5 @@ class Library:
     version: Callable[[], str] | None = None
 
     def release(self) -> str:
+        """The version that runs."""
         return installed(self.package) if self.version is None else self.version()

@@ -89,6 +89,7 @@ class Examined:
 
     @property
     def spread(self) -> Spread:
+        """Mean and deviation over the draws."""
         return spread(self.each)
 
     @property

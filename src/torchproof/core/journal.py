@@ -79,6 +79,7 @@ class Journal:
         self.synced = time.monotonic()
 
     def close(self) -> None:
+        """Closes the file; what was written stays."""
         self.stream.close()
 
 

@@ -61,6 +61,7 @@ class Ball:
         return Ball.of(self.norm, self.radius, low, high, self.scale)
 
     def zero(self) -> Tensor:
+        """No perturbation."""
         return torch.zeros_like(self.low)
 
     def sample(self, key: Tensor, stream: int = 0) -> Tensor:
@@ -98,6 +99,7 @@ class Ball:
         return (a * self.maximiser(a)).flatten(1).sum(1)
 
     def length(self, delta: Tensor) -> Tensor:
+        """(P,) in the ball's norm."""
         return self.norm.length(delta)
 
     def inside(self, delta: Tensor) -> Tensor:
@@ -111,7 +113,9 @@ class Ball:
 
 @dataclass(frozen=True)
 class Each:
-    """M balls per problem, for leaves (P, M, ...): the inner ball has P * M rows."""
+    """M balls per problem, for leaves (P, M, ...): the inner ball has P * M rows. Methods are those
+    of `Ball`.
+    """
 
     inner: Ball
     groups: int
@@ -168,7 +172,7 @@ class Each:
 @dataclass(frozen=True)
 class Product:
     """One set per leaf of a dict: layer-wise balls of weights, or an input and the weights
-    jointly.
+    jointly. Methods are those of `Ball`, leaf by leaf.
     """
 
     parts: dict[str, Ball | Each]

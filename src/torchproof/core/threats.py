@@ -127,6 +127,7 @@ class Relative:
         _positive(self.gamma, "gamma")
 
     def set(self, model: Model, x: Tensor) -> Product:
+        """A ball for each tensor w of the weights, of radius gamma |w|."""
         origin = self.site.origin(model, x)
         radii = {n: self.gamma * self.norm.length(w) for n, w in origin.items()}
         return Product({n: _unbounded(self.norm, radii[n], w) for n, w in origin.items()})
@@ -150,13 +151,16 @@ class Region:
 
     @property
     def site(self) -> Site:
+        """That of the threat inside."""
         return self.threat.site
 
     @property
     def norm(self) -> Norm:
+        """That of the threat inside."""
         return self.threat.norm
 
     def set(self, model: Model, x: Tensor) -> Set:
+        """The threat's balls, in which nothing moves outside the mask."""
         ball = self.threat.set(model, x)
         assert isinstance(ball, Ball)
         try:
@@ -186,6 +190,7 @@ class Free:
         _single(self.site)
 
     def set(self, model: Model, x: Tensor) -> Set:
+        """All of the layer's space, steps in units of `unit`."""
         origin = self.site.origin(model, x)
         assert isinstance(origin, Tensor)
         unit = origin.new_full((len(origin),), self.unit)
@@ -211,9 +216,11 @@ class Both:
 
     @property
     def site(self) -> Joint:
+        """Input and weights together."""
         return Joint(self.weights.site)
 
     def set(self, model: Model, x: Tensor) -> Product:
+        """One problem: a ball around each of the B images, under the key "", and the weights."""
         ball = self.inputs.set(model, x)
         assert isinstance(ball, Ball)
         return Product({"": Each(ball, len(x)), **self.weights.set(model, x).parts})

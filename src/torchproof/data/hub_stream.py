@@ -34,10 +34,12 @@ class HubStream:
 
     @property
     def name(self) -> str:
+        """Where it is from, how many examples, how they are cut."""
         return f"{self.where}, {self.count} examples, {self.crop}"
 
     @property
     def parts(self) -> int:
+        """How many files there are to share among processes."""
         return int(getattr(self.rows, "num_shards", 1))
 
     def __len__(self) -> int:

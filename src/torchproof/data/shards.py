@@ -84,6 +84,7 @@ class Shards:
 
     @property
     def parts(self) -> int:
+        """How many files there are to share among processes."""
         return len(self.paths)
 
     def __len__(self) -> int:

@@ -35,6 +35,7 @@ class First:
 
     @property
     def name(self) -> str:
+        """The source, and how many examples of it."""
         return f"{self.source.name}, the first {self.count}"
 
     def __len__(self) -> int:

@@ -92,6 +92,7 @@ class Procedure:
         return JointAscent(self.steps, self.length, stride_of_weights=self.eta / self.worst_xi)
 
     def run(self, *purpose: int | str) -> Run:
+        """How the attacks of this purpose run: their own seed, to the last step."""
         return Run(keys.seed_of(self.seed, *purpose), slots=self.slots, patience=math.inf)
 
 

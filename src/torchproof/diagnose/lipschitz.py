@@ -60,6 +60,7 @@ class LipschitzCurve:
 
     @property
     def attacked_so_far(self) -> tuple[float, ...]:
+        """The largest of `attacked` up to each radius: a larger ball holds the smaller ones."""
         return tuple(itertools.accumulate(self.attacked, max))
 
 

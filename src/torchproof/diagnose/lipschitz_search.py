@@ -35,6 +35,7 @@ class Reader:
         return answer.flatten(1).to(torch.promote_types(answer.dtype, torch.float32))
 
     def still(self) -> AbstractContextManager[None]:
+        """A context in which the model stays as it is."""
         return untouched(self.model)
 
 
@@ -77,14 +78,17 @@ class Pair:
         return (low - self.x).clamp_max(0), (high - self.x).clamp_min(0)
 
     def key(self, what: str, number: int, draw: int) -> Tensor:
+        """(B,) random keys of these examples for one purpose."""
         return keys.mix(self.seed, what, self.ids, number, draw)
 
     def noise(self, r: float, number: int, draw: int) -> Tensor:
+        """(B, C, H, W) noise of L2 length r, cut to the room that the images have."""
         shape = tuple(self.x.shape[1:])
         u = 2 * keys.uniform(self.key("noise", number, draw), 0, shape, dtype=self.x.dtype) - 1
         return (r * L2().steepest(u)).clamp(*self.room)
 
     def direction(self, number: int, draw: int) -> Tensor:
+        """(B, C, H, W) random directions of L2 length 1."""
         return L2().random(self.key("start", number, draw), self.x)
 
     @torch.no_grad()

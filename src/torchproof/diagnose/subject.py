@@ -79,6 +79,7 @@ class Subject:
 
     @property
     def few(self) -> Images:
+        """The first test images, for what only shows a picture."""
         return Images(*(t[:FEW] for t in self.sets.test))
 
 

@@ -41,6 +41,7 @@ class Picture:
 
     @property
     def uri(self) -> str:
+        """The picture itself, as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 

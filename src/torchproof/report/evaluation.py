@@ -35,6 +35,7 @@ Ints = NDArray[np.integer[Any]]
 
 
 def broken(example: Example) -> bool:
+    """Was it broken by an attack?"""
     return example.status == BROKEN
 
 
@@ -90,10 +91,12 @@ class Evaluation:
 
     @property
     def n(self) -> int:
+        """How many examples."""
         return self.result.n
 
     @property
     def clean(self) -> Share:
+        """The clean accuracy with its interval."""
         return Share.measured(self.result.clean_accuracy, self.n)
 
     @property
@@ -103,6 +106,7 @@ class Evaluation:
 
     @property
     def certified(self) -> Share | None:
+        """The certified accuracy with its interval; None where no verifier was asked."""
         value = self.result.certified_accuracy
         return None if value is None else Share.measured(value, self.n)
 
@@ -119,6 +123,7 @@ class Evaluation:
 
     @property
     def threat(self) -> str:
+        """The threat, or the union, in words."""
         return numbers.threat(self.threats)
 
     @property
@@ -138,6 +143,7 @@ class Evaluation:
 
     @property
     def reliable(self) -> bool:
+        """Did no severe flag make its verdict unreliable?"""
         return self.result.verdict == "ok"
 
 
@@ -154,6 +160,7 @@ class Part:
     hits: int = 0
 
     def counted(self, hits: int) -> Part:
+        """The same with its number of examples."""
         return replace(self, hits=hits)
 
 
@@ -176,14 +183,17 @@ class Radius:
 
     @property
     def eps(self) -> float:
+        """In input units."""
         return self.result.threat.eps or 0.0
 
     @property
     def tick(self) -> str:
+        """As it was written, such as 8/255."""
         return self.result.threat.eps_text or numbers.plain(self.eps)
 
     @property
     def threat(self) -> str:
+        """The threat at this radius, in words."""
         return numbers.threat([self.result.threat])
 
 

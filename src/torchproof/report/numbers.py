@@ -35,6 +35,7 @@ class Share:
 
     @property
     def hits(self) -> int:
+        """How many of the n."""
         return round(self.value * self.n)
 
     @property
@@ -53,6 +54,7 @@ class Share:
         return f"{self.percent} % (95 % interval {self.interval} %, n = {count(self.n)})"
 
     def written(self, fraction: float) -> str:
+        """A fraction in percent, to as many decimals as n is worth."""
         return f"{100 * fraction:.{1 if self.n <= 1000 else 2}f}"
 
 
@@ -77,6 +79,7 @@ def duration(seconds: float) -> str:
 
 
 def norm(part: ThreatRecord) -> str:
+    """`L∞` for linf; a norm without a sign of its own as it is named."""
     return NORMS.get(part.norm.lower(), part.norm)
 
 

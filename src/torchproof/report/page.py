@@ -57,10 +57,12 @@ class Section:
 
     @property
     def result(self) -> Result:
+        """What result.json says."""
         return self.evaluation.result
 
     @property
     def listed(self) -> list[ClassRow]:
+        """The classes that the page shows: the weakest."""
         return weakest(self.classes)
 
     @property
@@ -94,6 +96,7 @@ class Section:
         return [*rows, ("versions", ", ".join(versions))]
 
     def class_name(self, label: int) -> str:
+        """The name of a label, or the label."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
 

@@ -36,6 +36,8 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Section:
+    """A heading with its paragraphs, then its tables, then its pictures."""
+
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()

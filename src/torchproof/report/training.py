@@ -70,6 +70,7 @@ class Training:
         )
 
     def epoch(self, row: int) -> int:
+        """The number of the epoch in row `row`, counted from 1 where it was not noted."""
         return int(self.epochs[row].get("epoch", row + 1))
 
     def series(self, name: str) -> list[tuple[int, float]]:

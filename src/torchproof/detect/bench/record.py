@@ -238,6 +238,7 @@ class Bench(Part):
 
 
 def titled(detector: str, trained_on: str | None) -> str:
+    """A detector's name, with the attack that a supervised one has learnt from."""
     return detector if trained_on is None else f"{detector}, trained on {trained_on}"
 
 
@@ -247,4 +248,5 @@ def numbers(scores: Tensor) -> list[float]:
 
 
 def tensors(stored: Mapping[str, list[float]]) -> dict[str, Tensor]:
+    """Stored scores as float64 tensors, by name."""
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in stored.items()}

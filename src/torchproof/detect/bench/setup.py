@@ -46,6 +46,7 @@ class Setup:
 
     @property
     def threat(self) -> Threat:
+        """That of the row which the detectors' own attacks are compared with."""
         threat = self.rows[self.main].threat
         assert threat is not None  # checked above
         return threat

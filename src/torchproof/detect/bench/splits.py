@@ -55,6 +55,7 @@ class Images:
         return len(self.y)
 
     def take(self, n: int) -> Images:
+        """The first n."""
         return Images(self.x[:n], self.y[:n], self.rows[:n])
 
 
