@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError, ModelError
-from torchproof.core.objectives import Goal, Objective
+from torchproof.core.objectives import Goal, Judged, Objective
 from torchproof.core.rejection import Rejecting
 
 
 @dataclass(frozen=True, eq=False)
-class Matching(Objective):
+class Matching(Judged):
     """loss = -|f(x') - r_t|^2 / D, r_t the reference of the class `goal.target` that is nearest to
     f(x') itself, f what the model returns under `key`; judged as `rule` judges.
 
@@ -57,9 +57,3 @@ class Matching(Objective):
         with torch.no_grad():
             nearest = torch.cdist(found, goals).argmin(1)
         return -(found - goals[nearest]).square().mean(1)
-
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)

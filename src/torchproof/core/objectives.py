@@ -81,6 +81,18 @@ class Classification(Objective):
         return margin(out, hard(goal.y))
 
 
+class Judged(Objective):
+    """A way around a defence: whatever the loss looks at, won and score are those of `rule`."""
+
+    rule: Objective
+
+    def won(self, out: Any, goal: Goal) -> Tensor:
+        return self.rule.won(out, goal)
+
+    def score(self, out: Any, goal: Goal) -> Tensor:
+        return self.rule.score(out, goal)
+
+
 @dataclass(frozen=True)
 class CrossEntropy(Classification):
     """-log p_y, or the cross-entropy to probabilities y."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.core.errors import InputError, ModelError
-from torchproof.core.objectives import Goal, Margin, Objective
+from torchproof.core.objectives import Goal, Judged, Margin, Objective
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Rejecting(Objective):
 
 
 @dataclass(frozen=True)
-class Heedless(Objective):
+class Heedless(Judged):
     """Towards the class `goal.target` by cross-entropy alone, judged as `rule` judges.
 
     A detector of low confidence forbids the way across a class boundary, where `Rejecting` turns
@@ -98,12 +98,6 @@ class Heedless(Objective):
 
     def loss(self, out: Any, goal: Goal) -> Tensor:
         return -F.cross_entropy(_parts(out)[0], goal.target, reduction="none")
-
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.core.objectives import Goal, Margin, Objective
+from torchproof.core.objectives import Goal, Judged, Margin, Objective
 from torchproof.core.rejection import Rejecting
 from torchproof.core.unaware import logits_of
 
 
 @dataclass(frozen=True)
-class Accepted(Objective):
+class Accepted(Judged):
     """As little suspicion as possible, whatever the class: threshold - reject, times the weight of
     `rule`, which judges.
     """
@@ -25,15 +25,9 @@ class Accepted(Objective):
         room: Tensor = self.rule.weight * (self.rule.threshold - out["reject"])
         return room
 
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)
-
 
 @dataclass(frozen=True)
-class Selective(Objective):
+class Selective(Judged):
     """`inner` of the logits while it is not won, then `Accepted`: every step follows the gradient
     of one of the two alone (selective PGD, Bryniarski et al. 2021; from memory of the paper).
     Judged as `rule` judges.
@@ -52,9 +46,3 @@ class Selective(Objective):
         logits = logits_of(out)
         accepted = Accepted(self.rule).loss(out, goal).to(logits)
         return torch.where(self.inner.won(logits, goal), accepted, self.inner.loss(logits, goal))
-
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from torchproof.core.errors import InputError
-from torchproof.core.objectives import Goal, Objective, margin
+from torchproof.core.objectives import Goal, Judged, margin
 from torchproof.core.rejection import Rejecting
 from torchproof.core.selective import Accepted
 from torchproof.core.unaware import logits_of
 
 
 @dataclass(frozen=True)
-class TwoStage(Objective):
+class TwoStage(Judged):
     """z_t - max_{j != t} z_j, t being `goal.target`, as long as it is at most `slack`; from there
     on `Accepted` alone. Judged as `rule` judges.
 
@@ -38,9 +38,3 @@ class TwoStage(Objective):
         ahead = -margin(logits_of(out), goal.target)
         accepted = Accepted(self.rule).loss(out, goal).to(ahead)
         return torch.where(ahead <= self.slack, ahead, accepted)
-
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)

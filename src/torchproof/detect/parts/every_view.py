@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchproof.core.errors import InputError, ModelError
-from torchproof.core.objectives import Goal, Objective
+from torchproof.core.objectives import Goal, Judged
 from torchproof.core.rejection import Rejecting
 
 
 @dataclass(frozen=True)
-class EveryView(Objective):
+class EveryView(Judged):
     """loss = -(mean over the views of the cross-entropy to the class `goal.target`); judged as
     `rule` judges.
 
@@ -46,9 +46,3 @@ class EveryView(Objective):
         flat = logits.reshape(-1, out["logits"].shape[1])
         losses = F.cross_entropy(flat, goal.target.repeat_interleave(self.views), reduction="none")
         return -losses.view(-1, self.views).mean(1)
-
-    def won(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.won(out, goal)
-
-    def score(self, out: Any, goal: Goal) -> Tensor:
-        return self.rule.score(out, goal)
