@@ -17,13 +17,13 @@ from torchproof.core.errors import InputError, ModelError, UnknownName
 from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.threats import Threat, parse
 from torchproof.verify import bounded, graph_of
-from torchproof.verify.bounds import CROWN, IBP
+from torchproof.verify.bounds import BOUNDS, CROWN, IBP
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
 from torchproof.verify.methods import METHODS as VERIFIERS
 from torchproof.verify.relax import Curve, Hinge, Largest, Product
-from torchproof.verify.sound import METHODS, sound_margins, uncovered
+from torchproof.verify.sound import sound_margins, uncovered
 from torchproof.verify.sound.lines import exact_lines, exact_range
 from torchproof.verify.sound.passes import Pass
 from torchproof.verify.sound.walk import Shown
@@ -180,7 +180,7 @@ def mixed() -> tuple[nn.Module, Graph, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("norm", "eps", "methods"),
-    [(Linf(), 0.02, tuple(m for m in METHODS if m != "bab")), (L2(), 0.1, ("crown",)),
+    [(Linf(), 0.02, (*BOUNDS, "deepz", "hybrid")), (L2(), 0.1, ("crown",)),
      (L1(), 0.3, ("fast-lin",)), (L0(), 2.0, ("ibp", "crown"))],
 )  # fmt: skip
 def test_what_is_left_of_the_bound_is_nearly_all_of_it(
