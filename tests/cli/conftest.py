@@ -142,7 +142,7 @@ class Forked:
     def kill(self) -> None:
         self.process.kill()
 
-    def end(self, timeout: float = 120) -> str:
+    def end(self, timeout: float = 600) -> str:
         """Waits for it, and gives what it said."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, "it does not come to its end"

@@ -84,10 +84,13 @@ def test_a_folder_and_then_its_rule(ask: Ask, bank: Bank, tmp_path: Path) -> Non
     assert found["score"] == from_folder["score"] and found["threshold"] == rule.threshold
     suspected = found["verdict"] == "backdoor suspected"
     assert second.exit_code == first.exit_code == int(suspected)
-    assert suspected == (found["score"] > rule.threshold) and found["cautions"] == []
+    assert suspected == (found["score"] > rule.threshold)
     assert f"score {found['score']:.2f}, threshold {rule.threshold:.2f}" in second.output
     area, (low, high) = auroc(rule.clean, rule.trojaned), found["bank"]["auroc_ci95"]
     assert found["bank"]["auroc"] == area and low <= area <= high and low < high
+    assert [f"AUROC {area:.2f}" in caution for caution in found["cautions"]] == [True] * (
+        low <= 0.5
+    )
     assert (found["bank"]["clean"], found["bank"]["trojaned"]) == (5, 1)
     assert found["bank"]["network"] == "mlp" and from_folder["bank"] == found["bank"]
     assert f"AUROC of {area:.2f} ({low:.2f} to {high:.2f})" in " ".join(second.output.split())

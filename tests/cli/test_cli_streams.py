@@ -63,6 +63,7 @@ def test_a_stream_is_evaluated_as_its_images_are(
     page = (tmp_path / "s" / "report.html").read_text()
     assert "Accuracy by class" in page and "Held-out" in page and "FAILS" not in page
     found = json.loads((tmp_path / "s" / "result.json").read_bytes())
+    assert found["data"] == data and found["chunks"] == 3
     chunks = sorted((tmp_path / "s" / "chunks").iterdir())
     decided = [row for chunk in chunks for row in rows(chunk)]
 

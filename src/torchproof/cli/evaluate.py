@@ -100,7 +100,8 @@ def evaluate(
     if isinstance(test, StreamSet):
         streams.measure(
             loaded.model, test, place=place, curve=curve, training=_training(model), out=out,
-            resume=resume, full=full, chunk=chunk, shard=shard, max_seconds=max_seconds, **asked,
+            resume=resume, full=full, chunk=chunk, shard=shard, max_seconds=max_seconds,
+            data_name=data, **asked,
         )  # fmt: skip
     one = partial(
         measure, loaded.model, test, save_adversarial=adversarial, data_name=f"{data} (test)",

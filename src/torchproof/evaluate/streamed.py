@@ -98,8 +98,8 @@ def evaluate_stream(
     _claim(out, about, resume, shared)
     who = called(model, name)
     command = f"evaluate_stream({who}, {data.name}, {threats}, {about['suite']!r}, chunk={chunk})"
-    given = {"command": command, **more, "seed": seed, "name": name, "model_sha256": digest,
-             "data_name": data.name}  # fmt: skip
+    given = {"command": command, "data_name": data.name, **more, "seed": seed, "name": name,
+             "model_sha256": digest}  # fmt: skip
 
     def one(number: int, pair: Pair, stage: bool | None) -> None:
         if isinstance(target := more.get("target"), int) and bool((pair[1] == target).all()):
