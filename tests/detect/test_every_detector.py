@@ -46,7 +46,7 @@ class Row:
 
 # Images of 8 x 8 pixels say little; those of the comparison are told apart more clearly.
 ROWS = {
-    "kd-bu": Row(0.7, 3, KDBU()),
+    "kd-bu": Row(0.65, 3, KDBU()),
     "kd": Row(0.7, 3, KDBU(passes=0)),
     "lid": Row(0.7, 3, LID()),
     "nss": Row(0.7, 4, NSS(), drawn=False),  # fewer images than it may take
