@@ -7,9 +7,9 @@ are counted at the model: rows forward, rows whose gradient came back. Beside th
 algorithm as published needs for a batch (IMPLIED, with its source). How much longer a step took:
 
 - `above AT`: than AT's step, beyond what the number of its passes explains. All passes count alike,
-  and AT's are ten for images and one for weights: a step in which a larger part are passes for
-  weights, or in which fewer passes share what is done once a step, is measured against a price that
-  it cannot have.
+  whatever they are for, and what is done once a step is shared by AT's eleven: a step of few
+  passes, or of one for weights and images at once, is measured against a price that it cannot
+  have.
 - `above bare`: than the same passes at the price of a bare one: of train mode for weights, of eval
   mode for images.
 - `above its passes`: than the same passes, each at the price of a bare pass of its kind (`passes`),
