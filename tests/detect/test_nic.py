@@ -131,7 +131,7 @@ def test_untrained_heads_are_worse_on_the_pair_features(
             final = one_class(known, (0.1, "scale"), Scaling.z_score(known))
             areas.append(auroc(-final(clean), -final(attacked)))
             gaps.append(agreed[0] - agreed[1])
-        assert areas[0] < 0.55 and areas[1] > 0.65, areas
+        assert areas[0] < 0.55 and areas[1] > 0.6, areas
         assert abs(gaps[0]) < 0.15 and gaps[1] > 0.25, gaps  # the class changes between layers
 
 

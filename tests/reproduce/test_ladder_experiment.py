@@ -184,7 +184,11 @@ def test_a_run_and_its_resumption(
     with pytest.raises(ResumeError, match="seeds"):
         RUN(Request(tmp_path / "cut", seeds=2, resume=True, say=print))
     RUN(Request(tmp_path / "cut", seeds=1, resume=True, say=lambda _: None))
-    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+    cut, uncut = figures(tmp_path / "cut"), figures(tmp_path / "whole")
+    ours = [[row.pop("ours") for row in each.pop("rows")] for each in (cut, uncut)]
+    assert cut == uncut
+    for one, other in zip(*ours, strict=True):  # float32 networks are read back, on any processor
+        assert one == pytest.approx(other, rel=1e-5)
     (tmp_path / "cut" / "digits-seed0" / "figures.json").write_text("{")
     with pytest.raises(FileError, match="remove that file"):
         RUN(Request(tmp_path / "cut", seeds=1, resume=True, say=lambda _: None))

@@ -110,18 +110,24 @@ def evaluate_stream(
             max_seconds=work.left(), **given,
         )  # fmt: skip
 
-    stages: list[bool | None] = [True] if full else [None, True]
-    complete = False
-    for stage in stages:
-        complete = work.through(partial(one, stage=stage), bool(stage))
-        if not complete or stage or not any(asked_of([part]) for part in evaluated(out)):
-            break
+    complete = _in_stages(work, one, full)
     result = summed(out, complete, shard)
     if result is None:
         remedy = "look at the stream, or take fewer shards" if complete else "raise max_seconds"
         raise InputError(f"{data.name} without examples", "at least one chunk", remedy)
     result.save(out)
     return result
+
+
+def _in_stages(work: _Work, one: Callable[..., None], full: bool) -> bool:
+    """Without the reserve, then with it where a chunk asks for it; is all of it done?"""
+    stages: list[bool | None] = [True] if full else [None, True]
+    complete = False
+    for stage in stages:
+        complete = work.through(partial(one, stage=stage), bool(stage))
+        if not complete or stage or not any(asked_of([part]) for part in evaluated(work.out)):
+            break
+    return complete
 
 
 def require_new(out: Path, resume: bool) -> None:
