@@ -119,7 +119,7 @@ def test_shards_of_a_stream_with_their_curves_are_merged_and_processes_share_one
             assert one[key] == two[key], (name, key)
     pages = [(tmp_path / out / "report.html").read_text() for out in ("m", "two")]
     assert all(page.count("ε = 0.05, quick") == 1 for page in pages)
-    cli("merge", shards[0], "--out", tmp_path / "n").refused("each shard once")
+    cli("merge", shards[0], "--out", tmp_path / "n").refused("every shard once")
 
 
 def test_a_network_is_trained_on_a_stream_and_resumed(

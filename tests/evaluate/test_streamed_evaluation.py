@@ -191,7 +191,7 @@ def test_shards_merge_to_what_one_process_finds(tmp_path: Path) -> None:
     assert same(found) == same(whole) and examples(tmp_path / "m") == examples(tmp_path / "w")
     assert found.standing is not None and found.standing.certified > 0
     assert sum(found.standing.model_dump().values()) == found.n == 70
-    with pytest.raises(InputError, match="each shard once"):
+    with pytest.raises(InputError, match="every shard once"):
         merge_streams(shards[:1], tmp_path / "n")
     with pytest.raises(FileError, match="holds a run"):
         merge_streams(shards, tmp_path / "m")

@@ -112,13 +112,13 @@ def _together(
     """This process's share of the parts; what all proved for the process that puts them together,
     the others leave.
     """
-    rest, found = several.left(max_seconds), []
+    rest, found = together.left(max_seconds), []
 
     def part(shard: str, folder: Path) -> bool:
         proved = one(out=folder, resume=True, shard=shard, max_seconds=rest())
         return all(row.status != "unfinished" for row in proved.examples)
 
-    if not together.work(out, part, several.over(rest)):
+    if not together.work(out, part, together.over(rest)):
         raise several.unfinished(out)
 
     def whole(parts: Sequence[Path]) -> None:

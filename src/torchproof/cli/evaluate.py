@@ -137,12 +137,12 @@ def _together(
     """This process's share of the parts; the report for the process that puts them together, the
     others leave.
     """
-    rest, found = several.left(max_seconds), []
+    rest, found = together.left(max_seconds), []
 
     def part(shard: str, folder: Path, full: bool | None) -> Report:
         return one(out=folder, resume=True, shard=shard, max_seconds=rest(), full=full)
 
-    if not together.evaluation(out, part, several.over(rest), full):
+    if not together.evaluation(out, part, together.over(rest), full):
         raise several.unfinished(out)
 
     def whole(parts: Sequence[Path]) -> None:

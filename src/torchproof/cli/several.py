@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,19 +56,6 @@ def first(device: torch.device, call: Callable[[], None]) -> None:
 def rank() -> int:
     """This process's number among those that torchrun started, 0 without it."""
     return int(os.environ.get("RANK", "0"))
-
-
-def left(seconds: float | None) -> Callable[[], float | None]:
-    """The seconds that are left of so many from now on; None without a limit."""
-    if seconds is None:
-        return lambda: None
-    end = time.monotonic() + seconds
-    return lambda: max(end - time.monotonic(), 1e-3)
-
-
-def over(rest: Callable[[], float | None]) -> Callable[[], bool]:
-    """Is the time of `left` up?"""
-    return lambda: (rest() or 1.0) <= 1e-3
 
 
 def concluded(out: Path) -> typer.Exit:

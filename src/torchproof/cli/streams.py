@@ -16,6 +16,7 @@ from torchproof.cli.options import console, tell
 from torchproof.cli.radii import radii
 from torchproof.cli.show import show_labels, show_result
 from torchproof.data.streamed_set import StreamSet
+from torchproof.evaluate import together
 from torchproof.evaluate.stream_merge import merge_streams
 from torchproof.evaluate.streamed import evaluate_stream, require_new
 from torchproof.evaluate.tally import StreamResult
@@ -34,7 +35,7 @@ def measure(
     waits for the end and speaks.
     """
     chosen, shared = test if n is None else test.take(n), several.started() > 1
-    resume, rest = several.resumed(resume), several.left(max_seconds)
+    resume, rest = several.resumed(resume), together.left(max_seconds)
     if shared:
         several.first(place, lambda: require_new(out, resume))
     asked |= {"shared": shared, "resume": resume, "command": command}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchproof.core.errors import FileError, InputError
 from torchproof.evaluate.ledger import RECORDS, RESULT, Header, Record, read_records
 from torchproof.evaluate.report import PICTURES, Report, read_pictures
+from torchproof.evaluate.subject import shard_of
 from torchproof.evaluate.summary import alarms, summarise
 
 _OWN = ("shard", "ids")  # settings in which shards differ
@@ -33,8 +34,7 @@ class _Part:
         if not (folder / RESULT).exists():
             remedy = "evaluate that shard again with resume=True"
             raise FileError(f"{folder} without {RESULT}", "a shard that has ended", remedy)
-        index, _, count = str(header.settings["shard"]).partition("/")
-        return cls(folder, header, int(index), int(count))
+        return cls(folder, header, *shard_of(header.settings["shard"]))
 
 
 def merge(
@@ -47,7 +47,7 @@ def merge(
     parts of one evaluation, each exactly once.
     """
     parts = sorted((_Part.read(Path(folder)) for folder in folders), key=lambda part: part.index)
-    _require_whole(parts)
+    require_whole([(part.folder, part.header.settings) for part in parts])
     if out is not None and (Path(out) / RESULT).exists():
         raise FileError(f"{out}, which has {RESULT}", "a new folder", "choose another")
     header = _joined(parts, command or f"torchproof.evaluate.merge({[str(f) for f in folders]})")
@@ -65,7 +65,7 @@ def asked_of(folders: Sequence[Path]) -> list[str]:
     """
     parts = sorted((_Part.read(folder) for folder in folders), key=lambda part: part.index)
     if len(parts) > 1:
-        _require_whole(parts)
+        require_whole([(part.folder, part.header.settings) for part in parts])
     header = _joined(parts, "")
     if not any(attack.get("reserve") for attack in header.settings["attacks"]):
         return []
@@ -80,24 +80,27 @@ def _records(parts: Sequence[_Part]) -> dict[int, dict[str, Record]]:
     return records
 
 
-def _require_whole(parts: Sequence[_Part]) -> None:
-    """Raises InputError unless these are shards 0 ... k - 1 of k of the same evaluation."""
-    if not parts:
+def require_whole(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Raises InputError unless the folders, each with its settings, are shards 0 ... k - 1 of k of
+    the same evaluation.
+    """
+    if not shards:
         raise InputError("no folders", "the folders of all shards", "pass them as a list")
-    count, first = parts[0].count, parts[0].header.settings
+    folder, first = shards[0]
+    given = sorted(str(settings["shard"]) for _, settings in shards)
+    count = shard_of(given[0])[1]
     if count == 1:
-        given = f"{parts[0].folder}, which holds the whole evaluation"
-        raise InputError(given, "the shards of one", "use it as it is: there is nothing to merge")
-    numbers = [f"{part.index}/{part.count}" for part in parts]
-    if numbers != [f"{i}/{count}" for i in range(count)]:
-        expected = ", ".join(f"{i}/{count}" for i in range(count))
-        raise InputError(f"shards {', '.join(numbers)}", expected, "pass every shard once")
-    for part in parts[1:]:
-        other = part.header.settings
-        names = [k for k in first if k not in _OWN and first[k] != other.get(k)]
+        whole = f"{folder}, which holds the whole evaluation"
+        raise InputError(whole, "the shards of one", "use it as it is: there is nothing to merge")
+    wanted = [f"{i}/{count}" for i in range(count)]
+    if given != sorted(wanted):
+        expected = ", ".join(wanted)
+        raise InputError(f"shards {', '.join(given)}", expected, "pass every shard once")
+    for other, settings in shards[1:]:
+        names = [k for k in first if k not in _OWN and first[k] != settings.get(k)]
         if names:
             raise InputError(
-                f"{part.folder}, which differs from {parts[0].folder} in {', '.join(names)}",
+                f"{other}, which differs from {folder} in {', '.join(names)}",
                 "shards of one evaluation",
                 "merge only runs with the same model, data and settings",
             )

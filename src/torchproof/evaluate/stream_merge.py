@@ -11,7 +11,7 @@ from typing import Any
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.files import write, writing
 from torchproof.evaluate.ledger import RESULT
-from torchproof.evaluate.merge import asked_of
+from torchproof.evaluate.merge import asked_of, require_whole
 from torchproof.evaluate.record import EXAMPLES
 from torchproof.evaluate.tally import (
     CHUNKS,
@@ -35,7 +35,7 @@ def merge_streams(folders: Sequence[Path | str], out: Path | str) -> StreamResul
     """
     parts, out = [Path(folder) for folder in folders], Path(out)
     settings = [_settings(part) for part in parts]
-    _require_whole(parts, settings)
+    require_whole([*zip(parts, settings, strict=True)])
     _require_ended(parts)
     if (out / RESULT).exists() or (out / CHUNKS).exists():
         raise FileError(f"{out}, which holds a run", "a new folder", "choose another folder")
@@ -62,25 +62,6 @@ def _settings(folder: Path) -> dict[str, Any]:
         remedy = "name the folders of `evaluate --shard i/k` on a stream"
         raise FileError(f"{path} ({error})", "the settings of a shard", remedy) from error
     return found
-
-
-def _require_whole(parts: Sequence[Path], settings: Sequence[dict[str, Any]]) -> None:
-    """Raises InputError unless these are shards 0 ... k - 1 of k of the same evaluation."""
-    if not parts:
-        raise InputError("no folders", "the folders of all shards", "pass them as a list")
-    first = settings[0]
-    for part, other in zip(parts, settings, strict=True):
-        names = [k for k in first if k != "shard" and first[k] != other.get(k)]
-        if names:
-            raise InputError(
-                f"{part}, which differs from {parts[0]} in {', '.join(names)}",
-                "shards of one evaluation",
-                "merge only runs with the same model, data and settings",
-            )
-    given = sorted(str(one["shard"]) for one in settings)
-    count = given[0].partition("/")[2]
-    if given != sorted(f"{i}/{count}" for i in range(int(count))) or count == "1":
-        raise InputError(f"shards {', '.join(given)}", "each shard once", "pass every shard once")
 
 
 def _require_ended(parts: Sequence[Path]) -> None:

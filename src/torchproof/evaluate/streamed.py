@@ -30,6 +30,7 @@ from torchproof.evaluate.identity import called, exact
 from torchproof.evaluate.ledger import RESULT
 from torchproof.evaluate.member import Suite
 from torchproof.evaluate.merge import asked_of
+from torchproof.evaluate.subject import shard_of
 from torchproof.evaluate.tally import (
     CHUNKS,
     DONE,
@@ -40,11 +41,10 @@ from torchproof.evaluate.tally import (
     folder_of,
     summed,
 )
-from torchproof.evaluate.together import SLEEP, held
+from torchproof.evaluate.together import SLEEP, held, left, over
 
 Pair = tuple[Tensor, Tensor]
 _DECIDING = ("quantised", "target", "verifier")  # further arguments of `evaluate`
-_OVER = 1e-3  # seconds that are left when none are
 
 
 class Chunked(Protocol):
@@ -94,7 +94,7 @@ def evaluate_stream(
         "suite": _named(suite), "shard": shard or "0/1",
         **{key: _text(more.get(key)) for key in _DECIDING},
     }  # fmt: skip
-    work = _Work(out, data, chunk, _numbers(shard), shared, _left(max_seconds), progress)
+    work = _Work(out, data, chunk, shard_of(shard or "0/1"), shared, left(max_seconds), progress)
     _claim(out, about, resume, shared)
     who = called(model, name)
     command = f"evaluate_stream({who}, {data.name}, {threats}, {about['suite']!r}, chunk={chunk})"
@@ -173,21 +173,6 @@ def _text(value: Any) -> str:
     return str(getattr(value, "__name__", value))
 
 
-def _numbers(shard: str | None) -> tuple[int, int]:
-    """i and k of "i/k"; raises InputError for anything else."""
-    first, _, count = (shard or "0/1").partition("/")
-    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
-        given, expected = f"shard {shard!r}", "i/k with 0 <= i < k"
-        raise InputError(given, expected, "write 0/2 and 1/2 for the two halves")
-    return int(first), int(count)
-
-
-def _left(seconds: float | None) -> Callable[[], float | None]:
-    """The seconds that are left of so many from now on; None without a limit."""
-    end = None if seconds is None else time.monotonic() + seconds
-    return lambda: None if end is None else max(end - time.monotonic(), _OVER)
-
-
 @dataclass(frozen=True)
 class _Work:
     """The chunks that are one call's to do, and how it goes through them."""
@@ -219,8 +204,7 @@ class _Work:
                 return not busy or not self._over()
 
     def _over(self) -> bool:
-        left = self.left()
-        return left is not None and left <= _OVER
+        return over(self.left)()
 
     def _open(self, reserve: bool) -> Iterator[tuple[int, Callable[[], Pair]]]:
         """The chunks of the shard that are not done, each with what decodes it."""

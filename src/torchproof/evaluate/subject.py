@@ -99,15 +99,20 @@ def _checked_ids(ids: Tensor | None, count: int) -> Tensor:
     return ids.cpu()
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """i and k of "i/k"; raises InputError for anything else."""
+    first, slash, count = str(text).partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+        given, expected = f"shard {text!r}", "i/k with 0 <= i < k"
+        raise InputError(given, expected, "write 0/2 and 1/2 for the two halves")
+    return int(first), int(count)
+
+
 def sharded(examples: Examples, shard: str | None) -> Examples:
     """The examples i, i + k, i + 2k, ... of shard "i/k"; raises InputError for anything else."""
     if shard is None:
         return examples
-    first, slash, count = str(shard).partition("/")
-    if not (slash and first.isdecimal() and count.isdecimal() and int(first) < int(count)):
-        given, expected = f"shard {shard!r}", "i/k with 0 <= i < k"
-        raise InputError(given, expected, "write 0/2 and 1/2 for the two halves")
-    i, k = int(first), int(count)
+    i, k = shard_of(shard)
     if i >= examples.total:
         remedy = "use fewer shards"
         raise InputError(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.files import write, writing
@@ -22,6 +22,8 @@ from torchproof.evaluate.merge import asked_of
 PARTS, PLAN, DONE, LOCK = "parts", "plan.json", "done", "lock"
 EACH = 8  # parts for each process: the last ones to work idle for an eighth of their share at most
 REMEDY = "free some space, then run it again with --resume"
+P = TypeVar("P")
+LEAST = 1e-3  # seconds that are said to be left when none are
 SLEEP = 0.2  # seconds between looks at parts that others work on
 
 
@@ -103,6 +105,29 @@ def held(folder: Path, wait: bool = False) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def left(seconds: float | None) -> Callable[[], float | None]:
+    """The seconds that are left of so many from now on; None without a limit."""
+    if seconds is None:
+        return lambda: None
+    end = time.monotonic() + seconds
+    return lambda: max(end - time.monotonic(), LEAST)
+
+
+def over(rest: Callable[[], float | None]) -> Callable[[], bool]:
+    """Is the time of `left` up?"""
+    return lambda: (rest() or 1.0) <= LEAST
+
+
+def unattended(parts: Iterable[P], place: Callable[[P], Path]) -> Iterator[P]:
+    """The parts that no other process is at, each held in its place until the next one is asked
+    for.
+    """
+    for part in parts:
+        with held(place(part)) as mine:
+            if mine:
+                yield part
 
 
 def evaluation(

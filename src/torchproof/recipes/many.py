@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torchproof.core.files import write
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import evaluate
-from torchproof.evaluate.together import held
+from torchproof.evaluate.together import held, unattended
 from torchproof.evaluate.versions import versions
 from torchproof.nn import load_model
 from torchproof.recipes.comparison import Cell, Comparison, line_of
@@ -69,7 +68,7 @@ class Many:
         # seeds outside: a run that is cut off leaves whole comparisons of fewer seeds
         for seed in self.table.seeds:
             for name, plan in self.table.rows.items():
-                with self._held(name, seed, wait=True):
+                with held(self._lock(name, seed), wait=True):
                     cell = self._cell(name, plan, seed)
                 if cell is None:
                     return None
@@ -82,15 +81,14 @@ class Many:
         """Every network that no other process is at: those of the seeds in `first`, then the rest,
         so that nobody idles while there is work.
         """
-        seeds = (*self.first, *(seed for seed in self.table.seeds if seed not in self.first))
-        for seed in seeds:
-            for name, plan in self.table.rows.items():
-                with self._held(name, seed) as mine:
-                    if mine and self._cell(name, plan, seed) is None:
-                        return
+        seeds = sorted(self.table.seeds, key=lambda seed: seed not in self.first)
+        cells = [(name, seed) for seed in seeds for name in self.table.rows]
+        for name, seed in unattended(cells, lambda cell: self._lock(*cell)):
+            if self._cell(name, self.table.rows[name], seed) is None:
+                return
 
-    def _held(self, name: str, seed: int, wait: bool = False) -> AbstractContextManager[bool]:
-        return held(self.out / name / f"seed{seed}" / "held", wait)
+    def _lock(self, name: str, seed: int) -> Path:
+        return self.out / name / f"seed{seed}" / "held"
 
     def begin(self) -> None:
         """Looks up every name and argument, then makes the folder this table's; raises as `run`."""

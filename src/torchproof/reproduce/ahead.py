@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from torchproof.evaluate.together import held
+from torchproof.evaluate.together import held, unattended
 from torchproof.reproduce.experiment import Outcome, Partial, Request
 
 T = TypeVar("T")
@@ -63,10 +63,10 @@ def shared(
         for name, seed in parts:
             found[name].append(one(name, seed))
         return found
-    for name, seed in sorted(parts, key=lambda part: part[1] not in request.own):
-        with held(request.out / "locks" / f"{name}-seed{seed}") as mine:
-            if mine:
-                one(name, seed)
+    mine_first = sorted(parts, key=lambda part: part[1] not in request.own)
+    locks = request.out / "locks"
+    for name, seed in unattended(mine_first, lambda part: locks / f"{part[0]}-seed{part[1]}"):
+        one(name, seed)
     raise Partial
 
 
