@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Networks and images that a test draws without a seed of its own are the same alone, in
+    company and in any order, those of the fixtures that it is the first to ask for as well.
+    """
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -158,13 +158,15 @@ def test_without_symbols_it_is_ibp(mlp: nn.Module, seeded: Make, rule: str) -> N
     assert torch.allclose(losses(own, plain, b), losses(ibp, plain, b), **EXACT)
 
 
-def test_all_symbols_before_one_layer_of_relus_are_deep_z(mlp: nn.Module) -> None:
-    shallow, b = nn.Sequential(mlp[0], mlp[1], mlp[2], nn.Linear(9, 3).double()), batch()
+def test_all_symbols_before_one_layer_of_relus_are_deep_z(mlp: nn.Module, seeded: Make) -> None:
+    shallow, b = nn.Sequential(mlp[0], mlp[1], mlp[2], *seeded(nn.Linear(9, 3))), batch()
     method = DiffAI(THREAT, OVER, kappa=(0, 0), symbols=25, relu="chord")
     lower = method.lower(shallow, method.prepare(shallow, b), 1.0)
     expected = margins(copy.deepcopy(shallow).eval(), b.x, b.y, THREAT, "fast-lin")
     assert torch.allclose(lower, expected, **EXACT)
-    assert bool((lower > method.lower(shallow, b, 1.0)).all())  # no symbols: intervals
+    # without symbols they are intervals: wider on the whole, though a chord, which reaches below
+    # zero, may lose a single bound to them
+    assert bool(lower.mean() > method.lower(shallow, b, 1.0).mean() + 0.05)
 
 
 @every_rule
