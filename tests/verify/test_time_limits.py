@@ -21,12 +21,15 @@ from torchproof.evaluate import certify
 from torchproof.evaluate.propagation import Propagation
 from torchproof.verify import graph_of, margins, zonotope
 from torchproof.verify.bab import bab_margins
+from torchproof.verify.clock import OutOfTime
 from torchproof.verify.lp import lp_margins
 from torchproof.verify.methods import METHODS
 from torchproof.verify.milp import milp_margins, milp_verify
+from torchproof.verify.programme.example import prepared
 from torchproof.verify.sound import sound_margins
 
 UNTIMED = sorted(name for name, row in METHODS.items() if not row.timed)
+PROGRAMMES = ("lp", "lp-full", "milp", "milp-ibp", "milp-alpha", "ai2", "k-relu", "refine-zono")
 
 
 @pytest.fixture
@@ -79,6 +82,64 @@ def test_no_method_is_without_a_limit() -> None:
         assert not bool((found.sure > 0).any())
         again = Propagation(method, sound, 60.0, traced).margins(*given)
         assert bool(again.lower.isfinite().all()), method
+
+
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("method", PROGRAMMES)
+def test_programmes_are_made_under_the_clock(
+    method: str, sound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit is over after so many looks at the clock here, but for the solvers. At once: nothing
+    is known, but for the zonotope, which has no limit; at the last look: what came before.
+    """
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    monkeypatch.setattr("torchproof.verify.clock.time", clock)
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU(),
+                        nn.Linear(7, 3)).double().eval().requires_grad_(False)  # fmt: skip
+    for weight in net.parameters():
+        weight.mul_(2)
+    x = torch.rand(1, 1, 2, 2, dtype=torch.float64)
+    given = (net, x, net(x).argmax(1), Threat(Linf(), 0.5))
+
+    def bounds(looks: float) -> Tensor:
+        return Propagation(method, sound, looks).margins(*given).sure
+
+    began = next(ticks)
+    whole = bounds(1e6)
+    looks = next(ticks) - began - 1
+    late, early = bounds(looks - 2.0), bounds(1.0)
+    zonotope_ = method == "refine-zono"
+    assert bool(late.isfinite().all()) and bool((late <= whole + 1e-9).all())
+    assert bool((early == -torch.inf).all()) != zonotope_ and bool((early <= late).all())
+    assert bool(((early if zonotope_ else late) < whole - 1e-6).any())
+
+
+def test_rows_that_were_made_in_time_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchproof.verify.programme.maps.BUDGET", 36)  # three rows of twelve
+    made = []
+    monkeypatch.setattr("torchproof.verify.programme.maps.look", lambda: made.append(None))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 2)).double().eval()
+    x = torch.rand(1, 1, 2, 2, dtype=torch.float64)
+    whole, begun = prepared(net, x), prepared(net, x)
+    name = whole.graph.inputs(whole.bends[0])[0]
+    expected = whole.to(name)
+    assert len(made) == 4
+
+    def over() -> None:
+        if len(made) == 6:
+            raise OutOfTime
+        made.append(None)
+
+    monkeypatch.setattr("torchproof.verify.programme.maps.look", over)
+    with pytest.raises(OutOfTime):
+        begun.to(name)
+    made.clear()
+    found = begun.to(name)
+    assert len(made) == 2  # of the four blocks two were there
+    for source, part in expected.parts.items():
+        assert bool((found.parts[source] != part).nnz == 0)
 
 
 def test_an_undecided_batch_is_written_as_such() -> None:

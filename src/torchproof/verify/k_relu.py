@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError, unknown
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins, Pass
+from torchproof.verify.clock import OutOfTime
 from torchproof.verify.graph import Graph, Node
 from torchproof.verify.lp import lp_bounds
 from torchproof.verify.programme.draft import Form, U
@@ -64,9 +65,12 @@ def join(example: Example, k: int = 2, groups: int = 100, limits: Limits = "back
     left; whether there are any, and time to use them.
     """
     clock = example.clock.part(0.5)
-    for node in example.maps.bends:
-        if isinstance(example.relaxed.encoding.known(node, example.intervals), Hinge):
-            _join(example, node, k, groups, limits, clock)
+    try:
+        for node in example.maps.bends:
+            if isinstance(example.relaxed.encoding.known(node, example.intervals), Hinge):
+                _join(example, node, k, groups, limits, clock)
+    except OutOfTime:
+        return False
     return bool(example.relaxed.encoding.cuts) and example.clock.left > 0
 
 

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lp import lp_bounds
 from torchproof.verify.programme.example import START, Example, Written, by_example, prepared
 from torchproof.verify.programme.integer import Enough, least_integer, tolerance
+from torchproof.verify.programme.maps import Maps
 from torchproof.verify.programme.solve import NOTHING, Answer, Clock, least
 
 CLEAR = 1e-5  # a margin below this many under zero is worth a look at its input
@@ -62,8 +64,11 @@ def integer_answers(example: Example, places: list[int]) -> list[Answer]:
     found = []
     for turn, t in enumerate(places):
         share = example.clock.spare / (len(places) - turn)
-        late = example.clock.left <= 0
-        found.append(NOTHING if late else example.exact.least(t, least_integer, share))
+        try:
+            late = example.clock.left <= 0
+            found.append(NOTHING if late else example.exact.least(t, least_integer, share))
+        except OutOfTime:
+            found.append(NOTHING)
     return found
 
 
@@ -74,10 +79,10 @@ def milp_verify(
     """A verdict for each example: propagated bounds, then linear programmes, then integers, each
     for the margins that are still open, the worst first.
 
-    time_limit: seconds for each example, which the solver keeps; the propagation that comes first
-    cannot be interrupted. middle: as for `lp_margins`. A counterexample is run through the model
-    itself, in its own dtype. Certified rests on bounds in float64 without an account of rounding,
-    and for integers on HiGHS: its dual bound less its tolerances. Raises like `lp_margins`.
+    time_limit: seconds for each example. middle: as for `lp_margins`. A counterexample is run
+    through the model itself, in its own dtype. Certified rests on bounds in float64 without an
+    account of rounding, and for integers on HiGHS: its dual bound less its tolerances. Raises like
+    `lp_margins`.
     """
     x, y = x.detach().clone(), y.detach()
     maps = prepared(model, x.cpu().double())
@@ -89,8 +94,8 @@ def milp_verify(
             inside = InputSet.of(x[one].cpu().double(), threat)
             verdict = trial.broken(x[one] - x[one])
             if verdict is None:
-                example = Example.of(maps, inside, y[one].cpu(), middle, clock)
-                verdict = _verdict(example, trial)
+                with limit(clock.left):
+                    verdict = _judged(maps, inside, y[one].cpu(), middle, clock, trial)
             verdicts.append(replace(verdict, seconds=clock.spent))
     return verdicts
 
@@ -117,8 +122,21 @@ class Trial:
         return Verdict("broken", float(logits[self.label] - rest.max()), moved[0])
 
 
-def _verdict(example: Example, trial: Trial) -> Verdict:
-    bounds, ended = example.propagated.copy(), {}
+def _judged(
+    maps: Maps, inside: InputSet, y: Tensor, middle: str, clock: Clock, trial: Trial
+) -> Verdict:  # fmt: skip
+    bounds = np.full(1, -np.inf)
+    try:
+        example = Example.of(maps, inside, y, middle, clock)
+        bounds = example.propagated.copy()
+        return _verdict(example, trial, bounds)
+    except OutOfTime:
+        return Verdict("undecided", float(bounds.min()), why="no time left")
+
+
+def _verdict(example: Example, trial: Trial, bounds: np.ndarray) -> Verdict:
+    """bounds: (K - 1,) of the margins so far; better ones are written over them."""
+    ended = {}
     for t, found, written in _answers(example, bounds):
         bounds[t], ended[t] = max(bounds[t], found.bound), found.status
         if found.point is not None:
@@ -150,7 +168,7 @@ def _answers(example: Example, bounds: np.ndarray) -> Iterator[tuple[int, Answer
     for turn, t in enumerate(left):
         written = example.exact
         share = clock.spare / (len(left) - turn)
-        yield t, written.least(t, least_integer, share, _enough(written, t)), written
+        yield t, written.least(t, least_integer, share, enough(written, t)), written
 
 
 def _open(bounds: np.ndarray) -> list[int]:
@@ -158,7 +176,7 @@ def _open(bounds: np.ndarray) -> list[int]:
     return [t for t in order if not bounds[t] > 0]
 
 
-def _enough(written: Written, margin: int) -> Enough:
+def enough(written: Written, margin: int) -> Enough:
     """The margin is certainly positive, or clearly negative somewhere."""
     offset, slack = float(written.constants[margin]), tolerance(written.programme)
     return lambda bound, best: bound + offset > 2 * slack or best + offset < -CLEAR

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import Margins
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph, Node
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -53,15 +54,25 @@ def refine_zono_margins(
 @dataclass
 class Refiner:
     """Follows a sweep over one example, writes what it has passed into programmes. layers: that
-    are still to be refined with integers; passed: nonlinear nodes so far.
+    are still to be refined with integers; passed: nonlinear nodes so far; over: no time is left,
+    and nothing more is refined.
     """
 
     encoding: Encoding
     clock: Clock
     layers: int
     passed: int = 0
+    over: bool = False
 
     def __call__(self, node: Node, intervals: dict[str, Interval]) -> None:
+        try:
+            with limit(self.clock.left):
+                if not self.over:
+                    self._step(node, intervals)
+        except OutOfTime:
+            self.over = True
+
+    def _step(self, node: Node, intervals: dict[str, Interval]) -> None:
         maps, refined = self.encoding.maps, False
         own = self.clock.part(1 / (len(maps.bends) - self.passed))
         for name in maps.graph.inputs(node):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from torchproof.core.threats import AnyThreat
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
+from torchproof.verify.milp import CLEAR, enough
 from torchproof.verify.programme.example import Example, Written, prepared
-from torchproof.verify.programme.integer import Enough, least_integer, tolerance
+from torchproof.verify.programme.integer import least_integer
 from torchproof.verify.programme.solve import Answer, Clock, least
-
-CLEAR = 1e-5  # a margin below this many under zero ends the search
 
 
 class Reached(NamedTuple):
@@ -39,12 +39,22 @@ def reached(
     for the margins that are still open. to_the_end: every margin is minimised; otherwise a search
     ends when the sign of its margin is known, and all of them when one is negative.
     """
-    maps = prepared(graph, x)
-    clock = Clock(seconds)
-    with torch.no_grad():
-        example = Example.of(maps, InputSet.of(x, threat), y, middle, clock)
-    lower = example.propagated.copy()
-    upper = np.full_like(lower, np.inf)
+    maps, clock = prepared(graph, x), Clock(seconds)
+    margins = maps.shape(maps.graph.output)[-1] - 1
+    lower, upper = np.full(margins, -np.inf), np.full(margins, np.inf)
+    try:
+        with limit(seconds), torch.no_grad():
+            example = Example.of(maps, InputSet.of(x, threat), y, middle, clock)
+            lower[:] = example.propagated
+            _search(example, lower, upper, to_the_end)
+    except OutOfTime:
+        pass  # what is known by now
+    return Reached(lower, upper)
+
+
+def _search(example: Example, lower: np.ndarray, upper: np.ndarray, to_the_end: bool) -> None:
+    """Writes better bounds over those (K - 1,) that are known; raises OutOfTime."""
+    clock = example.clock
     for t in _open(lower, to_the_end):
         answer = example.relaxed.least(t, least, clock.left)
         lower[t] = max(lower[t], answer.bound)
@@ -54,11 +64,10 @@ def reached(
         if upper.min() < -CLEAR and not to_the_end:
             break
         share, written = clock.spare / (len(left) - turn), example.exact
-        rest = () if to_the_end else (_enough(written, t),)
+        rest = () if to_the_end else (enough(written, t),)
         answer = written.least(t, least_integer, share, *rest)
         lower[t] = max(lower[t], answer.bound)
         _attained(example, written, answer, upper)
-    return Reached(lower, upper)
 
 
 def _open(lower: np.ndarray, to_the_end: bool) -> list[int]:
@@ -75,9 +84,3 @@ def _attained(example: Example, written: Written, answer: Answer, upper: np.ndar
     with torch.no_grad():
         logits = graph.run(inside.x + delta)[graph.output][0].numpy()
     np.minimum(upper, example.rows @ logits, out=upper)
-
-
-def _enough(written: Written, margin: int) -> Enough:
-    """The margin is certainly positive, or clearly negative somewhere."""
-    offset, slack = float(written.constants[margin]), tolerance(written.programme)
-    return lambda bound, best: bound + offset > 2 * slack or best + offset < -CLEAR

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Node, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
@@ -102,7 +103,8 @@ class Encoding:
         return relaxation(node, bind(node.args, {**self.maps.single, **intervals}))
 
     def write(self, node: Node, intervals: dict[str, Interval]) -> None:
-        """The next nonlinear node."""
+        """The next nonlinear node; raises OutOfTime."""
+        look()
         known = self.known(node, intervals)
         bend = BENDS.get(type(known))
         names = self.maps.graph.inputs(node)

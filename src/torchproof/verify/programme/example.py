@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import unknown
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import BOUNDS, Margins, Pass, graph_of
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -134,12 +135,19 @@ def by_example(
     bounds: Callable[[Example], np.ndarray], middle: str, time_limit: float | None,
 ) -> Margins:  # fmt: skip
     """`bounds` (K - 1,) of every example, with what propagation cost; arguments as in
-    `lp_margins`.
+    `lp_margins`. Where these are out of time, the propagated ones; -inf where propagation was.
     """
 
     def work(maps: Maps, inside: InputSet, y: Tensor, clock: Clock) -> tuple[np.ndarray, int]:
-        example = Example.of(maps, inside, y, middle, clock)
-        return bounds(example), example.walked
+        example = None
+        try:
+            with limit(clock.left):
+                example = Example.of(maps, inside, y, middle, clock)
+                return bounds(example), example.walked
+        except OutOfTime:
+            if example is None:
+                return np.full(maps.shape(maps.graph.output)[-1] - 1, -np.inf), 0
+            return example.propagated, example.walked
 
     return each(model, x, y, threat, work, time_limit)
 

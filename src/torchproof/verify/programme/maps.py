@@ -5,7 +5,7 @@ They do not depend on the input, so one set of them serves every example.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,8 +16,10 @@ from scipy import sparse
 from torch import Tensor
 
 from torchproof.core.errors import InputError
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values
 from torchproof.verify.operators import nonlinear
+from torchproof.verify.transpose import Transpose, transposed
 
 BUDGET = 2**22  # entries of the largest dense block of a matrix while it is made
 
@@ -39,6 +41,7 @@ class Maps:
     single: Values
     rounding: Rounding | None = None
     _known: dict[str, Affine] = field(default_factory=dict)
+    _begun: dict[str, _Rows] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, x: Tensor) -> Maps:
@@ -73,21 +76,40 @@ class Maps:
         return self._known[name]
 
     def _made(self, name: str, size: int) -> Affine:
-        """Row by row: the vjp of everything between the sources and the node."""
+        """Row by row, back from the node to the sources. Rows that have been made when time is over
+        are kept.
+        """
         nodes, sources = self.between(name)
-
-        def run(*values: Tensor) -> Tensor:
-            known = {**self.single, **dict(zip(sources, values, strict=True))}
-            for node in nodes:
-                known[node.name] = node.answer(known)
-            answer: Tensor = known[name]
-            return answer
-
-        points = tuple(torch.zeros_like(self.single[s]) for s in sources)
-        answer, back = run(*points), torch.func.vjp(run, *points)[1]
-        parts = _rows(torch.func.vmap(back), answer, points)
-        offset = answer.detach().reshape(size).numpy()
+        known = {**self.single, **{s: torch.zeros_like(self.single[s]) for s in sources}}
+        for node in nodes:
+            known[node.name] = node.answer(known)
+        begun = self._begun.setdefault(name, _Rows([[] for _ in sources]))
+        begun.go_on(self._back(name, nodes, sources), known[name], BUDGET // self._widest(nodes))
+        parts = self._begun.pop(name).whole
+        offset = known[name].detach().reshape(size).numpy()
         return Affine(dict(zip(sources, parts, strict=True)), offset)
+
+    def _widest(self, nodes: Sequence[Node]) -> int:
+        """The most entries of what these nodes read and answer."""
+        names = {n for node in nodes for n in (node.name, *self.graph.inputs(node))}
+        return max(int(self.single[name].numel()) for name in names)
+
+    def _back(self, name: str, nodes: Sequence[Node], sources: Sequence[str]) -> Transpose:
+        """Rows (R, ...) at a node to rows at the sources, through the affine nodes between."""
+        steps = [
+            (node.name, names, transposed(node, names, self.single))
+            for node in reversed(nodes)
+            for names in [self.graph.inputs(node)]
+        ]
+
+        def back(rows: Tensor) -> tuple[Tensor, ...]:
+            at = {name: rows}
+            for answer, names, step in steps:
+                for source, part in zip(names, step(at.pop(answer)), strict=True):
+                    at[source] = at[source] + part if source in at else part
+            return tuple(at[source] for source in sources)
+
+        return back
 
     def off(self, name: str, sizes: Mapping[str, Tensor]) -> np.ndarray:
         """(n,) how far the map to a node may be off for sources (1, ...) of at most these sizes, as
@@ -116,16 +138,26 @@ class Maps:
 Rounding = Callable[[Maps, str, Mapping[str, Tensor]], np.ndarray]
 
 
-def _rows(
-    back: Callable[[Tensor], tuple[Tensor, ...]], answer: Tensor, points: tuple[Tensor, ...]
-) -> list[Any]:
-    size = answer.numel()
-    chunk = max(1, BUDGET // max(size, *(p.numel() for p in points)))
-    blocks: list[list[Any]] = [[] for _ in points]
-    for first in range(0, size, chunk):
-        places = torch.arange(first, min(first + chunk, size))
-        unit = torch.zeros(len(places), size, dtype=answer.dtype)
-        unit[torch.arange(len(places)), places] = 1.0
-        for block, part in zip(blocks, back(unit.view(len(places), *answer.shape)), strict=True):
-            block.append(sparse.csr_array(part.detach().reshape(len(places), -1).numpy()))
-    return [sparse.vstack(block, format="csr") for block in blocks]
+@dataclass
+class _Rows:
+    """The first `done` rows of the maps from each source to a node, in blocks."""
+
+    blocks: list[list[Any]]
+    done: int = 0
+
+    def go_on(self, back: Transpose, answer: Tensor, chunk: int) -> None:
+        """Makes the others, so many at a time; raises OutOfTime in between."""
+        size, chunk = answer.numel(), max(1, chunk)
+        while self.done < size:
+            look()
+            places = torch.arange(self.done, min(self.done + chunk, size))
+            unit = torch.zeros(len(places), size, dtype=answer.dtype)
+            unit[torch.arange(len(places)), places] = 1.0
+            parts = back(unit.view(len(places), *answer.shape[1:]))
+            for block, part in zip(self.blocks, parts, strict=True):
+                block.append(sparse.csr_array(part.detach().reshape(len(places), -1).numpy()))
+            self.done += len(places)
+
+    @property
+    def whole(self) -> list[Any]:
+        return [sparse.vstack(block, format="csr") for block in self.blocks]

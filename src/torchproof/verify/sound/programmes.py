@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchproof.verify import k_relu
 from torchproof.verify.bounds import BOUNDS
+from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph, Values
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -93,7 +94,9 @@ def programme_margins(
     with torch.inference_mode(False), torch.no_grad():
         for row in range(len(x)):
             one = torch.tensor([row])
-            found.append(_one(maps, inside.take(one), y[one].cpu(), middle, way, Clock(seconds)))
+            with limit(seconds):
+                own = Clock(seconds)
+                found.append(_one(maps, inside.take(one), y[one].cpu(), middle, way, own))
     sums, walked = zip(*found, strict=True)
     value, error = (torch.stack(part).to(inside.x) for part in zip(*sums, strict=True))
     return Sum(value, error), sum(walked)
@@ -102,11 +105,18 @@ def programme_margins(
 def _one(
     maps: Maps, inside: InputSet, y: Tensor, middle: str, way: Way, clock: Clock
 ) -> Found:  # fmt: skip
-    begun = Begun.of(maps.graph, inside, y, START if middle == "lp" else middle)
+    try:
+        begun = Begun.of(maps.graph, inside, y, START if middle == "lp" else middle)
+    except OutOfTime:
+        nothing = torch.full(maps.shape(maps.graph.output), -torch.inf).double()[1:]
+        return Found(Sum(nothing, torch.zeros_like(nothing)), 0)
     known, passes = begun.known, begun.passes
     example = Example(maps, passes[0].walk.inside, clock, begun.intervals, begun.rows.numpy(),
                       known.sure.numpy(), cast(Any, passes), middle)  # fmt: skip
-    return Found(way(example, known), begun.walked)
+    try:
+        return Found(way(example, known), begun.walked)
+    except OutOfTime:
+        return Found(known, begun.walked)
 
 
 class Begun(NamedTuple):
