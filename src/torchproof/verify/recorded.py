@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from torchproof.verify.graph import Graph, Node, Ref, keeping_rows
@@ -28,6 +29,16 @@ _TWO = ("input", "other")
 _CONV: tuple[Any, ...] = ("input", "weight", ("bias", None), ("stride", 1), ("padding", 0),
                           ("dilation", 1), ("groups", 1))  # fmt: skip
 
+
+def _batch_norm(x: Tensor, mean: Tensor, var: Tensor, *more: Any) -> Tensor:
+    weight, bias, momentum, eps = more
+    return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
+
+
+_POOL: tuple[Any, ...] = ("input", "kernel_size", ("stride", None), ("padding", 0), ("dilation", 1),
+                          ("ceil_mode", False), ("return_indices", False))  # fmt: skip
+_PLACE = ("inplace", False)
+
 CALLS: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "add": (torch.add, _TWO),
     "sub": (torch.sub, _TWO),
@@ -35,21 +46,45 @@ CALLS: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "div": (torch.div, _TWO),
     "neg": (torch.neg, ("input",)),
     "matmul": (torch.matmul, _TWO),
-    "linear": (nn.functional.linear, ("input", "weight", ("bias", None))),
+    "linear": (F.linear, ("input", "weight", ("bias", None))),
     "conv1d": (torch.conv1d, _CONV),
     "conv2d": (torch.conv2d, _CONV),
-    "relu": (torch.relu, ("input",)),
+    "conv_transpose2d": (torch.conv_transpose2d, (
+        *_CONV[:5], ("output_padding", 0), ("groups", 1), ("dilation", 1))),
+    "relu": (torch.relu, ("input", _PLACE)),
+    "leaky_relu": (F.leaky_relu, ("input", ("negative_slope", 0.01), _PLACE)),
+    "prelu": (torch.prelu, ("input", "weight")),
+    "elu": (F.elu, ("input", ("alpha", 1.0), _PLACE)),
+    "silu": (F.silu, ("input", _PLACE)),
+    "mish": (F.mish, ("input", _PLACE)),
+    "gelu": (F.gelu, ("input",)),
+    "softplus": (F.softplus, ("input", ("beta", 1.0), ("threshold", 20.0))),
+    "hardtanh": (F.hardtanh, ("input", ("min_val", -1.0), ("max_val", 1.0), _PLACE)),
+    "hardswish": (F.hardswish, ("input", _PLACE)),
     "sigmoid": (torch.sigmoid, ("input",)),
     "tanh": (torch.tanh, ("input",)),
+    "max_pool2d": (F.max_pool2d, _POOL),
+    "avg_pool2d": (F.avg_pool2d, (
+        *_POOL[:4], ("ceil_mode", False), ("count_include_pad", True), ("divisor_override", None))),
+    "adaptive_avg_pool2d": (F.adaptive_avg_pool2d, ("input", "output_size")),
+    "batch_norm": (_batch_norm, (
+        "input", "running_mean", "running_var", ("weight", None), ("bias", None),
+        ("training", False), ("momentum", 0.1), ("eps", 1e-5))),
+    "layer_norm": (F.layer_norm, (
+        "input", "normalized_shape", ("weight", None), ("bias", None), ("eps", 1e-5))),
     "reshape": (torch.reshape, _SIZES),
     "permute": (torch.permute, _SIZES),
     "flatten": (torch.flatten, ("input", ("start_dim", 0), ("end_dim", -1))),
     "t": (torch.t, ("input",)),
-    "pad": (nn.functional.pad, ("input", "pad", ("mode", "constant"), ("value", None))),
-}
+    "pad": (F.pad, ("input", "pad", ("mode", "constant"), ("value", None))),
+}  # fmt: skip
 """Name of a call -> the function, and its arguments in order, with the defaults of those that have
-one. The names are kinds of operations too.
+one. The names are kinds of operations too. What is done in place, or in train mode, is not written
+down.
 """
+
+USUAL = (("inplace", False), ("training", False), ("return_indices", False))
+"""Arguments that are left out, and what they have to be."""
 
 
 class Strange(Exception):
@@ -150,8 +185,8 @@ _TORCH = str(Path(torch.__file__).parent)
 def _placed(
     places: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """All arguments in the order of `places`; that nothing is done in place goes without saying."""
-    named = {name: value for name, value in named.items() if (name, value) != ("inplace", False)}
+    """All arguments in the order of `places`, but for those that are as usual."""
+    named = {k: v for k, v in named.items() if (k, v) not in (*USUAL, ("approximate", "none"))}
     if places[-1] == "*sizes":
         sizes = args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:]
         if named:
@@ -162,7 +197,10 @@ def _placed(
     defaults = dict(p for p in places if not isinstance(p, str))
     if len(args) > len(names) or set(given) - set(names) or set(names) - {*given, *defaults}:
         raise Strange
-    return tuple(given.get(name, defaults.get(name)) for name in names)
+    usual = dict(USUAL)
+    if any(given[name] is not usual[name] for name in usual if name in given):
+        raise Strange
+    return tuple(given.get(name, defaults.get(name)) for name in names if name not in usual)
 
 
 def _of_any_batch(one: Graph, other: Graph, rows: int, others: int) -> Graph:

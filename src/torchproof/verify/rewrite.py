@@ -19,7 +19,13 @@ from torch import Tensor
 from torchproof.core.errors import ModelError
 from torchproof.verify.graph import Graph, Node, Ref
 from torchproof.verify.operators import HARMLESS
-from torchproof.verify.rewrite_norms import batch_norm, group_norm, layer_norm, per_channel
+from torchproof.verify.rewrite_norms import (
+    batch_norm,
+    group_norm,
+    layer_norm,
+    per_channel,
+    plain_batch_norm,
+)
 from torchproof.verify.rewrite_pools import max_pool
 from torchproof.verify.steps import Steps
 
@@ -187,6 +193,7 @@ def _aliased(steps: Steps, x: Any, *_: Any) -> bool:
 
 REWRITES: dict[str, Callable[..., bool]] = {
     "_native_batch_norm_legit_no_training": batch_norm,
+    "batch_norm": plain_batch_norm,
     "layer_norm": layer_norm,
     "group_norm": group_norm,
     "softmax": _softmax,

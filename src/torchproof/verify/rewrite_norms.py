@@ -21,6 +21,13 @@ def batch_norm(
     return True
 
 
+def plain_batch_norm(
+    steps: Steps, x: Any, mean: Any, var: Any, weight: Any, bias: Any, momentum: float, eps: float
+) -> bool:
+    """With the arguments in the order of `torch.nn.functional.batch_norm`, in eval mode."""
+    return batch_norm(steps, x, weight, bias, mean, var, momentum, eps)
+
+
 def _scale(x: Tensor, weight: Tensor | None, var: Tensor, eps: float) -> Tensor:
     scale = (var + eps).rsqrt()
     return per_channel(scale if weight is None else weight * scale, x)

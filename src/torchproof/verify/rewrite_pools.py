@@ -29,7 +29,7 @@ def max_pool(
 
 
 def _listed(value: Any) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)
+    return [value] if isinstance(value, int) else list(value or ())
 
 
 def _windows(

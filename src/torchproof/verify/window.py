@@ -97,7 +97,7 @@ def _average(
     padded: bool = True, *_: Any,
 ) -> Slide | None:  # fmt: skip
     size, pad = _each(kernel, axes), _each(padding, axes)
-    step = _each(stride, axes) or size
+    step = _each(stride or (), axes) or size
     return None if ceil or (any(pad) and not padded) else Slide(size, step, pad, (1,) * axes, 3)
 
 
