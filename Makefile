@@ -16,7 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)
 	$(BIN)/torchproof quickstart --out quickstart --overwrite
 
+# Compiled once, for the workers and the processes that tests start.
 test: $(STAMP)
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(STAMP)

@@ -4,7 +4,7 @@ rows of the zoo, each trained once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -29,6 +29,16 @@ class Images(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+
+@pytest.fixture(scope="module")
+def short_searches() -> Iterator[None]:
+    """Attacks without gradients and fits of substitutes with half their steps or fewer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("torchproof.adaptive.suspicion"), "QUERIES", 100)
+        patch.setattr(import_module("torchproof.adaptive.estimators"), "_STEPS", 60)
+        patch.setattr(import_module("torchproof.adaptive.sweep"), "_QUERIES", 200)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +100,7 @@ def net(train_images: Images) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def hardened(train_images: Images) -> nn.Module:
-    return fit(network(), train_images, 12, hard=True)
+    return fit(network(), train_images, 8, hard=True)
 
 
 class Levels(nn.Module):
@@ -165,13 +175,13 @@ class Small(NamedTuple):
 
 SMALL = {
     "k-wta": Small(1000, 297, 40, {"SHARE": 0.3}),
-    "odds-are-odd": Small(1000, 297, 40, {"EPOCHS": 25}),
+    "odds-are-odd": Small(1000, 297, 40, {"EPOCHS": 15}),
     "generative": Small(1000, 297, 40, {"STEPS": 400, "EPOCHS": 25}),
-    "sparse-fourier": Small(1000, 297, 40, {"EPOCHS": 25, "SHARE": 0.25}),
+    "sparse-fourier": Small(1000, 297, 40, {"EPOCHS": 15, "SHARE": 0.25}),
     "mahalanobis": Small(1000, 297, 40, {"EPOCHS": 25}),
     "ecoc": Small(800, 200, 30, {}),
     "ensemble-diversity": Small(1000, 100, 16, {"EPOCHS": 16}),
-    "empir": Small(800, 100, 20, {"EPOCHS": 20}),
+    "empir": Small(800, 100, 20, {"EPOCHS": 12}),
     "temporal": Small(800, 200, 30, {}),
     "mixup-inference": Small(1000, 100, 20, {}),
     "me-net": Small(1000, 100, 20, {}),

@@ -31,12 +31,15 @@ from torchproof.core.unaware import Unaware
 Adapt = Callable[..., Adapted]
 
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
+
 @pytest.fixture
 def run(images: Any, held: Any, threat: Any) -> Adapt:
-    """`run(model, n=40)`: a small run on the first images."""
+    """`run(model, n=24)`: a small run on the first images."""
 
-    def go(model: Any, n: int = 32, budget: int = 500, **more: Any) -> Adapted:
-        more = {"setting": Setting(inside=150, random=20), "references": held, **more}
+    def go(model: Any, n: int = 24, budget: int = 250, **more: Any) -> Adapted:
+        more = {"setting": Setting(inside=100, random=10), "references": held, **more}
         return adapt(model, images.x[:n], images.y[:n], threat, budget, **more)
 
     return go
@@ -50,10 +53,10 @@ def quantised(net: Any, parts: Any) -> DefendedPredictor:
 
 @pytest.fixture(scope="module")
 def found(quantised: DefendedPredictor, images: Any, held: Any, threat: Any) -> Adapted:
-    """A run on 32 images, during which nothing of the model has changed."""
+    """A run on 24 images, during which nothing of the model has changed."""
     before = [p.clone() for p in quantised.parameters()]
-    x, y, setting = images.x[:32], images.y[:32], Setting(inside=150, random=20)
-    made = adapt(quantised, x, y, threat, 500, references=held, setting=setting)
+    x, y, setting = images.x[:24], images.y[:24], Setting(inside=100, random=10)
+    made = adapt(quantised, x, y, threat, 300, references=held, setting=setting)
     assert all(torch.equal(a, b) for a, b in zip(before, quantised.parameters(), strict=True))
     return made
 
@@ -71,7 +74,7 @@ def test_a_quantiser_is_found_out(found: Adapted) -> None:
 
 def test_every_example_is_accounted_for(found: Adapted) -> None:
     of = {name: [r for r in found.rows if r.status == name] for name in ("broken", "standing")}
-    assert len(of["standing"]) == round(32 * found.robust)
+    assert len(of["standing"]) == round(24 * found.robust)
     assert {row.broken_by for row in of["broken"]} <= {step.name for step in found.steps}
     assert all(step.fresh <= step.won <= step.asked for step in found.steps)
     assert sum(step.fresh for step in found.steps) == len(of["broken"])
@@ -83,15 +86,15 @@ def test_broken_images_hold_and_lie_in_the_set(
 ) -> None:
     broken = [i for i, row in enumerate(found.rows) if row.status == "broken"]
     assert broken
-    assert float((found.x - images.x[:32]).abs().max()) <= 0.1 + 1e-5
+    assert float((found.x - images.x[:24]).abs().max()) <= 0.1 + 1e-5
     assert float(found.x.min()) >= 0 and float(found.x.max()) <= 1
     with torch.no_grad():
         answer = quantised(found.x).argmax(1)
-    assert bool((answer[broken] != images.y[:32][broken]).all())
+    assert bool((answer[broken] != images.y[:24][broken]).all())
 
 
 def test_pictures(found: Adapted, quantised: DefendedPredictor, images: Any) -> None:
-    x, y = images.x[:32], images.y[:32]
+    x, y = images.x[:24], images.y[:24]
     drawn = course(found)
     assert len(drawn.axes[0].get_yticks()) == len(found.steps)
     broken = sum(row.status == "broken" for row in found.rows)
@@ -147,22 +150,23 @@ def test_the_search_ends_where_everything_is_broken(net: nn.Module, images: Any,
 
 @pytest.mark.parametrize("name", ["net", "hardened"])
 def test_honest_networks_raise_no_flag(name: str, request: Any, run: Adapt) -> None:
-    found = run(request.getfixturevalue(name), n=50)
+    found = run(request.getfixturevalue(name))
     assert found.names == () and found.suspect is None and found.components == ()
     assert found.active is not None and found.active.passes and found.active.asr >= 0.9
     assert found.naive - 0.08 <= found.robust <= found.naive
     assert "nothing suspicious" in found.reading
 
 
-def test_noise_is_judged_by_the_majority(run: Adapt, net: Any, parts: Any) -> None:
+def test_noise_is_judged_by_the_majority(run: Adapt, net: Any, parts: Any, threat: Any) -> None:
     model = DefendedPredictor(
         net, preprocess={"noise": parts["noise"](0.15)}, declared=Declared(random=True)
     )
-    few = {"setting": Setting(inside=60, random=5)}
-    found = run(model, n=12, budget=250, **few)
+    naive = [Attempt("PGD-5", pgd(threat, 5, objective=CrossEntropy()))]
+    few = {"setting": Setting(inside=30, random=5), "naive": naive}
+    found = run(model, n=12, budget=150, **few)
     assert "random" in found.names and found.suspect == "noise"
     assert found.robust <= found.naive
-    again = run(model, n=12, budget=250, **few)
+    again = run(model, n=12, budget=150, **few)
     assert again == found  # the randomness is keyed
 
 
@@ -196,8 +200,8 @@ def test_a_detector_that_rejects_everything(
     far = parse("linf:0.25")
     naive = (Attempt("far", pgd(far, 20, objective=Unaware(CrossEntropy(), model.rule))),)
     found = adapt(
-        model, held.x[:24], held.y[:24], far, 500, naive=naive,
-        references=train_images, setting=Setting(inside=150, random=20),
+        model, held.x[:24], held.y[:24], far, 300, naive=naive,
+        references=train_images, setting=Setting(inside=100, random=10),
     )  # fmt: skip
     assert "all-rejected" in found.names and found.suspect == "reject"
     assert found.robust < found.naive - 0.2
@@ -312,8 +316,8 @@ def test_what_cannot_be_meant(run: Adapt, net: Any) -> None:
 
 @pytest.mark.parametrize("threat", ["l0:4", "l1:2", "l2:0.5"])
 def test_other_norms(threat: str, run: Adapt, net: Any, images: Any, held: Any) -> None:
-    setting = Setting(inside=60, random=5)
-    x, y, about = images.x[:12], images.y[:12], parse(threat)
-    found = adapt(net, x, y, about, 150, references=held, setting=setting)
+    setting = Setting(inside=30, random=5)
+    x, y, about = images.x[:8], images.y[:8], parse(threat)
+    found = adapt(net, x, y, about, 120, references=held, setting=setting)
     assert found.robust <= found.naive < found.clean
     assert bool(about.set(net, x).inside(found.x - x).all())

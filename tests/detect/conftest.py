@@ -39,10 +39,10 @@ RECIPES: dict[str, Detector] = {
     "nss": NSS(),
     # strokes of 8 x 8 digits are a pixel wide, and the paper's median for MNIST wipes them out
     "feature-squeezing": FeatureSqueezing((BitDepth(2), NonLocalMeans(5, 3, 60.0))),
-    "magnet": MagNet(epochs=10, batch=16, lr=0.03),
+    "magnet": MagNet(epochs=7, batch=16, lr=0.03),
     "dnr": DNR(folds=3),
-    "sfad": SFAD(width=0.03, epochs=14, batch=80, lr=0.03),
-    "nic": NIC(epochs=40, lr=3e-3, components=50),
+    "sfad": SFAD(width=0.02, epochs=8, batch=60, lr=0.03),
+    "nic": NIC(epochs=25, lr=3e-3, components=50),
 }
 
 

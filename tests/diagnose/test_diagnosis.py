@@ -22,6 +22,9 @@ from torchproof.diagnose.subject import Images, Sets, Subject
 from torchproof.diagnose.tail_index import TailIndex, TailTrack, tail_index, tails
 from torchproof.report.diagnosis import render_diagnosis
 
+GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)
+FEW = {"RADII": (0.1, 0.5), "NEAR_RADII": (0.1, 0.5), "LINE": GRID, "GRID": GRID}
+
 
 def subject(seed: int = 0, model: nn.Module | None = None) -> Subject:
     with torch.random.fork_rng():
@@ -34,7 +37,7 @@ def subject(seed: int = 0, model: nn.Module | None = None) -> Subject:
 
 @dataclass(frozen=True)
 class Whole:
-    """Everything measured of one network, and where it is stored."""
+    """Everything measured of one network, at few radii, and where it is stored."""
 
     about: Subject
     before: str
@@ -49,7 +52,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     about = replace(plain, layers=("1", "3"), checkpoints=along)
     before = fingerprint(about.model)
     how = {"model": "a <b>model</b>", "data": "d", "threat": "t", "command": "c", "versions": {}}
-    return Whole(about, before, diagnose(about, tuple(PARTS), about=how, out=out), out)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, radii in FEW.items():
+            patch.setattr(f"torchproof.diagnose.parts.{name}", radii)
+        found = diagnose(about, tuple(PARTS), about=how, out=out)
+    return Whole(about, before, found, out)
 
 
 def test_every_number_is_there_again(whole: Whole) -> None:
@@ -279,14 +286,10 @@ def test_the_plane_of_the_worst_direction(whole: Whole) -> None:
     assert along > max(row[middle] for row in plane.losses)
 
 
-def test_batch_norm_without_running_statistics_is_spoken_of() -> None:
-    norm = nn.BatchNorm1d(8, track_running_stats=False)
+@pytest.mark.parametrize("kept", [True, False])
+def test_batch_norm_is_spoken_of(kept: bool) -> None:
+    norm = nn.BatchNorm1d(8, track_running_stats=kept)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), norm, nn.Linear(8, 3))
     found = diagnose(subject(model=net), ("flatness",)).parts["flatness"].reading
-    assert "without running statistics" in found and "of the unmoved network" not in found
-
-
-def test_batch_norm_is_spoken_of() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-    found = diagnose(subject(model=net), ("flatness",))
-    assert "running statistics of the unmoved network" in found.parts["flatness"].reading
+    assert ("running statistics of the unmoved network" in found) is kept
+    assert ("without running statistics" in found) is not kept

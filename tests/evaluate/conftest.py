@@ -123,9 +123,9 @@ def short_suite() -> list[Member]:
     """The four kinds of search, each a few steps long."""
     attacks = {
         "PGD": pgd(THREAT, 5),
-        "APGD-T": apgd_t(THREAT, 15, 2),
-        "FAB-T": fab_t(THREAT, 15, 2),
-        "Square": square(THREAT, 40),
+        "APGD-T": apgd_t(THREAT, 8, 2),
+        "FAB-T": fab_t(THREAT, 8, 2),
+        "Square": square(THREAT, 20),
     }
     return [Member(name, attack) for name, attack in attacks.items()]
 

@@ -25,7 +25,7 @@ def test_decisions_on_a_real_network_do_not_depend_on_the_batch(
     model = networks("cnn_a_adv")
     with torch.no_grad():
         ids = (model(x).argmax(1) == y).nonzero()[:, 0]
-    attack = apgd_ce(parse("linf:2/255"), steps=30)
+    attack = apgd_ce(parse("linf:2/255"), steps=15)
     whole = attack(model, x[ids], y[ids], run=Run(ids=ids, slots=128))
     lost, score = (torch.empty(N).to(t) for t in (whole.lost, whole.score))
     lost[ids], score[ids] = whole.lost, whole.score

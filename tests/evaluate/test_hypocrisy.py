@@ -80,7 +80,7 @@ def test_of_a_linear_model_every_risk_in_closed_form() -> None:
 
 def test_the_attacks_are_those_of_the_library() -> None:
     """Each column equals the attack on the errors alone; correct examples keep their images."""
-    model, (x, y) = network(), images()
+    model, (x, y) = network(), images(16)
     found = hypocrisy(model, (x, y), THREAT, seed=5, slots=4)
     assert [a.name for a in found.record.attacks] == ["FGSM", "PGD-20", "C&W-100"]
     after, n = [], len(x)
@@ -170,7 +170,8 @@ def figures(found: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stage", ["clean", "PGD-20", FOE])
 def test_a_killed_run_goes_on(tmp_path: Path, stage: str) -> None:
     model, (x, y) = network(), images()
-    whole = hypocrisy(model, (x, y), THREAT, seed=3, slots=5, out=tmp_path / "whole")
+    short = friends(THREAT)[:2]
+    whole = hypocrisy(model, (x, y), THREAT, short, seed=3, slots=5, out=tmp_path / "whole")
 
     class Killed(Exception):
         """What ends the run."""
@@ -180,13 +181,15 @@ def test_a_killed_run_goes_on(tmp_path: Path, stage: str) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        hypocrisy(model, (x, y), THREAT, seed=3, slots=5, out=tmp_path / "cut", progress=interrupt)
+        hypocrisy(model, (x, y), THREAT, short, seed=3, slots=5, out=tmp_path / "cut",
+                  progress=interrupt)  # fmt: skip
     assert not (tmp_path / "cut" / "hypocrisy.json").exists()
     with pytest.raises(FileError):
-        hypocrisy(model, (x, y), THREAT, seed=3, out=tmp_path / "cut")
+        hypocrisy(model, (x, y), THREAT, short, seed=3, out=tmp_path / "cut")
     with pytest.raises(ResumeError, match="seed"):
-        hypocrisy(model, (x, y), THREAT, seed=4, out=tmp_path / "cut", resume=True)
-    ended = hypocrisy(model, (x, y), THREAT, seed=3, slots=9, out=tmp_path / "cut", resume=True)
+        hypocrisy(model, (x, y), THREAT, short, seed=4, out=tmp_path / "cut", resume=True)
+    ended = hypocrisy(model, (x, y), THREAT, short, seed=3, slots=9, out=tmp_path / "cut",
+                      resume=True)  # fmt: skip
     assert figures(ended) == figures(whole)
     assert ended.moved is not None and whole.moved is not None
     assert torch.allclose(ended.moved, whole.moved, atol=1e-6)

@@ -241,7 +241,7 @@ def test_a_run_killed_while_probing_ends_the_same(
             return out
 
     go(Counted())
-    for back in (5, 40, 75):
+    for back in (5, 60):
         folder = tmp_path / str(back)
         with pytest.raises(killed):
             go(interrupted(net, calls[0] - back), out=folder)

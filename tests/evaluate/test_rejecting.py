@@ -84,10 +84,10 @@ def slack(x: Tensor, y: int) -> float:
     return best
 
 
-@pytest.mark.parametrize(("suite", "first"), [("fast", 0), ("thorough", 20)])
-def test_what_can_be_misclassified_and_accepted_is_lost(suite: str, first: int) -> None:
+@pytest.mark.parametrize("suite", ["fast", "thorough"])
+def test_what_can_be_misclassified_and_accepted_is_lost(suite: str) -> None:
     model, (x, y) = guarded(), data()
-    x, y = x[first:], y[first:]
+    x, y = x[20:], y[20:]
     report = evaluate(model, (x, y), THREAT, suite, rejecting=RULE)
     with torch.no_grad():
         answer, away = model.model(x).argmax(1), model.detector(x) > 0
@@ -122,7 +122,7 @@ def test_what_can_be_misclassified_and_accepted_is_lost(suite: str, first: int) 
 def test_rejection_helps_but_less_than_a_blind_attack_says() -> None:
     model, (x, y) = guarded(), data()
     keep = model.detector(x) <= 0  # those that are accepted, so that both count the same images
-    pair = x[keep], y[keep]
+    pair = x[keep][:16], y[keep][:16]
     bare = evaluate(model.model, pair, THREAT, "quick")
     both = evaluate(model, pair, THREAT, "fast", rejecting=RULE)
     blind = Attack(THREAT, Margin(), PGD(40))(model.model, *pair)
@@ -146,7 +146,7 @@ def test_a_class_of_none_of_them() -> None:
 
 def test_shards_slots_and_probes(tmp_path: Path) -> None:
     def go(**more: Any) -> Report:
-        return evaluate(guarded(), data(), THREAT, "fast", rejecting=RULE, n=20, **more)
+        return evaluate(guarded(), data(), THREAT, "fast", rejecting=RULE, n=10, **more)
 
     whole = go(slots=7)
     for i in range(2):

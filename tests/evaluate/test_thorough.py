@@ -107,13 +107,13 @@ def test_estimates_are_no_gradients() -> None:
 def test_thorough_is_as_strong_as_full_runs_and_cheaper(net: nn.Module, blobs: Any) -> None:
     threat = Threat(Linf(), 0.08)
     members = [Member("CE", apgd_ce(threat)), Member("T", apgd_t(threat))]
+    data = blobs.x[5:13], blobs.y[5:13]
     full, lean, quick = (
-        evaluate(net, blobs, threat, suite, n=12) for suite in (members, "thorough", "fast")
+        evaluate(net, data, threat, suite) for suite in (members, "thorough", "fast")
     )
-    robust = round(full.robust_accuracy * 12)
-    assert 5 <= robust < 10
+    assert 5 <= round(full.robust_accuracy * 8) < 8
     assert lean.robust_accuracy <= full.robust_accuracy
-    assert quick.robust_accuracy <= full.robust_accuracy + 1 / 24
+    assert quick.robust_accuracy <= full.robust_accuracy + 1 / 16
     # what `standard` spends on a robust example of four classes: CE, T and FAB at three, Square
     budget = 201 + 2 * (3 * 201 + 1) + 5000
     assert lean.per_robust_example is not None and quick.per_robust_example is not None
@@ -121,11 +121,11 @@ def test_thorough_is_as_strong_as_full_runs_and_cheaper(net: nn.Module, blobs: A
 
 
 def test_thorough_does_not_depend_on_company(net: nn.Module, blobs: Any, tmp_path: Path) -> None:
-    x, y = blobs.x[:12], blobs.y[:12]
+    x, y = blobs.x[5:11], blobs.y[5:11]
     threat = Threat(Linf(), 0.08)
     whole = evaluate(net, (x, y), threat, "thorough", slots=16)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    mixed = {"data": (x[order], y[order]), "ids": order, "slots": 5}
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(3))
+    mixed = {"data": (x[order], y[order]), "ids": order, "slots": 2}
     for i in range(2):
         more = {"shard": f"{i}/2", "out": tmp_path / str(i), **mixed}
         evaluate(net, threat=threat, suite="thorough", **more)
@@ -147,7 +147,7 @@ class Stairs(nn.Module):
 
 def test_an_alarm_calls_the_reserve(net: nn.Module, blobs: Any, tmp_path: Path) -> None:
     threat = Threat(Linf(), 0.08)
-    suite = Suite((first(threat),), reserve=(Member("Square", square(threat, 200)),))
+    suite = Suite((first(threat),), reserve=(Member("Square", square(threat, 60)),))
     calm = evaluate(net, blobs, threat, suite, n=20)
     assert [a.name for a in calm.attacks] == ["first"]
     model = Stairs(net).eval()
@@ -170,9 +170,9 @@ def test_processes_that_share_a_run_call_the_reserve_together(
 ) -> None:
     """All parts run it or none does, as one process would, in parts too small to tell alone."""
     threat = Threat(Linf(), 0.08)
-    suite = Suite((first(threat),), reserve=(Member("Square", square(threat, 200)),))
+    suite = Suite((first(threat),), reserve=(Member("Square", square(threat, 60)),))
     model = Stairs(net).eval() if masked else net
-    x, y = blobs.x[:20], blobs.y[:20]
+    x, y = blobs.x[:12], blobs.y[:12]
     together.begin(tmp_path, len(x), 2, resume=False)
 
     def one(shard: str, folder: Path, full: bool | None) -> Report:
