@@ -27,6 +27,8 @@ PAGES = [
     if "```python" in page.read_text(encoding="utf-8")
     and str(page.relative_to(DOCS)) not in ELSEWHERE
 ]
+LATE = {"test.x[300:], test.y[300:]": "test.x[300:340], test.y[300:340]"}
+FEWER = {"train.take(400), test.take(250)": "train.take(200), test.take(80)"}
 # What is printed takes more data, or minutes: page -> those words, and what is run for them.
 QUICKER = {
     "scan": {"rounds=60": "rounds=1", "n=6000, epochs=5": "n=160, epochs=1, steps=20"},
@@ -37,9 +39,23 @@ QUICKER = {
     },
     "programmes": {"model, x, y": "model, x[:2], y[:2]"},
     "complete": {"model, x, y": "model, x[:6], y[:6]"},
-    "region": {"rounds=4": "rounds=1"},
-    "sfad": {"epochs=12": "epochs=2"},
-    "evaluate": {"x, y = test.x[:60], test.y[:60]": "x, y = test.x[:12], test.y[:12]"},
+    "region": {
+        "rounds=4": "rounds=1",
+        "model, x, y": "model, x[:20], y[:20]",
+        "(x, y), threat": "(x[:20], y[:20]), threat",
+    },
+    "evaluate": {"x, y = test.x[:60], test.y[:60]": "x, y = test.x[:6], test.y[:6]"},
+    "train": {"epochs=10": "epochs=2", "x, y = test.x[:60], test.y[:60]": "x, y = x[:6], y[:6]"},
+    "tail-index": {"Linear(64, 32)": "Linear(64, 8)", "Linear(32, 10)": "Linear(8, 10)"},
+    "lipschitz": {'split="train").x[:20]': 'split="train").x[:5]'},
+    "flatness": {"draws=6, starts=3": "draws=2, starts=1", ".take(40)": ".take(12)"},
+    "sfad": {"epochs=12": "epochs=2", **LATE},
+    "magnet": LATE,
+    "dnr": {"at_most=500": "at_most=200", **LATE},
+    "nic": {"epochs=40": "epochs=10", **LATE},
+    "lid": FEWER,
+    "kd-bu": FEWER,
+    "nss": {**FEWER, "arange(400)": "arange(200)"},
     "semidefinite": {"model, x, y": "model, x[:1], y[:1]", "time_limit=60": "time_limit=5"},
 }
 # What is printed needs a package that tests do not.

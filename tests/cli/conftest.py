@@ -5,11 +5,10 @@ run directory that was trained once.
 from __future__ import annotations
 
 import io
-import os
 import re
 import socket
-import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-import torchproof
 from torchproof.cli import options
 from torchproof.cli.main import main
 
@@ -89,43 +88,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="session")
-def shell() -> Callable[..., list[str]]:
-    """`shell("train", ...)` is the command line of another process."""
-
-    def command(*args: object, launch: tuple[str, ...] = ()) -> list[str]:
-        return [sys.executable, *launch, "-m", "torchproof", *map(str, args)]
-
-    return command
-
-
-@pytest.fixture(scope="session")
-def start(shell: Callable[..., list[str]]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a command in another process, with this source tree."""
-    source = str(Path(torchproof.__file__).parents[1])
-    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-    def popen(*args: object, **more: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            shell(*args, **more), env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    return popen
-
-
 FORKED = """
 import os, sys
 os.environ.update(env)
 os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
 os.dup2(1, 2)
+sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
 import torch
 from torchproof.cli.main import main
 torch.set_num_threads(1)
 sys.argv = ["torchproof", *words]
 main()
 """
+
+
+NEEDED = ("torchproof.cli.train", "torchproof.cli.evaluate", "sklearn.datasets", "torch._dynamo")
 
 
 @dataclass(frozen=True)
@@ -152,10 +129,13 @@ class Forked:
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
     """`fork("train", ...)`: a command in a process of its own, which need not import everything
-    anew: it is the copy of one that has.
+    anew: it is the copy of one that has, of this one where that can be.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["torchproof.cli.train", "torchproof.cli.evaluate"])
+    if torch.cuda.is_available():  # which no copy of a process that has used it can use
+        context: Any = get_context("forkserver")
+        context.set_forkserver_preload([*NEEDED])
+    else:
+        context = get_context("fork")
     folder = tmp_path_factory.mktemp("forked")
 
     def begun(*args: object, **env: object) -> Forked:
@@ -166,7 +146,9 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
             "env": {name: str(value) for name, value in env.items()},
         }  # fmt: skip
         process = context.Process(target=exec, args=(FORKED, known))
-        process.start()
+        with warnings.catch_warnings():  # of Python 3.12: pytest's own threads are not copied
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
         return Forked(process, said)
 
     return begun
@@ -231,3 +213,28 @@ def threads_kept() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def rendered_once() -> Iterator[None]:
+    """Rendering is half of what some commands cost here: of figures of one format, size and titles
+    only the first one of a module is rendered, the others, drawn as well, get its bytes.
+    """
+    known: dict[tuple[Any, ...], bytes] = {}
+    render = Figure.savefig
+
+    def savefig(self: Figure, to: Any, **more: Any) -> None:
+        if not isinstance(to, io.BytesIO):  # words of a page, which tests read
+            render(self, to, **more)
+            return
+        told = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in self.axes]
+        key = (*self.get_size_inches(), *told, more.get("format"), more.get("dpi"))
+        if key not in known:
+            buffer = io.BytesIO()
+            render(self, buffer, **more)
+            known[key] = buffer.getvalue()
+        to.write(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield

@@ -17,7 +17,7 @@ from torchproof.core.errors import FileError, InputError, MissingExtra, UnknownN
 from torchproof.data import load as load_data
 
 Ask = Callable[..., Result]
-FEW = ("--n", 60, "--classes", "0", "--epochs", 4, "--width", 8, "--batch-size", 16)
+FEW = ("--n", 60, "--classes", "0", "--epochs", 2, "--width", 8, "--batch-size", 16)
 
 
 @pytest.fixture

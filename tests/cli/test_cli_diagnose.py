@@ -39,7 +39,7 @@ def test_layers_and_checkpoints_are_asked_for_by_their_options(
     for step in (20, 3):
         cards.save(model, folder / f"epoch-{step:03}.safetensors")
     cards.save(model, folder / "last.safetensors")  # no step, left out of the folder
-    given = ("diagnose", trained, "--n", 10, "--n-train", 120, "--only", "titration")
+    given = ("diagnose", trained, "--n", 6, "--n-train", 120, "--only", "titration")
     answer = cli(*given, "--layers", "net.fc2", "--layers", "net.fc1", "--checkpoints", folder,
                  "--gradient-batch", 2,
                  "--also", "prunings", "--out", out)  # fmt: skip

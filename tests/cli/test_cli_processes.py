@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,16 +97,16 @@ def result(out: Path) -> dict[str, Any]:
 
 
 def test_two_processes_train_the_same_network(
-    cli: Callable[..., Any], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    cli: Callable[..., Any], pair: Pair, tmp_path: Path
 ) -> None:
     """As torchrun starts them."""
     given = ("train", "--model", "small-cnn(widths=(4, 8), hidden=16)", "--method", "AT(steps=2)",
              "--first", 120, "--epochs", 2, "--batch-size", 40)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    process = start(*given, "--out", two, launch=LAUNCH)
+    processes = pair(*given, "--out", two)
     assert cli(*given, "--out", one).code == 0
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
+    said = "".join(process.end() for process in processes)
+    assert [process.poll() for process in processes] == [0, 0], said
     assert said.count("run directory") == 1  # only the first process speaks
     ours, theirs = (load_model(str(out)).model.state_dict() for out in (two, one))
     for name, value in theirs.items():
@@ -115,9 +114,6 @@ def test_two_processes_train_the_same_network(
     for a, b in zip(lines(two / "metrics.jsonl"), lines(one / "metrics.jsonl"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-5 and a["step"] == b["step"]
         assert (a["forward"], a["backward"]) == (b["forward"], b["backward"])
-
-
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def test_two_processes_evaluate_as_one_does_also_where_one_is_killed(
@@ -154,9 +150,9 @@ def test_two_processes_share_the_networks_of_a_table(
     table = tmp_path / "table.yaml"
     table.write_text(
         "base: {data: digits, model: 'small-cnn(widths=(4, 8), hidden=16)', threat: 'linf:0.1',"
-        " n: 200, settings: {epochs: 1, held_out: 0}}\n"
+        " n: 100, settings: {epochs: 1, held_out: 0}}\n"
         "rows: {plain: {method: Standard}, AT: {method: AT(steps=1)}}\nseeds: [0, 1]\n"
-        "evaluate: {n: 20}\n"
+        "evaluate: {n: 8, suite: quick}\n"
     )
     one, two = tmp_path / "one", tmp_path / "two"
     processes = pair("train-many", table, "--out", two)

@@ -29,13 +29,13 @@ base:
   data: digits
   model: small-cnn(widths=(4, 8), hidden=16)
   threat: linf:0.1
-  n: 200
+  n: 120
   settings: {epochs: 1, batch_size: 50, lr: 0.002, optimiser: adam, held_out: 20, held_out_steps: 2}
 rows:
   AT: {method: AT(steps=2)}
   plain: {method: Standard, settings: {epochs: 2}}
 seeds: [0, 1]
-evaluate: {n: 30, suite: quick}
+evaluate: {n: 12, suite: quick}
 """
 
 
@@ -50,7 +50,7 @@ def test_rows_are_merged_over_the_base(tmp_path: Path) -> None:
     assert found.against == "AT" and found.seeds == (0, 1)
     plain = found.rows["plain"]
     assert plain.method == "Standard" and plain.settings.epochs == 2
-    assert plain.settings.batch_size == 50 and plain.n == 200
+    assert plain.settings.batch_size == 50 and plain.n == 120
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_table_is_trained_judged_compared_and_resumed(tmp_path: Path) -> None:
 
 def _the_cell_is_what_the_network_does(out: Path, cell: Cell) -> None:
     model = load_model(str(out / "AT" / "seed1")).model
-    test = load("digits", split="test").take(30)
+    test = load("digits", split="test").take(12)
     clean = (model(test.x).argmax(1) == test.y).float().mean()
     assert cell.clean == pytest.approx(float(clean))
     loss, pgd, fgsm = attacked(model, test.x, test.y, parse("linf:0.1"), 1)

@@ -16,6 +16,7 @@ import torch
 from torchproof.concept import activations, derivatives
 from torchproof.concept.tcav import welch
 from torchproof.core.errors import FileError, MissingExtra, ResumeError
+from torchproof.nn import build
 from torchproof.reproduce import a_cav as experiment
 from torchproof.reproduce import a_cav_subjects as subjects
 from torchproof.reproduce.a_cav_figures import (
@@ -132,6 +133,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(experiment, "captum_tcav", missing)
     monkeypatch.setattr(subjects, "DIGITS", ("3", "5"))
+    monkeypatch.setattr(subjects, "build", lambda name, **m: build(name, **m | {"widths": (8, 32)}))
     made = functools.cache(lambda folder: subject(Request(folder / "unused", data_dir=folder)))
 
     def once(request: Request) -> Subject:

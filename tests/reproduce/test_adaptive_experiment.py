@@ -37,7 +37,7 @@ from torchproof.reproduce.adaptive_record import Attacked, Broken, Cell, Control
 from torchproof.reproduce.adaptive_subjects import Materials, Part, code_of, keep, restored, trained
 from torchproof.reproduce.experiment import Outcome, Request, conclude
 
-TINY = Part(train=1000, calibration=100, tests=24, budget=150)
+TINY = Part(train=500, calibration=100, tests=16, budget=100)
 
 
 def marks(left: float, n: int = 100) -> Marks:
@@ -299,7 +299,9 @@ def test_test_images_differ_between_seeds(tmp_path: Path) -> None:
     first, second = (made.of("digits", seed) for seed in (0, 1))
     assert not torch.equal(first.test.x, second.test.x)
     assert torch.equal(first.train.x, second.train.x)
-    assert len(first.train) == 1000 and len(first.calibration) == 100 and len(first.test) == 24
+    assert (
+        len(first.train) == TINY.train and len(first.calibration) == 100 and len(first.test) == 16
+    )
     big = Materials(request(tmp_path, []), PARTS["small"]).of("digits", 2)
     assert len(big.train) + len(big.calibration) == len(load("digits", split="train"))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,7 @@ from torchproof.reproduce.experiment import Partial
 
 PROGRAM = """
 import os
-import sys
-from pathlib import Path
 
-from torchproof.reproduce.ahead import ahead
 from torchproof.reproduce.experiment import Outcome, Request, Row, conclude
 from torchproof.reproduce.figures import Figures
 
@@ -46,26 +42,21 @@ def experiment(request: Request) -> Outcome:
         rows=[Row.per_seed("a", [cell.value for cell in cells], 1)],
         judged=("shows", "it does"), picture=b"",
     )
-
-
-if __name__ == "__main__":
-    made = ahead(experiment, Request(Path(sys.argv[1]), seeds=3), 2)
-    print(os.getpid(), *made.rows[0].ours)
 """
 
 
-def test_processes_measure_and_one_concludes(tmp_path: Path) -> None:
-    (tmp_path / "small.py").write_text(PROGRAM)
-    out = tmp_path / "out"
-    command = [sys.executable, str(tmp_path / "small.py"), str(out)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
-    *lines, last = told.stdout.splitlines()
-    pid, *values = last.split()
-    assert values == ["0.0", "0.1", "0.2"]
-    assert [line for line in lines if "RuntimeError: this process fails" in line]
-    by = [str(json.loads((out / f"{seed}.json").read_text())["by"]) for seed in range(3)]
-    assert by[1] == pid and pid not in (by[0], by[2])  # the failed one was made up for
+def test_processes_measure_and_one_concludes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "three_seeds_of_a_test.py").write_text(PROGRAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment = importlib.import_module("three_seeds_of_a_test").experiment
+    out, said = tmp_path / "out", list[str]()
+    made = ahead(experiment, Request(out, seeds=3, say=said.append), 2)
+    assert made.rows[0].ours == (0.0, 0.1, 0.2)
+    assert [line for line in said if "RuntimeError: this process fails" in line]
+    by = [json.loads((out / f"{seed}.json").read_text())["by"] for seed in range(3)]
+    assert by[1] == os.getpid() not in (by[0], by[2])  # the failed one was made up for
     stored = json.loads((out / "outcome.json").read_text())
     assert stored["seeds"] == [0, 1, 2] and stored["cpu_seconds"] > 0
 

@@ -31,10 +31,10 @@ MAIN, OTHER = "PGD linf:0.3", "DeepFool l2"
 
 
 def tiny(name: str, paper: bool) -> Part:
-    settings = WHOLE.plan.settings.model_copy(update={"epochs": 8})
+    settings = WHOLE.plan.settings.model_copy(update={"epochs": 6})
     plan = WHOLE.plan.model_copy(update={"n": None, "settings": settings})
     return dataclasses.replace(
-        WHOLE, plan=plan, sizes=Sizes(250, 120, 60, 3), attacks=("FGSM linf:0.3", MAIN, OTHER),
+        WHOLE, plan=plan, sizes=Sizes(150, 80, 40, 2), attacks=("FGSM linf:0.3", MAIN, OTHER),
         detectors=("feature-squeezing", "nss(at_most=60)"),
     )  # fmt: skip
 
@@ -50,8 +50,8 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = {row.what: row for row in outcome.rows}
     assert table[f"digits: feature-squeezing: AUROC, {MAIN}"].ci95 is not None
     assert any("trained on PGD linf:0.3, lowest on others" in what for what in table)
-    assert table["digits: nss: false alarms, 5 % asked for"].n == 60
-    assert table["digits: nss: robust accuracy with it, adaptive attack"].n == 3
+    assert table["digits: nss: false alarms, 5 % asked for"].n == 40
+    assert table["digits: nss: robust accuracy with it, adaptive attack"].n == 2
     assert table["digits: feature-squeezing: AUROC, adaptive attack"].mean < 0.7
     assert {p.name for p in request.out.iterdir()} == {
         "digits-seed0", "outcome.json", "picture.png", "request.json", "table.md",

@@ -136,10 +136,10 @@ def test_white_box_and_stored_images() -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.of(epochs=2, batch_size=32, lr=0.01, optimiser="adam", held_out=0)
     plan = Plan(
-        model="lenet(widths=(4, 6), hidden=12, padding=2)", method="Standard", n=300,
+        model="lenet(widths=(4, 6), hidden=12, padding=2)", method="Standard", n=200,
         settings=settings,
     )  # fmt: skip
-    part = Part(plan, few=120, tests=16, epochs=(2, 1), share=0.5)
+    part = Part(plan, few=80, tests=16, epochs=(2, 1), share=0.5)
     monkeypatch.setattr(experiment, "parts", lambda request: [part])
     monkeypatch.setattr("torchproof.data.load", cache(load))
     monkeypatch.setattr(measures, "apgd", lambda threat, steps, *more: apgd(threat, 4, *more))

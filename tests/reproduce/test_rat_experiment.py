@@ -129,8 +129,10 @@ def test_what_is_measured_of_a_network() -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.of(epochs=2, batch_size=32, lr=0.01, optimiser="adam", held_out=0)
-    plan = Plan(model="mlp(hidden=(12,))", method="Standard", n=150, settings=settings)
-    part = Part(plan, "linf:0.3", "linf:0.1", few=40, tests=20, steps=4)
+    plan = Plan(model="mlp(hidden=(12,))", method="Standard", n=100, settings=settings)
+    part = Part(plan, "linf:0.3", "linf:0.1", few=20, tests=10, steps=2)
+    short = experiment.SETTINGS.model_copy(update={"epochs": 1})
+    monkeypatch.setattr(experiment, "SETTINGS", short)
     monkeypatch.setattr(experiment, "parts", lambda request: [part])
     monkeypatch.setattr(experiment, "ROUNDS", 2)
     monkeypatch.setattr("torchproof.data.load", cache(load))

@@ -167,7 +167,7 @@ def inspected(
 def small(study: Study, names: list[str]) -> Study:
     settings = {"epochs": 1, "batch_size": 50, "lr": 2e-3, "optimiser": "adam", "held_out": 20,
                 "held_out_steps": 2}  # fmt: skip
-    base = {**DIGITS, "model": "small-cnn(widths=(4, 8), hidden=16)", "n": 200,
+    base = {**DIGITS, "model": "small-cnn(widths=(4, 8), hidden=16)", "n": 120,
             "settings": settings}  # fmt: skip
     rows = {name: study.rows[name] for name in names}
     return dataclasses.replace(study, rows=rows, base=base, n=12)
@@ -193,7 +193,7 @@ def test_a_study_runs_from_end_to_end_and_resumes(
 
 
 def test_jsigr_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsigr, "IMAGES", 20)
+    monkeypatch.setattr(jsigr, "IMAGES", 8)
     study = small(jsigr.jsigr_study, ["plain", "J-SIGR", "Jacobian alone"])
     found = study(request(tmp_path, seeds=2))
     what = [row.what for row in found.rows]

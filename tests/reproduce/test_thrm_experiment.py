@@ -105,14 +105,14 @@ def test_it_runs_from_end_to_end_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.of(epochs=1, batch_size=50, lr=2e-3, optimiser="adam", held_out=0)
-    base = Plan(model="small-cnn(widths=(4, 8), hidden=16)", n=100, settings=settings)
+    base = Plan(model="small-cnn(widths=(4, 8), hidden=16)", n=60, settings=settings)
     plans = {
         (name, beta): base.model_copy(
             update={"method": f"{name}(steps=1, beta={beta})", "threat": "linf:0.1"}
         )
         for name, beta in (("TRADES", 1.0), ("THRM", 1.0), ("THRM", 5.0))
     }
-    monkeypatch.setattr(thrm, "sweep", lambda _: thrm.Sweep(plans, "linf:0.1", 30))
+    monkeypatch.setattr(thrm, "sweep", lambda _: thrm.Sweep(plans, "linf:0.1", 12))
     said: list[str] = []
     request = Request(tmp_path / "out", seeds=2, data_dir=tmp_path, say=said.append)
     found = thrm.thrm_experiment(request)
@@ -123,6 +123,6 @@ def test_it_runs_from_end_to_end_and_goes_on(
     said.clear()
     again = thrm.thrm_experiment(dataclasses.replace(request, resume=True))
     assert again.rows == found.rows and not any("epoch" in text for text in said)
-    plans[("THRM", 5.0)] = plans[("THRM", 5.0)].model_copy(update={"n": 90})
+    plans[("THRM", 5.0)] = plans[("THRM", 5.0)].model_copy(update={"n": 50})
     with pytest.raises(ResumeError):
         thrm.thrm_experiment(dataclasses.replace(request, resume=True))

@@ -81,7 +81,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str
         }
         for name, row in tisode.tisode_study.rows.items()
     }
-    base = {**DIGITS, "n": 120, "settings": settings}
+    base = {**DIGITS, "n": 70, "settings": settings}
     study = dataclasses.replace(tisode.tisode_study, rows=rows, base=base, n=6)
     said: list[str] = []
     request = Request(tmp_path / "out", data_dir=tmp_path, say=said.append, seeds=2)

@@ -160,8 +160,8 @@ def test_without_data_the_digits_take_its_place(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(network="mlp", n=300, epochs=2, batch_size=32, lr=5e-3, steps=10)
-    part = Part("digits", recipe, 4, 4, 60, (CLEAN, "patch"), Search(rounds=2, batches=1), 60)
+    recipe = Recipe(network="mlp", n=150, epochs=1, batch_size=32, lr=5e-3, steps=10)
+    part = Part("digits", recipe, 4, 4, 40, (CLEAN, "patch"), Search(rounds=1, batches=1), 40)
     monkeypatch.setattr(experiment, "part_of", lambda request: part)
 
 

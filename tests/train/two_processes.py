@@ -1,4 +1,4 @@
-"""Run by test_processes.py: `two_processes.py FOLDER` forks the two processes of each phase.
+"""Used by test_processes.py: `main(FOLDER)` forks the two processes of each phase.
 
 cut: runs in float64 without batch statistics, a run that nobody disturbs, and one that ends itself
 by os._exit in the middle of an epoch; resume: that last run again.
@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,13 @@ def phase(name: str, folder: Path, rank: int, world: int) -> None:
 
 def codes(name: str, folder: Path, world: int = 2) -> list[int]:
     """The exit codes of the processes of a phase, which are copies of this one: it has imported
-    torch, and done nothing with it.
+    all that they need.
     """
     children = []
     for rank in range(world):
-        child = os.fork()
+        with warnings.catch_warnings():  # of Python 3.12: pytest's own threads are not copied
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             code = 1
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -24,6 +25,12 @@ def find() -> Found:
 
 
 def _part(which: int) -> Arrays:
+    images, labels = _read()
+    rows = split_rows(torch.from_numpy(labels.astype(np.int64)), _TEST)[which].numpy()
+    return images[rows].astype(np.uint8), labels[rows]
+
+
+@cache
+def _read() -> Arrays:
     bunch = importlib.import_module("sklearn.datasets").load_digits()
-    rows = split_rows(torch.from_numpy(bunch.target.astype(np.int64)), _TEST)[which].numpy()
-    return bunch.images[rows].astype(np.uint8), bunch.target[rows]
+    return bunch.images, bunch.target
