@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.core.errors import ModelError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.verify import BOUNDS
@@ -89,3 +90,31 @@ def test_bounds_are_those_of_the_exported_graph(pool: Callable[[Tensor, int], Te
         for graph in (found, exported)
     ]
     assert torch.allclose(*lower, rtol=0, atol=1e-12)
+
+
+class Turned(nn.Module):
+    """The channels are the first axis for a while."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(channels, 1, 1, 1))
+        self.last = nn.Linear(4 * channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = (x.permute(1, 0, 2, 3) * self.scale).permute(1, 0, 2, 3)
+        out: Tensor = self.last((turned + x).flatten(1))
+        return out
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_a_network_whose_first_axis_is_not_the_batch_is_refused(channels: int) -> None:
+    """Where it is added to one that is, its rows would be those of a single channel."""
+    with pytest.raises(ModelError, match=r"permute at .*turned = .*first axis throughout"):
+        graph_of(Turned(channels).eval(), torch.rand(1, channels, 2, 2))
+
+
+def test_a_refusal_names_the_layer_of_a_network_without_code_of_its_own() -> None:
+    graph = graph_of(nn.Sequential(nn.Flatten(), nn.ELU()).eval(), torch.rand(1, 1, 2, 2))
+    assert [n.where for n in graph.nodes if n.kind == "elu"] == [
+        "return F.elu(input, self.alpha, self.inplace)"
+    ]

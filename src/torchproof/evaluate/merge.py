@@ -86,7 +86,7 @@ def require_whole(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     """
     if not shards:
         raise InputError("no folders", "the folders of all shards", "pass them as a list")
-    folder, first = shards[0]
+    folder, first = min(shards, key=lambda shard: str(shard[1]["shard"]))
     given = sorted(str(settings["shard"]) for _, settings in shards)
     count = shard_of(given[0])[1]
     if count == 1:
@@ -96,7 +96,7 @@ def require_whole(shards: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     if given != sorted(wanted):
         expected = ", ".join(wanted)
         raise InputError(f"shards {', '.join(given)}", expected, "pass every shard once")
-    for other, settings in shards[1:]:
+    for other, settings in shards:
         names = [k for k in first if k not in _OWN and first[k] != settings.get(k)]
         if names:
             raise InputError(

@@ -173,9 +173,15 @@ class _Recorder(TorchFunctionMode):
 
 def _line() -> str:
     """The source line of the model that makes the call which is being written down."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, __file__)):
-        frame = frame.f_back
+    frame = layer = sys._getframe(2)
+    own = (_TORCH, __file__)
+    while (before := frame.f_back) is not None and frame.f_code.co_filename.startswith(own):
+        if frame.f_code is _run.__code__:  # the model's own code is all torch's
+            frame = layer
+            break
+        if layer.f_code.co_name != "forward":
+            layer = frame
+        frame = before
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
