@@ -200,10 +200,9 @@ def _tried(graph: Graph, model: nn.Module, one: Tensor) -> Graph:
     with torch.no_grad():
         alone = torch.cat([model(row[None]) for row in rows])
         try:
-            values = graph.run(rows)
+            together = graph.run(rows)[graph.output]
         except RuntimeError:  # a size of the batch that was traced
-            values = {graph.output: alone[:0]}
-    together = values[graph.output]
+            together = alone[:0]
     if bool(alone.isnan().any()):
         given = "a model that answers NaN, to one of the images given times 1, 0.5 and 0.25"
         raise ModelError(given, "numbers", "look for damaged weights, and quotients of zeros")
@@ -216,25 +215,7 @@ def _tried(graph: Graph, model: nn.Module, one: Tensor) -> Graph:
             "rows that do not mix",
             "take out what is shared by a batch, or export it with a dynamic batch dimension",
         )
-    with torch.no_grad():
-        for found, count in ((values, len(rows)), (graph.run(one), 1)):
-            _require_rows(graph, found, count)
     return graph
-
-
-def _require_rows(graph: Graph, values: Values, count: int) -> None:
-    """Raises ModelError where the first axis of what depends on the input is not the batch's: rules
-    and transposes take it for that.
-    """
-    for node in graph.nodes:
-        value = values[node.name]
-        if node.name in graph.live and isinstance(value, Tensor) and value.shape[:1] != (count,):
-            raise ModelError(
-                f"{node.kind} at {node.where!r}, which answers {tuple(value.shape)} for {count} "
-                "of the inputs",
-                "the batch as the first axis throughout",
-                "write the network so that other axes alone are moved or joined",
-            )
 
 
 def _read(program: Any, model: nn.Module) -> Graph:
