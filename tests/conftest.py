@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import io
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 torch.set_num_threads(1)  # tests run side by side, and timings must not depend on the machine
@@ -61,6 +64,32 @@ def networks(data_dir: Path) -> Callable[[str], nn.Module]:
     spec.loader.exec_module(module)
     load: Callable[[str], nn.Module] = module.load
     return load
+
+
+@pytest.fixture(scope="module")
+def rendered_once() -> Iterator[None]:
+    """Rendering texts is half of what a tiny run costs: of figures of one format, size and titles
+    only the first one of a module is rendered, the others, drawn as well, get its bytes. Words of
+    a page, which tests read, are always rendered.
+    """
+    known: dict[tuple[Any, ...], bytes] = {}
+    render = Figure.savefig
+
+    def savefig(self: Figure, to: Any, **more: Any) -> None:
+        if not isinstance(to, io.BytesIO):
+            render(self, to, **more)
+            return
+        told = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in self.axes]
+        key = (*self.get_size_inches(), *told, more.get("format"), more.get("dpi"))
+        if key not in known:
+            buffer = io.BytesIO()
+            render(self, buffer, **more)
+            known[key] = buffer.getvalue()
+        to.write(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -332,7 +332,6 @@ def test_what_is_found_is_allowed_and_what_is_said_of_it_true(
     search: str, threat: str, goals: list[str], make_problem: Any
 ) -> None:
     for goal in goals:
-        print(goal)  # told where it fails
         said_and_done(search, threat, goal, make_problem)
 
 

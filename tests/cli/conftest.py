@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from torchproof.cli import options
 from torchproof.cli.main import main
@@ -216,25 +215,5 @@ def threads_kept() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def rendered_once() -> Iterator[None]:
-    """Rendering is half of what some commands cost here: of figures of one format, size and titles
-    only the first one of a module is rendered, the others, drawn as well, get its bytes.
-    """
-    known: dict[tuple[Any, ...], bytes] = {}
-    render = Figure.savefig
-
-    def savefig(self: Figure, to: Any, **more: Any) -> None:
-        if not isinstance(to, io.BytesIO):  # words of a page, which tests read
-            render(self, to, **more)
-            return
-        told = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in self.axes]
-        key = (*self.get_size_inches(), *told, more.get("format"), more.get("dpi"))
-        if key not in known:
-            buffer = io.BytesIO()
-            render(self, buffer, **more)
-            known[key] = buffer.getvalue()
-        to.write(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
-        yield
+def quick_pictures(rendered_once: None) -> None:
+    """Most commands draw."""

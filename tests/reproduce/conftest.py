@@ -4,12 +4,7 @@ is drawn, and the suite `fast` is two short attacks.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-from matplotlib.figure import Figure
 
 from torchproof.attack.catalogue import pgd
 from torchproof.core.objectives import Margin
@@ -18,25 +13,8 @@ from torchproof.evaluate import SUITES, Member, Suite
 
 
 @pytest.fixture(autouse=True, scope="module")
-def rendered_once() -> Iterator[None]:
-    """Rendering texts is half of what a tiny run costs: of figures of one format, size and titles
-    only the first one of a module is rendered, the others, drawn as well, get its bytes.
-    """
-    known: dict[tuple[Any, ...], bytes] = {}
-    render = Figure.savefig
-
-    def savefig(self: Figure, to: io.BytesIO, **more: Any) -> None:
-        told = [(axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) for axes in self.axes]
-        key = (*self.get_size_inches(), *told, more.get("format"), more.get("dpi"))
-        if key not in known:
-            buffer = io.BytesIO()
-            render(self, buffer, **more)
-            known[key] = buffer.getvalue()
-        to.write(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
-        yield
+def quick_pictures(rendered_once: None) -> None:
+    """A run and its resumption draw the same ones."""
 
 
 @pytest.fixture(autouse=True)

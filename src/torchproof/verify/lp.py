@@ -24,11 +24,10 @@ def lp_margins(
     middle: where bounds before nonlinear operations come from, a name of BOUNDS (all of its members
     intersected), or "lp" for two linear programmes for each neuron that is not settled. time_limit:
     seconds for each example; programmes that have none left leave the propagated bounds, and
-    propagation that has none knows nothing (-inf). ReLU-like
-    hinges by their triangle, maxima by rows x_i <= y and a plane above, other activations by their
-    two lines; balls of Linf, L1 and L0 by their convex hull, of L2 by tangents, in rounds. A bound
-    is the dual value of the solver's multipliers in float64, for L2 over the ball itself, and not
-    the solver's word.
+    propagation that has none knows nothing (-inf). ReLU-like hinges by their triangle, maxima by
+    rows x_i <= y and a plane above, other activations by their two lines; balls of Linf, L1 and L0
+    by their convex hull, of L2 by tangents, in rounds. A bound is the dual value of the solver's
+    multipliers in float64, for L2 over the ball itself, and not the solver's word.
 
     Raises UnknownName for a middle; ModelError for operations without a rule; InputError for a
     graph that is not in float64, and for an L0 ball without a box.

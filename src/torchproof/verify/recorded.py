@@ -57,7 +57,7 @@ CALLS: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "elu": (F.elu, ("input", ("alpha", 1.0), _PLACE)),
     "silu": (F.silu, ("input", _PLACE)),
     "mish": (F.mish, ("input", _PLACE)),
-    "gelu": (F.gelu, ("input",)),
+    "gelu": (F.gelu, ("input", ("approximate", "none"))),
     "softplus": (F.softplus, ("input", ("beta", 1.0), ("threshold", 20.0))),
     "hardtanh": (F.hardtanh, ("input", ("min_val", -1.0), ("max_val", 1.0), _PLACE)),
     "hardswish": (F.hardswish, ("input", _PLACE)),
@@ -83,7 +83,9 @@ one. The names are kinds of operations too. What is done in place, or in train m
 down.
 """
 
-USUAL = (("inplace", False), ("training", False), ("return_indices", False))
+USUAL: Mapping[str, Any] = {
+    "inplace": False, "training": False, "return_indices": False, "approximate": "none",
+}  # fmt: skip
 """Arguments that are left out, and what they have to be."""
 
 
@@ -192,7 +194,6 @@ def _placed(
     places: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """All arguments in the order of `places`, but for those that are as usual."""
-    named = {k: v for k, v in named.items() if (k, v) not in (*USUAL, ("approximate", "none"))}
     if places[-1] == "*sizes":
         sizes = args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:]
         if named:
@@ -203,10 +204,9 @@ def _placed(
     defaults = dict(p for p in places if not isinstance(p, str))
     if len(args) > len(names) or set(given) - set(names) or set(names) - {*given, *defaults}:
         raise Strange
-    usual = dict(USUAL)
-    if any(given[name] is not usual[name] for name in usual if name in given):
+    if any(given.get(name, usual) != usual for name, usual in USUAL.items()):
         raise Strange
-    return tuple(given.get(name, defaults.get(name)) for name in names if name not in usual)
+    return tuple(given.get(name, defaults.get(name)) for name in names if name not in USUAL)
 
 
 def _of_any_batch(one: Graph, other: Graph, rows: int, others: int) -> Graph:
