@@ -23,10 +23,10 @@ from torch import Tensor
 
 from torchproof.attack.apgd import APGD
 from torchproof.attack.around import Around
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Uniform, Zero
 from torchproof.core import keys

@@ -1,8 +1,8 @@
 """What each training method costs: seconds per step beside the passes it makes.
 
-    python benchmarks/training.py [--model small-cnn] [--size 28] [--methods AT AWP ...]
+    python benchmarks/training.py [--model small-cnn] [--size 28] [--batch 128] [--methods AT ...]
 
-One thread, batches of 128 random images, rounds interleaved, medians of process time. The passes
+One thread, batches of random images, rounds interleaved, medians of process time. The passes
 are counted at the model: rows forward, rows whose gradient came back. Beside them stands what the
 algorithm as published needs for a batch (IMPLIED, with its source). How much longer a step took:
 
@@ -47,7 +47,7 @@ from torchproof.train.ladder.method import LADDER
 from torchproof.train.rows import order
 from torchproof.train.step import take
 
-BATCH, STEPS = 128, 10
+STEPS = 10
 PGD = f"steps={STEPS}, length=0.25"
 METHODS = {
     "Standard": "Standard", "AT": f"AT({PGD})", "TRADES": f"TRADES({PGD})", "MART": f"MART({PGD})",
@@ -111,7 +111,9 @@ def job_of(name: str, model: Watched, x: Tensor, y: Tensor) -> Job:
         with torch.no_grad():  # its margin is the smooth one, which only sure answers pass
             [m for m in model.modules() if isinstance(m, nn.Linear)][-1].weight.mul_(1e3)
             y = model.eval()(x).argmax(1)
-    settings = Settings.of(epochs=10**4, batch_size=BATCH, lr=1e-3, held_out=0, schedule="constant")
+    settings = Settings.of(
+        epochs=10**4, batch_size=len(x), lr=1e-3, held_out=0, schedule="constant"
+    )
     job = started(model, lesson_of(x, y, how, settings, None, None), None, None)
     if name in BEGUN:
         how.begin(model, job.lesson.train, 0.0)
@@ -136,13 +138,15 @@ def main() -> None:
     parser.add_argument("--model", default="small-cnn")
     parser.add_argument("--size", type=int, default=28)
     parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     shape = {"channels": given.channels, "size": given.size, "classes": 10}
     torch.manual_seed(0)
-    x, y = torch.rand(BATCH, given.channels, given.size, given.size), torch.randint(10, (BATCH,))
+    batch = given.batch
+    x, y = torch.rand(batch, given.channels, given.size, given.size), torch.randint(10, (batch,))
     jobs = {}
     for name in given.methods:
         head = {"head": "cosine", "scale": COSINE[name]} if name in COSINE else {}
@@ -153,7 +157,7 @@ def main() -> None:
     cost: dict[Kind, list[float]] = {}
     for round_ in range(given.rounds + 1):
         for name, job in jobs.items():
-            chosen = order(job.lesson.real, BATCH, 0, job.state.epoch)[0]
+            chosen = order(job.lesson.real, batch, 0, job.state.epoch)[0]
             priced = list(prices(bare, x, y))
             step(job, chosen)  # a step of a run comes after one of its own
             took = clock(lambda j=job, c=chosen: step(j, c))
@@ -162,8 +166,8 @@ def main() -> None:
                 for key, value in priced:
                     cost.setdefault(key, []).append(value)
     price = {key: statistics.median(values) for key, values in cost.items()}
-    steps = 2 * (given.rounds + 1)
-    rows = [row(name, jobs[name], times[name], price, steps) for name in jobs]
+    images = 2 * (given.rounds + 1) * batch
+    rows = [row(name, jobs[name], times[name], price, images) for name in jobs]
     base = next((r["seconds"] for r in rows if r["method"] == "AT"), rows[0]["seconds"])
     first = next((r for r in rows if r["method"] == "AT"), rows[0])
     passes = first["forward"] + first["backward"]
@@ -182,7 +186,7 @@ def main() -> None:
         shown.append([*own, slower, more, 100 * r["above_at"], *above])
     about = (
         f"# Training methods\n\n{given.model}, {given.channels} x {given.size} x {given.size}, "
-        f"batches of {BATCH}, {given.rounds} interleaved rounds, medians. Forward and backward: "
+        f"batches of {batch}, {given.rounds} interleaved rounds, medians. Forward and backward: "
         "per image and step; implied by the paper: the same of the algorithm as published, as "
         "listed below. Double: passes through a backward pass (second derivatives). Above AT: "
         "longer than AT's step beyond the number of passes; above bare: longer than bare passes, "
@@ -203,19 +207,19 @@ def told_of(kind: Kind) -> list[str]:
 
 
 def row(
-    name: str, job: Job, times: list[float], price: dict[Kind, float], steps: int
+    name: str, job: Job, times: list[float], price: dict[Kind, float], images: int
 ) -> dict[str, Any]:
     """priced: seconds of bare passes of the same kinds, and an update; implied: of bare passes, all
     of train mode for weights, of eval mode for images.
     """
     model = job.learner.model
     assert isinstance(model, Watched)
-    rows = {kind: n / steps / BATCH for kind, n in model.rows.items() if kind[0] != "through"}
+    rows = {kind: n / images for kind, n in model.rows.items() if kind[0] != "through"}
     priced = price[UPDATE] + sum(n * price[kind] for kind, n in rows.items())
     found: dict[str, Any] = {"method": name, "forward": 0.0, "backward": 0.0}
     implied = 0.0
     for way, mode in ((way, mode) for way in ("forward", "backward") for mode in (True, False)):
-        seen = model.seen(way, mode) / steps / BATCH
+        seen = model.seen(way, mode) / images
         of = "graph" if way == "forward" else "weights" if mode else "images"
         found[way] += seen
         implied += seen * price[way, mode, of]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from torchproof.adaptive.defence import Material
 from torchproof.adaptive.zoo import PLACES, ZOO
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import pgd
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import forked
 from torchproof.core.threats import Threat, parse
 from torchproof.data import load

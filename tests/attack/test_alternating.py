@@ -18,10 +18,10 @@ from torchproof.attack.alternating import (
     alternating_pgd,
 )
 from torchproof.attack.apgd import checkpoints
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import NAMES
 from torchproof.attack.combine import Attack, Restarts
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Corner
 from torchproof.core import keys
 from torchproof.core.errors import InputError, UnknownName

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD, checkpoints
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core.norms import L2, Linf
 from torchproof.core.objectives import (

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import mi_fgsm, ni_fgsm
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.variance_tuning import vmi_fgsm
 from torchproof.core import keys

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.carlini_wagner import cw
 from torchproof.attack.cases import Found
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
@@ -23,6 +22,7 @@ from torchproof.attack.input_diversity import diverse
 from torchproof.attack.l1_apgd import L1APGD
 from torchproof.attack.nes import nes, spsa
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero
 from torchproof.attack.translation_invariant import translation_invariant

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.bpda import BPDA
 from torchproof.attack.cases import Cases
 from torchproof.attack.catalogue import apgd, averaged, pgd, square
@@ -18,6 +17,7 @@ from torchproof.attack.elsewhere import Elsewhere
 from torchproof.attack.nes import NES
 from torchproof.attack.oracle import Plain
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.scheduled import Scheduled
 from torchproof.attack.selective import Orthogonal, about, orthogonal, selective
 from torchproof.attack.smoothed import Smoothed

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from torchproof.attack.apgd import APGD, checkpoints
 from torchproof.attack.around import FromClean
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.give_up import GiveUp, Levels, Slope
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero
 from torchproof.core.errors import InputError

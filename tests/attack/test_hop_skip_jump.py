@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.hop_skip_jump import DIRECTION, JUMP, HopSkipJump, hop_skip_jump
 from torchproof.attack.minimum import MinimumNorm, Unlimited
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L1, L2, Linf, Norm

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import pgd
 from torchproof.attack.combine import Attack
 from torchproof.attack.hypocritical import (
@@ -18,6 +17,7 @@ from torchproof.attack.hypocritical import (
     hypocritical_fgsm,
     require_friendly,
 )
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L2, Linf

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd, apgd_ce, apgd_dlr, apgd_t
 from torchproof.attack.combine import Attack
 from torchproof.attack.l1_apgd import L1APGD, sparse_sign
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Gaussian, Uniform, Zero
 from torchproof.core import keys
 from torchproof.core.errors import InputError

@@ -5,7 +5,7 @@ should.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Jobs
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.l1_apgd import L1APGD
-from torchproof.attack.pgd import PGD
+from torchproof.attack.pgd import PGD, MomentumPGD, NoisyPGD
 from torchproof.attack.queue import Queue
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Start, Zero
+from torchproof.core.errors import ModelError
 from torchproof.core.norms import L1, L2, Linf
 from torchproof.core.objectives import (
     DLR,
@@ -140,6 +141,43 @@ def test_madry_training_is_a_naive_loop_bit_for_bit(dtype: torch.dtype, make_pro
         delta = (delta + eps / 4 * grad.sign()).clamp(low, high)
     assert torch.equal(found.value, delta)
     assert found.spent.tolist() == [[steps, steps]] * 6
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack(LINF, CrossEntropy(), PGD(4, 0.5)),
+        Attack(L2_, Margin(), MomentumPGD(3)),
+        Attack(LINF, CrossEntropy(), NoisyPGD(3, noise=0.01)),
+        Attack(Threat(L2(), 0.3, site=Latent("bn")), CrossEntropy(), PGD(2)),
+    ],
+    ids=["pgd", "momentum", "noisy", "latent"],
+)
+def test_the_queue_and_the_loop_without_one_agree(attack: Attack, make_problem: Any) -> None:
+    """Training starts all examples at once and needs no queue; seven slots do."""
+    p = make_problem(n=9, k=4, dtype=torch.float64, wrong=1)
+    run = Run(seed=5, ids=torch.arange(9) + 20, last=True, patience=math.inf)
+    at_once = attack(p.model, p.x, p.y, run=run)
+    queued = attack(p.model, p.x, p.y, run=replace(run, slots=7))
+    assert torch.allclose(at_once.value, queued.value, atol=1e-12)
+    assert int(at_once.lost.sum()) > 0
+    for name in ("lost", "spent", "by", "done", "undefined", "score"):
+        assert torch.equal(getattr(at_once, name), getattr(queued, name)), name
+
+
+def test_a_run_without_a_queue_stops_when_told(make_problem: Any) -> None:
+    p, asked = make_problem(n=4), iter((False, False, True))
+    run = Run(last=True, patience=math.inf, stop=lambda: next(asked))
+    found = Attack(LINF, CrossEntropy(), PGD(5))(p.model, p.x, p.y, run=run)
+    assert found.spent.tolist() == [[2, 2]] * 4 and not found.done.any()
+
+
+def test_training_refuses_answers_that_are_not_finite(make_problem: Any) -> None:
+    """Though it looks at no score."""
+    p = make_problem(n=4)
+    run = Run(last=True, patience=math.inf)
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        Attack(LINF, CrossEntropy(), PGD(2))(lambda x: p.model(x) * torch.nan, p.x, p.y, run=run)
 
 
 @pytest.mark.parametrize("tau", [0, 1, 2, 5, 100])

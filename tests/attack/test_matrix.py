@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from torchproof.attack.adam import Adam
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.carlini_wagner import CarliniWagner
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
@@ -35,6 +34,7 @@ from torchproof.attack.masks import Centre
 from torchproof.attack.multi_targeted import DecayingAdam
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD, NoisyPGD
 from torchproof.attack.regional import Regions, Towards
+from torchproof.attack.run import Run
 from torchproof.attack.search import Search
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Corner, Gaussian, Sphere, Uniform, Zero

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.carlini_wagner import CarliniWagner, cw
 from torchproof.attack.cases import Cases, Found, Point
 from torchproof.attack.catalogue import fab_t, pgd
@@ -22,6 +21,7 @@ from torchproof.attack.fab import FAB
 from torchproof.attack.fmn import FMN, fmn
 from torchproof.attack.minimum import ByLength, MinimumNorm, Unlimited
 from torchproof.attack.oracle import Quantised
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Sphere
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L0, L1, L2, Linf, Norm

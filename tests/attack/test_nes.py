@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.adam import Adam
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.nes import NES, SPSA, nes, spsa
 from torchproof.attack.oracle import Plain
 from torchproof.attack.pgd import PGD, MomentumPGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.errors import InputError

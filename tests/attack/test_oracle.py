@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases
 from torchproof.attack.combine import Attack, Chain
 from torchproof.attack.fgsm import FGSM
@@ -19,6 +18,7 @@ from torchproof.attack.input_diversity import InputDiversity
 from torchproof.attack.nes import NES, SPSA
 from torchproof.attack.oracle import EOT, Plain, Quantised
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.smoothed import Smoothed
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero

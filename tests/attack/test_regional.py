@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import EveryTarget
 from torchproof.attack.masks import Boxes, Centre, Mask, Patches, Salient, Scattered
 from torchproof.attack.regional import (
@@ -21,6 +20,7 @@ from torchproof.attack.regional import (
     regional,
     until_fooled,
 )
+from torchproof.attack.run import Run
 from torchproof.core.errors import InputError
 from torchproof.core.norms import L0, L1, L2, Linf
 from torchproof.core.sites import Universal

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core.norms import L1, L2, Linf
 from torchproof.core.objectives import CrossEntropy, Goal, Margin, TargetedMargin

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.smoothed import Smoothed
 from torchproof.attack.starts import Zero
 from torchproof.core.errors import InputError

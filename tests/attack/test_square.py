@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.core import keys
 from torchproof.core.norms import Linf

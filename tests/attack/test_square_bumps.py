@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import square
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.square import PROPOSALS, Square
 from torchproof.attack.square_bumps import Bumps, Windows
 from torchproof.core import keys

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.adam import Adam
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import ATTACKS, NAMES, averaged
 from torchproof.attack.combine import Attack, Chain, Restarts
 from torchproof.attack.gama import (
@@ -28,6 +27,7 @@ from torchproof.attack.multi_targeted import DecayingAdam, multi_targeted
 from torchproof.attack.odi import RandomDirection, odi
 from torchproof.attack.pgd import PGD
 from torchproof.attack.regional import Regions
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.with_clean import Informed
 from torchproof.core import keys

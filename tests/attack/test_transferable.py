@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.catalogue import NAMES, pgd
 from torchproof.attack.input_diversity import InputDiversity, Shift, diverse, placed
 from torchproof.attack.oracle import EOT, Plain
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Uniform, Zero
 from torchproof.attack.translation_invariant import TranslationInvariant, translation_invariant
 from torchproof.attack.variance_tuning import VarianceTuning, vmi_fgsm

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.hypocritical import hypocritical
+from torchproof.attack.run import Run
 from torchproof.attack.universal import Passes, Semantic, semantic, taken, universal
 from torchproof.core import keys
 from torchproof.core.errors import InputError

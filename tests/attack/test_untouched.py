@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.oracle import EOT, Quantised
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.untouched import forked, kept_buffers, untouched
 from torchproof.core.norms import L1, L2, Linf

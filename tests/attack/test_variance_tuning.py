@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.catalogue import mi_fgsm
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD, MomentumPGD
+from torchproof.attack.run import Run
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Zero
 from torchproof.attack.variance_tuning import VarianceTuning, vmi_fgsm

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.bpda import BPDA
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.oracle import EOT, Plain, Quantised
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import forked
 from torchproof.core.errors import InputError

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof import data as sets
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import pgd
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import forked
 from torchproof.core.keys import permutation, seed_of
 from torchproof.core.threats import parse

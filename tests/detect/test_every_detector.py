@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.core.errors import InputError
 from torchproof.core.ranking import auroc
 from torchproof.core.rejection import Rejecting

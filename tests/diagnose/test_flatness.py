@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.errors import InputError, UnknownName
 from torchproof.core.norms import L2, Linf

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd, pgd
 from torchproof.attack.hypocritical import hypocritical
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Gaussian, Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.catalogue import square
+from torchproof.attack.run import Run
 from torchproof.core.errors import FileError, InputError
 from torchproof.core.metrics import clopper_pearson
 from torchproof.core.threats import Threat

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd_ce, apgd_t, averaged, pgd, square
 from torchproof.attack.combine import Attack
 from torchproof.attack.nes import nes
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from torchproof.core.errors import InputError
-from torchproof.evaluate.survey import Survey
+from torchproof.evaluate.survey import APPROACHES, Survey
 from torchproof.evaluate.survey.record import Cell, Row, Share, Violation
 from torchproof.reproduce import Request
+from torchproof.reproduce.survey import smoothed_here, trained
 from torchproof.reproduce.survey.experiment import judge, rows, survey_experiment, told
+from torchproof.reproduce.survey.page import page
 
 
 def cell(network: str, attacked: int, **certified: int) -> Cell:
@@ -60,3 +62,26 @@ def test_a_survey_is_told_with_its_page_and_picture(tmp_path: Path) -> None:
 def test_another_scale_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="your own networks"):
         survey_experiment(Request(tmp_path / "out", scale="paper", say=lambda text: None))
+
+
+def test_every_training_for_smoothing_has_a_figure_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two epochs and four digits; what is there is read back, not made again."""
+    short = smoothed_here._SETTINGS.model_copy(update={"epochs": 2})
+    monkeypatch.setattr(smoothed_here, "_SETTINGS", short)
+    monkeypatch.setattr(smoothed_here, "IMAGES", 4)
+    monkeypatch.setattr(smoothed_here, "SAMPLES", 50)
+    said: list[str] = []
+    made = trained(tmp_path, said.append)
+    names = [a.name for a in APPROACHES if a.kind == "training"]
+    assert [s.training for s in made] == names and len(said) == 5
+    assert all(s.acr >= 0 and s.certified[0].n == 4 and not s.log for s in made)
+    start = (tmp_path / "trainings" / "smoothadv-pretrained" / "config.json").read_text()
+    assert str(tmp_path / "trainings" / "noise") in start
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("checkpoint.safetensors")}
+    assert trained(tmp_path, said.append) == made and len(before) == 5
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("checkpoint.safetensors")}
+    text = page(survey(cell("digits-a", 15, bab=15)).model_copy(update={"trainings": made}))
+    rows = [line for line in text.splitlines() if "[trained here: 1](#smoothing-trainings)" in line]
+    assert len(rows) == 5 and "No log here: Data augmentation, SmoothAdv" in text

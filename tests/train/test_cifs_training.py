@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import averaged, pgd
 from torchproof.attack.combine import Attack
 from torchproof.attack.joint import JointCrossEntropy, heads, joint_pgd
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core.asides import labels, labels_of, tell
 from torchproof.core.errors import InputError, ModelError, TorchproofError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.errors import InputError, UnknownName

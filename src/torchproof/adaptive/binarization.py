@@ -18,8 +18,8 @@ from torch import Tensor
 from torchproof.adaptive.attached import Attached
 from torchproof.adaptive.binary_problem import Problems, Setting, build
 from torchproof.adaptive.readout import Readout
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchproof.adaptive.attached import Attached
 from torchproof.adaptive.attempt import Attempt
 from torchproof.adaptive.judge import Judge, Verdict
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, untouched
 from torchproof.core import keys
 from torchproof.core.sites import Model

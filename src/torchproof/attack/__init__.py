@@ -2,7 +2,7 @@
 
 from torchproof.attack.adam import Adam
 from torchproof.attack.apgd import APGD
-from torchproof.attack.ascend import Run, ascend
+from torchproof.attack.ascend import ascend
 from torchproof.attack.bpda import BPDA
 from torchproof.attack.carlini_wagner import CarliniWagner
 from torchproof.attack.cases import Cases, Found, Jobs, Point
@@ -20,6 +20,7 @@ from torchproof.attack.minimum import Distances, MinimumNorm, Unlimited
 from torchproof.attack.nes import NES, SPSA
 from torchproof.attack.oracle import EOT, Oracle, Plain, Quantised
 from torchproof.attack.pgd import PGD, MomentumPGD, NesterovPGD
+from torchproof.attack.run import Run
 from torchproof.attack.search import Search, State
 from torchproof.attack.square import Square
 from torchproof.attack.starts import Gaussian, Sphere, Start, Uniform, Zero

@@ -76,9 +76,15 @@ class Jobs:
 
     def repeated(self, times: int) -> Jobs:
         """Every job `times` times, as restarts 0, 1, ..."""
+        if times == 1:
+            return self
         restart = torch.arange(times).repeat(len(self))
         problem, target = (t.repeat_interleave(times) for t in (self.problem, self.target))
         return Jobs(problem, target, restart, self.cost)
+
+    def rows(self, job: Tensor) -> Jobs:
+        """Some of the jobs."""
+        return Jobs(self.problem[job], self.target[job], self.restart[job], self.cost)
 
     def __len__(self) -> int:
         return len(self.problem)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run, ascend
+from torchproof.attack.ascend import ascend
 from torchproof.attack.cases import Found, Jobs
 from torchproof.attack.oracle import Oracle, Plain
+from torchproof.attack.run import Run
 from torchproof.attack.search import Search
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
@@ -138,13 +139,14 @@ class Attack:
         with untouched(model, keys.seed_of(run.seed, "model"), device):
             jobs = self._base(model, x.to(kind), y, target, run.slots, device)
             aim = int(jobs.target.max()) if self.objective.targeted and len(jobs) else -1
-            oracle = self.wrap(Plain(model, self.threat.site, self.objective, aim))
+            # training ranks no points, and a wrapper may look at anything
+            scored = not (run.last and self.search.even) or self.wrap is not _unwrapped
+            site, jobs = self.threat.site, jobs.repeated(self.restarts)
+            oracle = self.wrap(Plain(model, site, self.objective, aim, scored))
 
             def enclose(rows: Tensor) -> Set:
                 return self.threat.set(model, rows)
 
-            jobs = jobs.repeated(self.restarts)
-            site = self.threat.site
             found = ascend(oracle, self.search, site, enclose, x, y, jobs, run, device, kind)
         _warn(found)
         return found

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Found, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.oracle import Oracle, Plain
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError

@@ -35,12 +35,14 @@ class Plain:
     or infinite is held against its own problem: such entries become 0 and are counted. Raises
     ModelError for NaN or infinite answers, and at shared sites, where there is but one problem, for
     such gradients; InputError where `aim`, the largest target there is, is no class of the model.
+    scored: is the score read? If not, losses stand in its place.
     """
 
     model: Model
     site: Site
     objective: Objective
     aim: int = -1
+    scored: bool = True
 
     def __call__(self, cases: Cases, delta: Any, gradient: bool, progress: Tensor) -> Point:
         live = tree(lambda d: d.detach().requires_grad_(gradient), delta)
@@ -53,20 +55,27 @@ class Plain:
             grad = _gradient(loss, live) if gradient else None
         with torch.no_grad():
             out = tree(torch.detach, out)
-            score = self.site.gather(self.objective.score(out, goal))
+            score = loss.detach()
+            if self.scored or not math.isfinite(float(score.sum())):
+                score = self.site.gather(self.objective.score(out, goal))
+                _check_finite(score)
             won = self.site.gather_won(self.objective.won(out, goal))
-            if not math.isfinite(float(score.sum())) and not bool(score.isfinite().all()):
-                raise ModelError(
-                    "a model that answers NaN or infinity at some allowed perturbation",
-                    "finite logits",
-                    "look for divisions, logarithms and overflows in its forward pass",
-                )
             grad, undefined = (None, None) if grad is None else _mended(grad, self.site)
             # what was made under inference mode could not be written to later; a copy can
             loss = loss.detach() if gradient else loss.clone()
         # a model that averages several answers into one says how many it asked for
         samples = len(cases.x) // len(loss) * getattr(self.model, "draws", 1)
         return Point(loss, score, won, grad, (samples, samples * gradient), None, undefined)
+
+
+def _check_finite(score: Tensor) -> None:
+    """Raises ModelError for scores that are NaN or infinite: the model's answers are."""
+    if not math.isfinite(float(score.sum())) and not bool(score.isfinite().all()):
+        raise ModelError(
+            "a model that answers NaN or infinity at some allowed perturbation",
+            "finite logits",
+            "look for divisions, logarithms and overflows in its forward pass",
+        )
 
 
 def _check_aim(out: Any, aim: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class PGD(Search):
     / steps (Madry et al. 2018's rule). Returned is the worst point seen (evaluation) or the last
     iterate (training).
     """
+
+    even: ClassVar[bool] = True
 
     steps: int = 20
     length: float | None = None

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Found, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.masks import Mask
 from torchproof.attack.oracle import Oracle, Plain
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import home, untouched
 from torchproof.core import keys

@@ -29,12 +29,14 @@ class Search(ABC):
     """How to look for the worst point of a set.
 
     `steps` is the number of answers it uses; evaluation then asks once more, by value only, about
-    the last point. `gradient`: does it need gradients? `wanders`: does it also ask about points
-    outside the set, which never count? `needs`: what threat, site and objective have to offer;
-    `norms`: the norms it knows, None for all.
+    the last point. `gradient`: does it need gradients? `even`: does every job take all steps, and
+    none of them look at a score? `wanders`: does it also ask about points outside the set, which
+    never count? `needs`: what threat, site and objective have to offer; `norms`: the norms it
+    knows, None for all.
     """
 
     gradient: ClassVar[bool] = True
+    even: ClassVar[bool] = False
     wanders: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     norms: ClassVar[frozenset[type[Norm]] | None] = None

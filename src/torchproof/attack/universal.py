@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Cases, Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.oracle import Oracle
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.core.errors import InputError
 from torchproof.core.norms import Norm
 from torchproof.core.sets import Ball

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run, ascend
+from torchproof.attack.ascend import ascend
 from torchproof.attack.cases import Jobs, Point
 from torchproof.attack.pgd import PGD, check_steps
+from torchproof.attack.run import Run
 from torchproof.attack.search import State
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import home, precision, untouched

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, precision, untouched
 from torchproof.backdoor.inputs import check_inputs
 from torchproof.backdoor.poison import check_target

@@ -16,7 +16,7 @@ from torchproof.core.errors import InputError
 from torchproof.evaluate.survey import Survey
 from torchproof.evaluate.survey import survey as ask_all
 from torchproof.evaluate.survey.record import Cell
-from torchproof.reproduce.survey import SMALL, publish, small, theories, trainings
+from torchproof.reproduce.survey import SMALL, publish, small, theories, trained, trainings
 
 
 def survey(
@@ -50,8 +50,9 @@ def survey(
     """Ask every approach to certification about the same networks, images and input sets.
 
     Deterministic verifiers within a time limit, with attacks beside them; theories of smoothing on
-    the same stored counts; smoothing trainings by their stored logs. Writes result.json,
-    certification.md and a picture; a killed run goes on with --resume. Exit code 1 says that a
+    the same stored counts; smoothing trainings by stored logs and, unless --network or --method
+    ask for a part, by small networks that are trained for it. Writes result.json, certification.md
+    and a picture; a killed run goes on with --resume. Exit code 1 says that a
     bound was above what was reached in the set: a defect, which is shown in red.
     """
     if scale != "small":
@@ -63,7 +64,8 @@ def survey(
         subjects, n, seconds, methods=method or None, out=out, resume=resume, seed=seed, say=say,
         command=options.command_line(),
     )  # fmt: skip
-    smoothed = {"theories": theories(data_dir), "trainings": trainings(data_dir)}
+    own = () if network or method else trained(out, say)
+    smoothed = {"theories": theories(data_dir), "trainings": (*trainings(data_dir), *own)}
     found = found.model_copy(update=smoothed)
     found.save(out)
     page = publish(found, out)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack, Chain
+from torchproof.attack.run import Run
 from torchproof.core.errors import InputError, MissingExtra
 from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.sites import Model

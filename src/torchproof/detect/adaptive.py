@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.core.keys import seed_of
 from torchproof.core.objectives import Margin
 from torchproof.core.rejection import Rejecting

@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD, check_steps
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import home, untouched
 from torchproof.core import keys
 from torchproof.core.checks import check, check_logits, check_weights

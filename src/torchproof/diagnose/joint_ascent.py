@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Point
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.search import State
 from torchproof.attack.starts import Start
 from torchproof.core import keys

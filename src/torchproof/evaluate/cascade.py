@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.errors import ModelError
 from torchproof.core.grid import on_grid

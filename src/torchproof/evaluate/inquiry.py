@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.objectives import Classification, Goal, Objective
 from torchproof.core.threats import AnyThreat

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.evaluate.course import Course
 from torchproof.evaluate.images import Images

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
+from torchproof.attack.run import Run
 from torchproof.core.errors import InputError
 from torchproof.core.files import write, writing
 from torchproof.core.metrics import clopper_pearson

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof import data as sets
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError

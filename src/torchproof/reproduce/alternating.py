@@ -10,7 +10,7 @@ from torch import nn
 
 from torchproof import data as sets
 from torchproof.attack.alternating import alternating_pgd
-from torchproof.attack.ascend import Run
+from torchproof.attack.run import Run
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce.alternating_figures import Block, judge, picture, rows

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from torchproof.attack.alternating import LOSSES
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.core.norms import L2
 from torchproof.core.threats import Threat

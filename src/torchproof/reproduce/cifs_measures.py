@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import pgd, square
 from torchproof.attack.combine import Attack
 from torchproof.attack.joint import heads, joint_pgd
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys
 from torchproof.core.asides import labels

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.attack_set import AttackSet, Way
 from torchproof.attack.catalogue import pgd
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import untouched
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import apgd, pgd
+from torchproof.attack.run import Run
 from torchproof.attack.untouched import untouched
 from torchproof.core.norms import Linf
 from torchproof.core.objectives import DLR

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.catalogue import fgsm, pgd
 from torchproof.attack.combine import Attack, Restarts
+from torchproof.attack.run import Run
 from torchproof.attack.universal import Semantic
 from torchproof.attack.untouched import untouched
 from torchproof.core.objectives import Margin

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchproof import data as sets
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.masks import Centre, Frame, Mask, Scattered
 from torchproof.attack.regional import Regions, account, drawn_classes, regional, until_fooled
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.threats import parse

@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.asides import listening
 from torchproof.core.errors import MissingExtra

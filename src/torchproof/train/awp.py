@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run, ascend
+from torchproof.attack.ascend import ascend
 from torchproof.attack.cases import Cases, Jobs, Point
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.pgd import PGD, check_steps
+from torchproof.attack.run import Run
 from torchproof.attack.search import Search
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import kept_buffers

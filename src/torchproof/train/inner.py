@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD, NoisyPGD
+from torchproof.attack.run import Run
 from torchproof.attack.search import Search
 from torchproof.attack.starts import Start, Uniform
 from torchproof.attack.untouched import untouched

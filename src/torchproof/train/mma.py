@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.combine import Attack
 from torchproof.attack.pgd import PGD, check_steps
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Start, Uniform
 from torchproof.attack.untouched import untouched
 from torchproof.core import keys

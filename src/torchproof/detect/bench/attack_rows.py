@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.carlini_wagner import CarliniWagner
 from torchproof.attack.catalogue import fgsm, pgd, square
 from torchproof.attack.combine import Attack
 from torchproof.attack.deepfool import deepfool
 from torchproof.attack.hop_skip_jump import hop_skip_jump
 from torchproof.attack.minimum import MinimumNorm, Unlimited
+from torchproof.attack.run import Run
 from torchproof.attack.starts import Zero
 from torchproof.attack.untouched import home, untouched
 from torchproof.core.errors import unknown

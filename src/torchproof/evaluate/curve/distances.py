@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchproof.attack.ascend import Run
 from torchproof.attack.cases import Found
 from torchproof.attack.minimum import MinimumNorm, Unlimited
+from torchproof.attack.run import Run
 from torchproof.core import keys
 from torchproof.core.files import write
 from torchproof.evaluate.course import Course

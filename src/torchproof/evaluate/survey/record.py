@@ -85,8 +85,9 @@ class Violation(BaseModel):
 
 
 class Smoothed(BaseModel):
-    """Stored certificates of a smoothed classifier, read by one theory: l2 radii and how many
-    images have at least that; acr: the average certified radius.
+    """Certificates of a smoothed classifier, read by one theory: l2 radii and how many images have
+    at least that; log: the file they were stored in, "" for a network trained for the survey; acr:
+    the average certified radius.
     """
 
     log: str

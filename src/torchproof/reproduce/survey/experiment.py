@@ -12,6 +12,7 @@ from torchproof.reproduce.survey.figure import drawn
 from torchproof.reproduce.survey.networks import small
 from torchproof.reproduce.survey.page import publish
 from torchproof.reproduce.survey.smoothed import theories, trainings
+from torchproof.reproduce.survey.smoothed_here import trained
 
 IMAGES, SECONDS = 20, 4.0
 SMALL = "digits"  # networks whose names begin so have at most some hundred units
@@ -35,7 +36,7 @@ def survey_experiment(request: Request) -> Outcome:
     )  # fmt: skip
     smoothed = {
         "theories": theories(request.data_dir),
-        "trainings": trainings(request.data_dir),
+        "trainings": (*trainings(request.data_dir), *trained(request.out, request.say)),
     }
     return told(found.model_copy(update=smoothed), request)
 

@@ -100,8 +100,10 @@ def _result(found: Survey, a: Approach) -> str:
         n = sum(s.theory == a.key for s in found.theories)
         return f"[logs: {n}](#same-counts-four-theories)" if n else "no log at hand"
     if a.kind == "training":
-        logs = [s for s in found.trainings if s.training == a.name]
-        return f"[logs: {len(logs)}](#smoothing-trainings)" if logs else "no log here"
+        logs = [bool(s.log) for s in found.trainings if s.training == a.name]
+        counts = {"logs": sum(logs), "trained here": len(logs) - sum(logs)}
+        told = ", ".join(f"{what}: {n}" for what, n in counts.items() if n)
+        return f"[{told}](#smoothing-trainings)" if told else "no log here"
     rows = [row for cell in found.cells for row in cell.rows if row.method == a.key]
     if any(row.claimed is not None for row in rows):
         claims, wrong = (sum(getattr(r, k) or 0 for r in rows) for k in ("claimed", "wrongly"))
@@ -169,14 +171,18 @@ def _theories(found: Survey) -> Iterator[str]:
 
 
 def _trainings(found: Survey) -> Iterator[str]:
-    there = {s.training for s in found.trainings}
+    there = {s.training for s in found.trainings if s.log}
     missing = [a.name for a in APPROACHES if a.kind == "training" and a.name not in there]
     more = f" No log here: {', '.join(missing)}." if missing else ""
+    if any(not s.log for s in found.trainings):
+        more += (" Networks on digits are trained for this survey, one of each training, and show "
+                 "that all of them work; the pre-trained one starts from noise augmentation on the "
+                 "same digits, where Salman et al. 2019 start from a larger data set.")  # fmt: skip
     yield from (
         "## Smoothing trainings",
         "",
-        "Certificates that the authors of the networks stored (n = 100,000 samples, alpha = "
-        "0.001), by the lemma of Neyman and Pearson; networks are compared at equal sigma only."
+        "Certificates that the authors of the networks stored (n = 100,000 samples), by the lemma "
+        "of Neyman and Pearson, alpha = 0.001; networks are compared at equal sigma only."
         f"{more}",
         "",
     )  # fmt: skip
@@ -194,12 +200,12 @@ def _smoothed(rows: tuple[Smoothed, ...], named: object) -> Iterator[str]:
     for s in rows:
         shares = " | ".join(f"{100 * share.value:.1f}" for share in s.certified)
         yield f"| {named(s)} | {s.sigma:g} | {s.certified[0].n} | {s.acr:.3f} | {shares} |"
-    wide = max(high - low for s in rows for low, high in [share.ci95 for share in s.certified])
-    yield from (
-        "",
-        f"Certified accuracy in %; no interval is wider than {100 * wide:.1f} points.",
-        "",
-    )
+    wide: dict[int, float] = {}
+    for share in (share for s in rows for share in s.certified):
+        low, high = share.ci95
+        wide[share.n] = max(wide.get(share.n, 0.0), high - low)
+    told = ", ".join(f"{100 * width:.1f} points of {n:,} images" for n, width in wide.items())
+    yield from ("", f"Certified accuracy in %; intervals are at most as wide as {told}.", "")
 
 
 def _made(found: Survey) -> Iterator[str]:
