@@ -39,13 +39,13 @@ PGD = "steps=3, length=0.5"
 METHODS = {
     "linf:0.1": {
         "IBP": f"IBP({RAMP}, widen=2)",
-        "CROWN-IBP": f"CROWNIBP({RAMP}, widen=2)",
+        "CROWN-IBP": f"CROWNIBP({RAMP}, widen=2, fused=True)",
         "SABR": f"Sum(SABR({RAMP}, lam=0.4, {PGD}), L1(1e-5))",
         "MTL-IBP": f"Sum(MTLIBP({RAMP}, alpha=0.2, {PGD}), L1(1e-5))",
     },
     "linf:0.3": {
         "IBP": f"IBP({RAMP}, widen=4/3)",
-        "CROWN-IBP": f"CROWNIBP({RAMP}, widen=4/3)",
+        "CROWN-IBP": f"CROWNIBP({RAMP}, widen=4/3, fused=True)",
         "SABR": f"Sum(SABR({RAMP}, lam=0.6, {PGD}), L1(1e-5))",
         "MTL-IBP": f"Sum(MTLIBP({RAMP}, alpha=0.3, {PGD}), L1(1e-5))",
     },

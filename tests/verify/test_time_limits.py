@@ -6,12 +6,16 @@ The clock that limits look at shows CPU seconds here, so that a busy machine cha
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import scipy.optimize
 import torch
+from scipy.optimize import OptimizeResult
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
@@ -21,7 +25,7 @@ from torchproof.evaluate import certify
 from torchproof.evaluate.propagation import Propagation
 from torchproof.verify import graph_of, margins, zonotope
 from torchproof.verify.bab import bab_margins
-from torchproof.verify.clock import OutOfTime
+from torchproof.verify.clock import OutOfTime, attended
 from torchproof.verify.lp import lp_margins
 from torchproof.verify.methods import METHODS
 from torchproof.verify.milp import milp_margins, milp_verify
@@ -29,6 +33,7 @@ from torchproof.verify.programme.example import prepared
 from torchproof.verify.sound import sound_margins
 
 UNTIMED = sorted(name for name, row in METHODS.items() if not row.timed)
+THREAT = Threat(Linf(), 0.05)
 PROGRAMMES = ("lp", "lp-full", "milp", "milp-ibp", "milp-alpha", "ai2", "k-relu", "refine-zono")
 
 
@@ -114,6 +119,38 @@ def test_programmes_are_made_under_the_clock(
     assert bool(late.isfinite().all()) and bool((late <= whole + 1e-9).all())
     assert bool((early == -torch.inf).all()) != zonotope_ and bool((early <= late).all())
     assert bool(((early if zonotope_ else late) < whole - 1e-6).any())
+
+
+@pytest.mark.parametrize(("method", "solver"), [("lp", "linprog"), ("milp-ibp", "milp")])
+def test_a_solver_that_does_not_look_at_its_clock_is_not_waited_for(
+    method: str, solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bounds knew before the programme is the answer."""
+    go_on, asked = threading.Event(), threading.Event()
+
+    def deaf(*args: Any, **options: Any) -> OptimizeResult:
+        asked.set()
+        go_on.wait(60)
+        return OptimizeResult(status=4, x=None)
+
+    monkeypatch.setattr(scipy.optimize, solver, deaf)
+    monkeypatch.setattr("torchproof.verify.programme.integer._highspy", lambda: None)
+    x = torch.rand(1, 1, 4, 5)
+    try:
+        found = Propagation(method, False, 0.5).margins(Hard(), x, torch.tensor([0]), THREAT)
+        assert asked.is_set() and not go_on.is_set()
+    finally:
+        go_on.set()
+    known = Propagation("ibp", False).margins(Hard(), x, torch.tensor([0]), THREAT)
+    assert found.sure.isfinite().all() and (found.sure >= known.sure - 1e-5).all()
+
+
+def test_what_a_solver_raises_is_raised() -> None:
+    def failing() -> None:
+        raise InputError("a", "b", "c")
+
+    with pytest.raises(InputError):
+        attended(failing, 5.0)
 
 
 def test_rows_that_were_made_in_time_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

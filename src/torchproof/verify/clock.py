@@ -1,16 +1,22 @@
 """A limit on the seconds that bounds may take.
 
 `with limit(seconds):` whatever walks a graph in the block raises OutOfTime soon after they are
-over: the clock is looked at between its steps, which are made short enough for that.
+over: the clock is looked at between its steps, which are made short enough for that. A solver whose
+steps are not ours to shorten is `attended`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+GRACE = 0.1  # seconds that a solver with a limit of its own may be late
 
 _END: ContextVar[float] = ContextVar("end of the time limit", default=math.inf)
 
@@ -42,3 +48,20 @@ def look() -> None:
     """Raises OutOfTime where the limit is over."""
     if left() <= 0:
         raise OutOfTime
+
+
+def attended(call: Callable[[], T], seconds: float) -> T | None:
+    """What `call` returns, or None where it is not back GRACE after its seconds.
+
+    HiGHS looks at its clock between its steps, and a step of the interior points may take seconds:
+    it runs in a thread of its own, which ends with that step and is not waited for.
+    """
+    if seconds == math.inf:
+        return call()
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(call).result(seconds + GRACE)
+    except TimeoutError:
+        return None
+    finally:
+        pool.shutdown(wait=False)

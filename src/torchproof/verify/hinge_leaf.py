@@ -6,12 +6,13 @@ The solver only proposes multipliers; the bound is that of `Bounder`, worked out
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchproof.verify.clock import left
+from torchproof.verify.clock import attended, left
 from torchproof.verify.hinge_bounds import Bounder, Parts
 from torchproof.verify.linear import Walk
 
@@ -52,12 +53,15 @@ def leaf(bounder: Bounder, part: Parts) -> Leaf | None:
     penalty = PENALTY * max(float(np.abs(slopes).sum(1).max()), 1e-6)
     from scipy.optimize import linprog  # late: a verifier that needs no leaf starts without it
 
-    found = linprog(
+    seconds = max(left(), 0.1)
+    solve = partial(
+        linprog,
         np.r_[np.zeros(size), 1.0, penalty], A_ub=np.concatenate(rows), b_ub=np.concatenate(ends),
         bounds=[*zip(low, high, strict=True), (None, None), (0, None)],
-        options={"time_limit": max(left(), 0.1)} if left() < np.inf else {},
+        options={"time_limit": seconds} if seconds < np.inf else {},
     )  # fmt: skip
-    if found.x is None or found.ineqlin.marginals is None:
+    found = attended(solve, seconds)
+    if found is None or found.x is None or found.ineqlin.marginals is None:
         return None
     device = inside.x.device
     x = inside.x + torch.from_numpy(found.x[:size]).to(device).view_as(inside.x)

@@ -8,10 +8,12 @@ cannot be recomputed from multipliers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from torchproof.verify.clock import attended
 from torchproof.verify.programme.draft import Programme
 from torchproof.verify.programme.solve import NOTHING, STATUS, Answer, Status, least
 
@@ -34,7 +36,7 @@ def least_integer(
     if not programme.integer.any():
         return least(programme, c, seconds)
     solve = _scipy if _highspy() is None else _direct
-    found = solve(programme, c, seconds, enough)
+    found = attended(partial(solve, programme, c, seconds, enough), seconds) or NOTHING
     sure = found.bound - tolerance(programme) if np.isfinite(found.bound) else -np.inf
     return found._replace(bound=sure, error=np.nan)
 

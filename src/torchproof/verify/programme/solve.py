@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from torchproof.verify.clock import attended
 from torchproof.verify.programme.draft import Programme, U
 
 LATE = 0.7  # seconds that a search may go on after its limit
@@ -84,8 +86,10 @@ def least(programme: Programme, c: np.ndarray, seconds: float = np.inf) -> Answe
     An infeasible programme, or one that the solver gives up, has no bound: a network has a point.
     By interior points, which on these programmes take a third to a ninth of the simplex's time.
     """
-    from scipy.optimize import linprog
+    end = time.monotonic() + seconds
+    from scipy.optimize import linprog  # takes most of a second, the first time
 
+    seconds = end - time.monotonic()
     if seconds <= 0:
         return NOTHING
     tie, rows = programme.ties, programme.matrix
@@ -96,7 +100,10 @@ def least(programme: Programme, c: np.ndarray, seconds: float = np.inf) -> Answe
         parts.update(A_eq=rows[tie], b_eq=programme.most[tie])
     options = {} if seconds == np.inf else {"time_limit": float(seconds)}
     box = np.stack([programme.low, programme.high], 1)
-    found = linprog(c, bounds=box, method="highs-ipm", options=options, **parts)
+    solve = partial(linprog, c, bounds=box, method="highs-ipm", options=options, **parts)
+    found = attended(solve, seconds)
+    if found is None:
+        return NOTHING
     status = STATUS.get(found.status, "failed")
     if status != "solved":
         return Answer(-np.inf, None, status)
