@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def test_a_survey_is_told_with_its_page_and_picture(tmp_path: Path) -> None:
     assert all(row.ci95 is not None for row in rows(found.cells))
     for name in ("outcome.json", "table.md", "picture.png", "certification.md", "result.json"):
         assert (tmp_path / name).stat().st_size > 0
+    told_ = (tmp_path / "certification.md").read_text()
+    links = re.findall(r"\]\(([^)#]+)\)", told_)
+    assert links and all((tmp_path / link).exists() for link in links)
+    assert "(../certification/taxonomy.md#bab)" in page(found)
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from torchproof.core.errors import TorchproofError
 from torchproof.core.files import write
+from torchproof.evaluate.survey import Survey
 from torchproof.reproduce import adaptive_page, results
 from torchproof.reproduce.collected import collected
+from torchproof.reproduce.survey import page as survey_page
 
 COLLECTED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "training.md": (
@@ -30,6 +32,7 @@ COLLECTED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """Title and experiments of the pages in docs/results that hold several."""
+SURVEY = "certification"  # the folder of docs/results with the record of `torchproof survey`
 
 
 def pages(docs: Path) -> dict[Path, str]:
@@ -41,6 +44,7 @@ def pages(docs: Path) -> dict[Path, str]:
     for name, (title, experiments) in COLLECTED.items():
         found[folder / name] = collected(folder, title, experiments)
     found[docs / adaptive_page.PAGE] = adaptive_page.page(docs)
+    found[folder / survey_page.PAGE] = survey_page.page(Survey.read(folder / SURVEY))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,19 +13,20 @@ from torchproof.reproduce.survey.figure import drawn
 
 PAGE, PICTURE = "certification.md", "certification/survey.png"
 DEFINITIONS = "../certification/"
+_DEFINED = re.compile(rf"\[([^]]+)\]\({re.escape(DEFINITIONS)}[^)]*\)")
 
 
 def publish(found: Survey, folder: Path) -> Path:
-    """Writes the page and its picture, each whole or not at all; raises FileError. Links are those
-    of a page in docs/results.
+    """Writes the page, without the links out of it, and its picture, each whole or not at all;
+    raises FileError.
     """
     write(folder / PICTURE, drawn(found))
-    write(folder / PAGE, page(found).encode())
+    write(folder / PAGE, _DEFINED.sub(r"\1", page(found)).encode())
     return folder / PAGE
 
 
 def page(found: Survey) -> str:
-    """The page as Markdown."""
+    """The page as Markdown, with the links of a page in docs/results."""
     parts = (_head, _checks, _approaches, _tables, _theories, _trainings, _made)
     return "\n".join(line for part in parts for line in part(found)).rstrip() + "\n"
 
