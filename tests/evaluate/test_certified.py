@@ -104,6 +104,25 @@ def test_kept_read_and_resumed(tmp_path: Path) -> None:
         certify(Distance().eval(), (x, y), about, "ibp", out=tmp_path / "a", resume=True)
 
 
+def test_a_verifier_sees_that_weights_have_changed() -> None:
+    """It keeps a copy of the network: what was certified is not what stands there now."""
+    net, verifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), Propagation()
+    x, about = torch.rand(1, 1, 2, 2), Threat(Linf(), 1e-3)
+    y = net(x).argmax(1)
+    assert verifier(net, x, y, about).certified.tolist() == [True]
+    net[1].weight.data.neg_()
+    net[1].bias.data.neg_()
+    assert verifier(net, x, y, about).certified.tolist() == [False]
+    assert verifier(net, x, 1 - y, about).certified.tolist() == [True]
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_labels_that_are_no_classes_are_refused(label: int) -> None:
+    x, _ = images(0.3)
+    with pytest.raises(InputError, match="classes 0 to 1"):
+        Propagation().margins(Distance().eval(), x, torch.tensor([label]), Threat(Linf(), 0.1))
+
+
 def test_the_sandwich() -> None:
     x, y = images(*torch.linspace(0.02, 0.98, 25).tolist())
     about = Threat(Linf(), 0.1)

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from torchproof.core.norms import Linf
+from torchproof.core.threats import Threat
 from torchproof.nn.onnx_graph import _graph, read_onnx
 from torchproof.nn.onnx_ops import OPS
 from torchproof.verify import graph_of
+from torchproof.verify.methods import METHODS
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
@@ -45,6 +49,9 @@ CASES: list[Case] = [
     ("ConvTranspose", IMAGE, {"w": numbers(3, 4, 3, 3)}, {"strides": [2, 2], "pads": [1] * 4}, 17),
     ("MaxPool", IMAGE, {}, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 1]}, 17),
     ("MaxPool", IMAGE, {}, {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, 17),
+    ("MaxPool", IMAGE, {}, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}, 17),
+    ("MaxPool", IMAGE, {}, {"kernel_shape": [2, 3], "auto_pad": "SAME_UPPER"}, 17),
+    ("MaxPool", (2, 3, 9), {}, {"kernel_shape": [3], "pads": [2, 0], "strides": [2]}, 17),
     ("AveragePool", IMAGE, {}, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, 17),
     ("AveragePool", IMAGE, {}, {"kernel_shape": [2, 2], "strides": [2, 2]}, 17),
     (
@@ -152,6 +159,59 @@ def test_each_operator_agrees_with_onnxruntime(
     assert declared == shape
     x = torch.from_numpy(numbers(*shape, low=0.1 if op in POSITIVE else -1.0))
     torch.testing.assert_close(graph(x), answers(path, x), rtol=1e-5, atol=1e-6)
+
+
+class Headed(nn.Module):
+    """A graph with ReLUs in front of it and logits behind."""
+
+    def __init__(self, graph: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.graph = graph
+        with torch.no_grad():
+            g = torch.Generator().manual_seed(1)
+            count = self.graph(x).flatten(1).shape[1]
+        self.last = nn.Linear(count, 3)
+        self.last.weight.data = torch.randn(3, count, generator=g) / count**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.graph(x.relu()).flatten(1))
+        return out
+
+
+BOUNDED = ("ibp", "crown", "deepz", "hybrid", "fast-lip", "recur-jac", "op-norm")
+
+
+WINDOWS = [case for case in CASES if "Conv" in case[0] or "Pool" in case[0]]
+
+
+@pytest.mark.parametrize("case", [c for c in WINDOWS if len(c[1]) == 4 and c[0] != "GlobalMaxPool"],
+                         ids=lambda case: case[0])  # fmt: skip
+def test_bounds_through_windows_hold(case: Case) -> None:
+    """By every kind of method; one image, with the pixel box away."""
+    op, shape, constants, attributes, opset = case
+    shape, inputs = (1, *shape[1:]), ["x", *constants]
+    proto = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op, inputs, ["y"], **attributes)], "test",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(v, k) for k, v in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
+    )  # fmt: skip
+    x = torch.from_numpy(numbers(*shape)).double()
+    net = Headed(_graph(onnx, proto, "op.onnx")[0], x.float()).double().eval()
+    graph = graph_of(net.requires_grad_(False), x)
+    y, about = net(x).argmax(1), Threat(Linf(), 0.1, low=-torch.inf, high=torch.inf)
+    noise = torch.rand(400, *shape[1:], generator=torch.Generator().manual_seed(2)).double()
+    z = net(x + torch.where(torch.arange(400).view(-1, *[1] * (len(shape) - 1)) % 2 == 0,
+                            0.2 * noise - 0.1, 0.1 * (noise - 0.5).sign()))  # fmt: skip
+    others = [t for t in range(3) if t != int(y)]
+    reached = (z[:, y] - z[:, others]).amin(0)
+    for method in BOUNDED:
+        found = METHODS[method](graph, x, y, about).lower[0]
+        assert not found.isnan().any(), method
+        assert (found <= reached + 1e-7).all(), (method, found, reached)
 
 
 def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchproof.core.errors import InputError
+from torchproof.core.errors import InputError, ModelError
 from torchproof.core.threats import parse
+from torchproof.evaluate import Propagation
 from torchproof.verify import graph_of
 from torchproof.verify.bounds import CROWN, Pass, margins
 from torchproof.verify.input_split import split_inputs
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lipschitz.fast_lip import FAST_LIP
 from torchproof.verify.lipschitz.on_set import local_margins
-from torchproof.verify.memory import ENTRIES, WAITING, entries, memory, waiting
+from torchproof.verify.memory import ENTRIES, WAITING, entries, in_pieces, memory, waiting
 from torchproof.verify.question import Question
 from torchproof.verify.relu_split import split_hinges
 from torchproof.verify.zonotope import margins as zonotope_margins
@@ -71,6 +72,33 @@ def test_pieces_change_no_bound() -> None:
         plain = bound()
         with memory(2**20):
             assert torch.allclose(bound(), plain, rtol=1e-9, atol=1e-12)
+
+
+def test_pieces_are_as_small_as_the_limit_wants() -> None:
+    seen: list[int] = []
+
+    def doubled(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return 2 * part
+
+    part = torch.arange(5000.0)
+    with memory(2**20):
+        assert torch.equal(in_pieces(doubled, [part], 4), 2 * part)
+    assert max(seen) * 4 <= 2**20 / 2 / 16 / 8 and len(seen) > 3
+    seen.clear()
+    in_pieces(doubled, [part], 4)
+    assert seen == [5000]
+
+
+@pytest.mark.parametrize("method", ["deepz", "hybrid"])
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_zonotope_beyond_the_limit_is_refused(method: str, sound: bool) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 400), nn.ReLU(), nn.Linear(400, 3)).eval()
+    x, verifier = torch.rand(1, 1, 16, 16), Propagation(method, sound)
+    y, about = net(x).argmax(1), parse("linf:1e-6")
+    assert (verifier.margins(net, x, y, about).sure > -1).all()
+    with memory(2**20), pytest.raises(ModelError, match=r"zonotope of .* GiB in a limit"):
+        verifier.margins(net, x, y, about)
 
 
 def test_parts_beyond_the_limit_end_the_search_undecided() -> None:

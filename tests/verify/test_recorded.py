@@ -19,6 +19,20 @@ from torchproof.verify.inputs import InputSet
 from torchproof.verify.recorded import recorded
 from torchproof.verify.rewrite import rewritten
 
+
+class Entries(nn.Module):
+    """A function of torch on every entry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        more = {"min": 0.2, "max": 0.7} if self.name == "clamp" else {}
+        out: Tensor = getattr(torch, self.name)(x, **more)
+        return out
+
+
 WRITTEN: list[tuple[nn.Module, str]] = [
     (nn.LeakyReLU(0.2), "leaky_relu"), (nn.PReLU(2, 0.3), "prelu"), (nn.ELU(0.7), "elu"),
     (nn.SiLU(), "silu"), (nn.Mish(), "mish"), (nn.GELU(), "gelu"), (nn.Softplus(2.0), "softplus"),
@@ -28,6 +42,9 @@ WRITTEN: list[tuple[nn.Module, str]] = [
     (nn.AdaptiveAvgPool2d(2), "adaptive_avg_pool2d"), (nn.BatchNorm2d(2), "batch_norm"),
     (nn.BatchNorm2d(2, affine=False), "batch_norm"), (nn.LayerNorm([5, 6]), "layer_norm"),
     (nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, groups=2), "conv_transpose2d"),
+    (nn.SELU(), "selu"), (nn.CELU(0.6), "celu"), (nn.Hardsigmoid(), "hardsigmoid"),
+    *((Entries(name), name) for name in ("neg", "abs", "square", "exp", "log", "sqrt", "rsqrt",
+                                         "reciprocal", "erf", "atan", "sigmoid", "tanh", "clamp")),
 ]  # fmt: skip
 
 
@@ -61,6 +78,22 @@ def test_the_usual_layers_are_written_down(layer: nn.Module, kind: str) -> None:
 def test_other_arguments_are_left_to_export(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 1), layer).eval()
     assert recorded(model, torch.rand(2, 2, 3, 3), 5) is None
+
+
+class Infinite(nn.Module):
+    """Pads with -inf, as one may before a maximum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x.relu(), (1, 1, 1, 1), value=-torch.inf)
+        out: Tensor = F.max_pool2d(padded, 3, 2).flatten(1)
+        return out
+
+
+def test_infinite_values_inside_are_refused() -> None:
+    """Rules would multiply them with zeros."""
+    x = torch.rand(2, 1, 4, 4)
+    with pytest.raises(ModelError, match=r"pad at 'padded = F.pad.* answers infinity"):
+        graph_of(Infinite().eval(), x)
 
 
 class Pooled(nn.Module):

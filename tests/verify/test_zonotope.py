@@ -195,3 +195,15 @@ def test_one_example_is_bounded_as_among_others(golden: Load, threat: About) -> 
     about = threat("2", False)
     alone = torch.cat([margins(graph, x[i : i + 1], y[i : i + 1], about) for i in range(3)])
     assert torch.allclose(whole, alone, atol=1e-5)
+
+
+def test_windows_over_entries_without_noise_of_their_own() -> None:
+    """So small a radius opens no ReLU: the nodes bring in no symbols."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                        nn.Linear(8, 3)).double().eval().requires_grad_(False)  # fmt: skip
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    z = net(x)
+    y = z.argmax(1)
+    found = margins(net, x, y, Threat(Linf(), 1e-9))
+    others = torch.stack([z[i, [t for t in range(3) if t != y[i]]] for i in range(2)])
+    assert torch.allclose(found, z.gather(1, y[:, None]) - others, rtol=0, atol=1e-6)

@@ -93,7 +93,8 @@ def certify(
     data_sha256: str | None = None, command: str | None = None, shard: str | None = None,
     known: Sequence[Path] = (),
 ) -> Certificates:  # fmt: skip
-    """Bounds the margins of the first n examples over a threat; the model stays as it was.
+    """Bounds the margins of the first n examples over a threat; the model stays as it was, and is
+    asked in eval mode, as `evaluate` does.
 
     data: (x, y) or an object with .x and .y; method: a name of `verify.methods.METHODS`; slots:
     examples at once; out, resume: the ledger of a run that can go on; max_seconds: for all of it,

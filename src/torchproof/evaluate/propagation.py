@@ -40,9 +40,21 @@ class Bounded(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    model: Model
+    """copied: the model as it was when its graph was made."""
+
+    model: nn.Module
+    copied: nn.Module
     graph: Graph
     covered: bool
+
+    def of(self, model: nn.Module) -> bool:
+        """Is it the same network, with the same weights as then?"""
+        if self.model is not model:
+            return False
+        now, then = model.state_dict(), self.copied.state_dict()
+        return now.keys() == then.keys() and all(
+            torch.equal(value.to(then[name]), then[name]) for name, value in now.items()
+        )
 
 
 @dataclass
@@ -105,15 +117,15 @@ class Propagation:
         return Bounded(found.lower, None, found.rows, found.found)
 
     def _graph(self, model: Model, x: Tensor) -> _Kept:
-        """The graph of a copy in float64, made once for each model."""
+        """The graph of a copy in float64, made once for each model and its weights."""
         if not isinstance(model, nn.Module):
             given = f"a {type(model).__name__} for a verifier"
             raise InputError(given, "an nn.Module", "wrap the function in a module")
         kept = self._graphs.get(id(model))
-        if kept is None or kept.model is not model:
+        if kept is None or not kept.of(model):
             copied = copy.deepcopy(model).double().eval().requires_grad_(False)
             with torch.inference_mode(False), torch.no_grad():
                 graph = graph_of(copied, x.double())
-                kept = _Kept(model, graph, not uncovered(graph, x))
+                kept = _Kept(model, copied, graph, not uncovered(graph, x))
             self._graphs[id(model)] = kept
         return kept

@@ -79,6 +79,9 @@ def _package() -> ModuleType:
 
 
 def _graph(onnx: ModuleType, proto: Any, source: str) -> tuple[Graph, Shape]:
+    if not proto.opset_import or not proto.graph.output:
+        given, remedy = f"{source}, which holds no network", "export or download it again"
+        raise FileError(given, "an ONNX model with operators and an output", remedy)
     version = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if version < OLDEST:
         given = f"{source} of operator set {version}"

@@ -19,28 +19,29 @@ _MAXPOOL = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}
 _AVGPOOL: Mapping[int, Callable[..., Tensor]] = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
 
 
-def _padded(
-    x: Tensor,
-    kernel: Ints,
-    strides: Ints,
-    dilations: Ints,
-    pads: Ints | None,
-    auto: str,
-    fill: float,
-) -> Tensor:
-    """x with the padding of a window operation: `pads`, or what `auto_pad` makes of it."""
-    n = len(kernel)
+def _ends(
+    x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints | None, auto: str
+) -> list[int]:
+    """How much is padded before and after each axis: `pads`, or what `auto_pad` makes of it."""
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         needed = [
             max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
             for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
         ]
         small, large = [v // 2 for v in needed], [v - v // 2 for v in needed]
-        pads = [*small, *large] if auto == "SAME_UPPER" else [*large, *small]
-    if pads is None or auto == "VALID" or not any(pads):
+        return [*small, *large] if auto == "SAME_UPPER" else [*large, *small]
+    return [0] * 2 * len(kernel) if pads is None or auto == "VALID" else list(pads)
+
+
+def _padded(
+    x: Tensor, kernel: Ints, strides: Ints, dilations: Ints, pads: Ints | None, auto: str
+) -> Tensor:
+    """x with the zeros around it that a window operation asks for."""
+    n, pads = len(kernel), _ends(x, kernel, strides, dilations, pads, auto)
+    if not any(pads):
         return x
     flat = [p for i in reversed(range(n)) for p in (pads[i], pads[n + i])]  # F.pad: last axis first
-    return F.pad(x, flat, value=fill)
+    return F.pad(x, flat)
 
 
 def conv(
@@ -57,7 +58,7 @@ def conv(
 ) -> Tensor:
     n = w.ndim - 2
     strides, dilations = strides or [1] * n, dilations or [1] * n
-    x = _padded(x, w.shape[2:], strides, dilations, pads, auto_pad, 0.0)
+    x = _padded(x, w.shape[2:], strides, dilations, pads, auto_pad)
     return _CONV[x.ndim](x, w, b, list(strides), 0, list(dilations), group)
 
 
@@ -93,10 +94,37 @@ def max_pool(
     strides: Ints | None = None,
 ) -> Tensor:
     n = len(kernel_shape)
-    strides, dilations = strides or [1] * n, dilations or [1] * n
-    x = _padded(x, kernel_shape, strides, dilations, pads, auto_pad, -math.inf)
+    strides, dilations = list(strides or [1] * n), list(dilations or [1] * n)
+    ends = _ends(x, kernel_shape, strides, dilations, pads, auto_pad)
+    small, large, kernel = ends[:n], ends[n:], list(kernel_shape)
     pool: Callable[..., Tensor] = _MAXPOOL[x.ndim]
-    return pool(x, list(kernel_shape), list(strides), 0, list(dilations), bool(ceil_mode))
+    if (
+        small == large
+        and not ceil_mode
+        and all(2 * p <= k for p, k in zip(small, kernel, strict=True))
+    ):
+        return pool(x, kernel, strides, small, dilations)
+    x = _bordered(x, kernel, dilations, small, large)
+    return pool(x, kernel, strides, 0, dilations, bool(ceil_mode))
+
+
+def _bordered(
+    x: Tensor, kernel: list[int], dilations: list[int], small: list[int], large: list[int]
+) -> Tensor:
+    """x with copies of its border around it, of which no window without gaps sees one without the
+    border itself: what -inf, the padding of the standard, does to a maximum.
+    """
+    for axis, (before, after) in enumerate(zip(small, large, strict=True)):
+        if not before and not after:
+            continue
+        if dilations[axis] != 1 or max(before, after) >= kernel[axis]:
+            raise ValueError(
+                f"pads {small} and {large} around windows {kernel} with gaps {dilations}"
+            )
+        size = x.shape[axis + 2]
+        places = torch.arange(-before, size + after, device=x.device).clamp(0, size - 1)
+        x = x.index_select(axis + 2, places)
+    return x
 
 
 def average_pool(
@@ -115,12 +143,12 @@ def average_pool(
     if ceil_mode:
         raise ValueError("ceil_mode, which ONNX and torch count differently")
     pool = _AVGPOOL[x.ndim]
-    counted = torch.full_like(x[:1, :1], 1.0)
-    x = _padded(x, kernel_shape, strides, ones, pads, auto_pad, 0.0)
-    counted = _padded(
-        counted, kernel_shape, strides, ones, pads, auto_pad, float(count_include_pad)
-    )
+    counted = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
     kernel = list(kernel_shape)
+    x = _padded(x, kernel_shape, strides, ones, pads, auto_pad)
+    if count_include_pad:
+        return pool(x, kernel, strides)
+    counted = _padded(counted, kernel_shape, strides, ones, pads, auto_pad)
     return pool(x, kernel, strides) / pool(counted, kernel, strides)
 
 

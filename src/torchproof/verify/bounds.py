@@ -21,7 +21,7 @@ from torchproof.verify.graph import Graph, Node, Values, bind, traced
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
 from torchproof.verify.linear import Walk
-from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation, require_rows
+from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxation, try_on
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.rewrite import rewritten
 from torchproof.verify.starts import at_once, starts
@@ -70,7 +70,7 @@ def graph_of(model: nn.Module, x: Tensor) -> Graph:
     """The model's graph, in operations that all have rules; raises ModelError, InputError."""
     graph = rewritten(traced(model, x))
     check(graph)
-    require_rows(graph, x[:1].detach())
+    try_on(graph, x[:1].detach())
     return graph
 
 

@@ -19,6 +19,7 @@ from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
+from torchproof.verify.memory import hold, in_pieces
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.strips import strip
@@ -174,7 +175,10 @@ class Sweep:
         parts = [z.noise.reshape(batch * symbols, 1, *z.noise.shape[2:]) for z in given]
         noise = box.new_zeros(batch, 0, *box.shape[1:])
         if symbols:
-            noise = self._linear(node, names)(*parts).reshape(batch, symbols, *box.shape[1:])
+            most = max(int(self.single[name].numel()) for name in (node.name, *names))
+            hold(batch * symbols * int(self.single[node.name].numel()), "a hybrid zonotope")
+            noise = in_pieces(self._linear(node, names), parts, most)
+            noise = noise.reshape(batch, symbols, *box.shape[1:])
         return Hybrid(moved.lower + box, noise, box)
 
     def _linear(self, node: Node, names: Sequence[str]) -> Callable[..., Tensor]:

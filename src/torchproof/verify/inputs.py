@@ -84,7 +84,12 @@ def refuse_outside(x: Tensor, threat: AnyThreat) -> None:
 
 
 def rows_of(labels: Tensor, classes: int) -> Tensor:
-    """(B, K - 1, K) rows that take logits to margins: of the label over every other class."""
+    """(B, K - 1, K) rows that take logits to margins: of the label over every other class; raises
+    InputError for a label that is no class.
+    """
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        given = f"labels from {int(labels.min())} to {int(labels.max())}"
+        raise InputError(given, f"classes 0 to {classes - 1}", "count classes from 0")
     unit = torch.eye(classes, device=labels.device)
     others = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     wrong = others[others != labels[:, None]].view(len(labels), classes - 1)

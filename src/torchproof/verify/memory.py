@@ -2,16 +2,21 @@
 
 `with memory(bytes):` the largest tensors of a walk, parts that wait in a branch and bound and boxes
 that wait in a search over inputs stay below what the limit leaves them. What does not fit is walked
-in smaller pieces; what waits beyond the limit ends a search undecided.
+in smaller pieces; what waits beyond the limit ends a search undecided, and a zonotope whose symbols
+are beyond it is refused: it is of one piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from torchproof.core.errors import InputError
+import torch
+from torch import Tensor
+
+from torchproof.core.errors import InputError, ModelError
+from torchproof.verify.clock import look
 
 ENTRIES = 2**24
 """Of the largest tensor of rows, without a limit."""
@@ -50,3 +55,23 @@ def waiting() -> int:
     """Bytes that what waits may hold."""
     most = _LIMIT.get()
     return WAITING if most is None else int(most / 2)
+
+
+def hold(numbers: int, what: str) -> None:
+    """Raises ModelError where so many numbers of float64 are more than half of a limit."""
+    most = _LIMIT.get()
+    if most is not None and 8 * numbers > most / 2:
+        given = f"{what} of {8 * numbers / 2**30:.2g} GiB in a limit of {most / 2**30:.2g}"
+        remedy = "raise the limit, or use a method that walks back, such as crown"
+        raise ModelError(given, "what fits into half of the limit", remedy)
+
+
+def in_pieces(call: Callable[..., Tensor], parts: Sequence[Tensor], largest: int) -> Tensor:
+    """`call` on the rows of the parts, which have at most `largest` numbers each, as many at a time
+    as memory allows; the clock is looked at between them.
+    """
+    count, found = max(1, entries() // max(largest, 1)), []
+    for piece in zip(*(torch.split(part, count) for part in parts), strict=True):
+        look()
+        found.append(call(*piece))
+    return torch.cat(found)

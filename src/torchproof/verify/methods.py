@@ -40,7 +40,8 @@ class Verifier:
     """run: from a graph in float64, images (B, ...), labels (B,) and a threat to bounds of margins;
     about: what it is, in a line; timed: whether `run` takes `time_limit`, seconds for each example;
     assumes: what rests on more than float64; extra: what has to be installed for it; same: the row
-    that it equals.
+    that it equals; transforms: does it use torch.func, which imports most of torch's compiler when
+    it is first called?
     """
 
     run: Callable[..., Margins]
@@ -50,6 +51,7 @@ class Verifier:
     assumes: tuple[str, ...] = ()
     extra: str = ""
     same: str = ""
+    transforms: bool = False
 
     def __call__(
         self, model: Graph, x: Tensor, y: Tensor, threat: AnyThreat, /, seconds: float = SECONDS
@@ -61,6 +63,8 @@ class Verifier:
         """Imports what it needs, so that its time is its own; raises MissingExtra."""
         if isinstance(self.run, Later):
             self.run.load()
+        if self.transforms:
+            torch.func.vmap(torch.func.vjp(torch.neg, torch.zeros(1))[1])(torch.zeros(1, 1))
 
     @property
     def line(self) -> str:
@@ -125,7 +129,7 @@ def _programme(middle: str, about: str, source: str) -> Verifier:
 
 
 def _lipschitz(run: Callable[..., Margins], about: str, source: str) -> Verifier:
-    return Verifier(run, about, source)
+    return Verifier(run, about, source, transforms=True)
 
 
 def _semidefinite(name: str, about: str, source: str) -> Verifier:
@@ -148,9 +152,10 @@ _OWN: dict[str, Verifier] = {
         "Xu et al. 2021"),
     "best": _propagated("best", "the largest of ibp, crown-ibp, fast-lin, crown, and of crown met "
                         "with intervals; the default", "here"),
-    "deepz": Verifier(_deep_z, "zonotopes walked forward", "Singh et al. 2018"),
+    "deepz": Verifier(_deep_z, "zonotopes walked forward", "Singh et al. 2018",
+                      transforms=True),
     "hybrid": Verifier(_hybrid, "zonotopes of the pixels' noise, what ReLUs add in a box",
-                       "Mirman et al. 2018"),
+                       "Mirman et al. 2018", transforms=True),
     "op-norm": _lipschitz(global_margins, "product of certified operator norms",
                           "Szegedy et al. 2014, Tsuzuku et al. 2018"),
     "fast-lip": _lipschitz(partial(local_margins, by=FAST_LIP), "Jacobian by intervals",
@@ -171,7 +176,7 @@ _OWN: dict[str, Verifier] = {
                             "Xu et al. 2021 for the boxes"),
     "refine-zono": Verifier(Later("refine_zono:refine_zono_margins"), "deepz, boxes in the middle "
                             "refined by integers in the first layers and linear programmes in the "
-                            "others", "Singh et al. 2019b", True, (DUAL,)),
+                            "others", "Singh et al. 2019b", True, (DUAL,), transforms=True),
     "k-relu": Verifier(Later("k_relu:k_relu_margins"), "lp, with the joint hulls of pairs of ReLUs",
                        "Singh et al. 2019c", True),
     "sdp": _semidefinite("sdp_margins", "SDPVerify: a semidefinite programme per margin, whose "
@@ -179,7 +184,7 @@ _OWN: dict[str, Verifier] = {
     "lmi": _semidefinite("lmi_margins", "LMIVerify: a matrix inequality per margin, by quadratic "
                          "constraints; smaller ones", "Fazlyab et al. 2019"),
     "sdp-fo": Verifier(Later("sdp:sdp_fo_margins"), "the dual of SDPVerify by first-order steps, "
-                       "without a solver", "Dathathri et al. 2020", True),
+                       "without a solver", "Dathathri et al. 2020", True, transforms=True),
     "bab": Verifier(Later("bab:bab_margins"), "branch and bound over the signs of ReLUs "
                     "(beta-CROWN), until signs of margins are known", "Wang et al. 2021", True),
     "ai2": _integers("crown", "deeppoly, then integers: what evaluations call AI2; the "

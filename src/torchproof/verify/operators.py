@@ -162,26 +162,31 @@ def check(graph: Graph) -> None:
         )
 
 
-def require_rows(graph: Graph, one: torch.Tensor) -> None:
+def try_on(graph: Graph, one: torch.Tensor) -> None:
     """Raises ModelError where the first axis of what depends on the input is not the batch's, which
-    rules and transposes take it for. Tried with one (1, ...) and with three of it: a batch of three
-    may be as long as an axis of channels.
+    rules and transposes take it for, and where a value is not finite: rules multiply it with zeros.
+    Tried with one (1, ...) and with three of it: a batch of three may be as long as an axis of
+    channels.
     """
     for x in (one, torch.cat([one, one, one])):
         with torch.no_grad():
             values = graph.run(x)
         for node in graph.nodes:
             value = values[node.name]
-            if (
-                node.name in graph.live
-                and torch.is_tensor(value)
-                and value.shape[:1] != x.shape[:1]
-            ):
+            if node.name not in graph.live or not torch.is_tensor(value):
+                continue
+            if value.shape[:1] != x.shape[:1]:
                 raise ModelError(
                     f"{node.kind} at {node.where!r}, which answers {tuple(value.shape)} to "
                     f"an input of {tuple(x.shape)}",
                     "the batch as the first axis throughout",
                     "write the network so that other axes alone are moved or joined",
+                )
+            if not bool(value.isfinite().all()):
+                raise ModelError(
+                    f"{node.kind} at {node.where!r}, which answers infinity or NaN to the input",
+                    "finite values throughout",
+                    "give pooling its padding itself, and leave masks of -inf out",
                 )
 
 

@@ -39,12 +39,16 @@ _POOL: tuple[Any, ...] = ("input", "kernel_size", ("stride", None), ("padding", 
                           ("ceil_mode", False), ("return_indices", False))  # fmt: skip
 _PLACE = ("inplace", False)
 
+_ENTRIES = ("neg", "abs", "square", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "atan",
+            "sigmoid", "tanh")  # fmt: skip
+
 CALLS: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    **{name: (getattr(torch, name), ("input",)) for name in _ENTRIES},
     "add": (torch.add, _TWO),
     "sub": (torch.sub, _TWO),
     "mul": (torch.mul, _TWO),
     "div": (torch.div, _TWO),
-    "neg": (torch.neg, ("input",)),
+    "clamp": (torch.clamp, ("input", ("min", None), ("max", None))),
     "matmul": (torch.matmul, _TWO),
     "linear": (F.linear, ("input", "weight", ("bias", None))),
     "conv1d": (torch.conv1d, _CONV),
@@ -61,8 +65,9 @@ CALLS: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "softplus": (F.softplus, ("input", ("beta", 1.0), ("threshold", 20.0))),
     "hardtanh": (F.hardtanh, ("input", ("min_val", -1.0), ("max_val", 1.0), _PLACE)),
     "hardswish": (F.hardswish, ("input", _PLACE)),
-    "sigmoid": (torch.sigmoid, ("input",)),
-    "tanh": (torch.tanh, ("input",)),
+    "hardsigmoid": (F.hardsigmoid, ("input", _PLACE)),
+    "selu": (F.selu, ("input", _PLACE)),
+    "celu": (F.celu, ("input", ("alpha", 1.0), _PLACE)),
     "max_pool2d": (F.max_pool2d, _POOL),
     "avg_pool2d": (F.avg_pool2d, (
         *_POOL[:4], ("ceil_mode", False), ("count_include_pad", True), ("divisor_override", None))),

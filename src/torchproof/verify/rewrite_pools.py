@@ -44,7 +44,7 @@ def _windows(
     shape = places.shape
     flat = places.reshape(-1).to(x.device)
     taken = x.flatten(-2)[..., flat]
-    return taken.view(*x.shape[:-2], *shape[:2], -1)
+    return taken.view(*x.shape[:-2], *shape[:2], shape[2] * shape[3])
 
 
 def _places(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Tensor:

@@ -21,7 +21,7 @@ from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
-from torchproof.verify.memory import entries
+from torchproof.verify.memory import entries, hold, in_pieces
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.strips import strip
 
@@ -94,6 +94,9 @@ class Sweep:
         last = {name: node.name for node in live for name in graph.inputs(node)}
         for node in live:
             look()
+            symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
+                       for n, t in made.zonotopes[name].noise.items()}  # fmt: skip
+            hold(sum(symbols.values()) * made.single[node.name].numel(), "a zonotope")
             if nonlinear(node, graph):
                 made._bend(node)
             else:
@@ -125,6 +128,7 @@ class Sweep:
         example = torch.arange(batch, device=rows.device).repeat_interleave(entries)
         low, high = [], []
         for part, of in zip(torch.split(rows, ROWS), torch.split(example, ROWS), strict=True):
+            look()
             low.append(self.inside.lowest(part, of))
             high.append(-self.inside.lowest(-part, of))
         below, above = torch.cat(low).view(shape), torch.cat(high).view(shape)
@@ -145,7 +149,7 @@ class Sweep:
                 shape = (batch, symbols, *z.centre.shape[1:])
                 part = z.noise.get(source, z.centre.new_zeros(()))
                 parts.append(part.expand(shape).reshape(-1, 1, *shape[2:]))
-            moved = linear(*parts)
+            moved = in_pieces(linear, parts, _largest(self.single, node, names))
             noise[source] = moved.reshape(batch, symbols, *moved.shape[2:])
         answer: Tensor = node.answer({**self.reference, **centres})
         self.zonotopes[node.name] = Zonotope(answer, noise)
@@ -192,6 +196,10 @@ class Sweep:
     def _arguments(self, node: Node) -> Sequence[Any]:
         found: Sequence[Any] = bind(node.args, {**self.reference, **self.intervals})
         return found
+
+
+def _largest(single: Values, node: Node, names: Sequence[str]) -> int:
+    return max(int(single[name].numel()) for name in (node.name, *names))
 
 
 def _sloped(value: Tensor, slope: Tensor, spread: bool) -> Tensor:

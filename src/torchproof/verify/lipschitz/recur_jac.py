@@ -21,10 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from torchproof.verify.clock import look
 from torchproof.verify.graph import Node, bind
 from torchproof.verify.interval import Interval
 from torchproof.verify.lipschitz.jacobian import Steepness
 from torchproof.verify.lipschitz.local import Local
+from torchproof.verify.memory import entries
 
 ENTRIES = 2**20  # of the largest tensor of tangents: larger ones are slower on a CPU
 
@@ -38,7 +40,7 @@ def largest(steepness: Steepness, rows: Tensor, example: Tensor, chords: bool = 
     low, high = whole.lower.flatten(1).clone(), whole.upper.flatten(1).clone()
     most = max(steepness.single[name].numel() for name in steepness.graph.live)
     unit = torch.eye(size, dtype=rows.dtype, device=rows.device)
-    for part in torch.split(open_, max(1, ENTRIES // most)):
+    for part in torch.split(open_, max(1, min(ENTRIES, entries()) // most)):
         if not len(part):
             break
         row, entry = part.unbind(1)
@@ -77,6 +79,7 @@ def _walked(ahead: _Ahead, start: Tensor) -> Tensor:
         names = graph.inputs(node) if node.name in graph.live else ()
         if node.name not in ahead.back or not names:
             continue
+        look()
         if node.name in ahead.steepness.slopes:
             tangents[node.name], added = _bent(ahead, node, [tangents[n] for n in names])
             total = total + added

@@ -35,7 +35,7 @@ def slopes(known: Relaxation, inputs: Sequence[Interval]) -> tuple[Interval, ...
     first = torch.zeros_like(z.lower).scatter_(-1, best, 1.0)
     rival = z.upper.scatter(-1, best, -torch.inf).amax(-1, keepdim=True)
     alone = gamma >= rival
-    possible = (z.upper >= gamma).to(gamma.dtype)
+    possible = (~(z.upper < gamma)).to(gamma.dtype)  # what is not known is possible
     return (Interval(torch.where(alone, first, torch.zeros_like(first)),
                      torch.where(alone, first, possible)),)  # fmt: skip
 

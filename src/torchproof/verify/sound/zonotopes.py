@@ -20,7 +20,7 @@ from torchproof.verify.clock import look
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
-from torchproof.verify.memory import entries
+from torchproof.verify.memory import entries, hold, in_pieces
 from torchproof.verify.operators import nonlinear, relaxation
 from torchproof.verify.sound.affine import Affine, affine, inexact, linear, magnitude, spread
 from torchproof.verify.sound.constants import doubts
@@ -79,6 +79,9 @@ class Sweep:
         last = {name: node.name for node in live for name in graph.inputs(node)}
         for node in live:
             look()
+            symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
+                       for n, t in made.forms[name].noise.items()}  # fmt: skip
+            hold(sum(symbols.values()) * made.single[node.name].numel(), "a zonotope")
             step = made._bend if nonlinear(node, graph) else made._map
             made.forms[node.name] = step(node)
             for name in graph.inputs(node):
@@ -121,9 +124,11 @@ class Sweep:
         flat = given.reshape(-1, *x.shape[1:])
         ends = []
         for sign in (1.0, -1.0) if symmetric else (1.0,):
-            parts = zip(torch.split(flat, ROWS), torch.split(example, ROWS), strict=True)
-            least = torch.cat([self.inside.lowest(sign * rows, of) for rows, of in parts])
-            ends.append(sign * least.view(shape))
+            least = []
+            for rows, of in zip(torch.split(flat, ROWS), torch.split(example, ROWS), strict=True):
+                look()
+                least.append(self.inside.lowest(sign * rows, of))
+            ends.append(sign * torch.cat(least).view(shape))
         ball = self.inside.ball
         limit = ball.radius.nan_to_num(0.0, 0.0, 0.0)[:, None]
         far = torch.einsum("bed,bd->be", given.abs(), self.reach + limit).view(shape)
@@ -181,7 +186,8 @@ class Sweep:
                 shape = (batch, symbols, *z.centre.shape[1:])
                 part = z.noise.get(source, z.centre.new_zeros(()))
                 parts.append(part.expand(shape).reshape(-1, 1, *shape[2:]))
-            moved = many(*parts)
+            largest = max(int(self.single[name].numel()) for name in (node.name, *names))
+            moved = in_pieces(many, parts, largest)
             noise[source] = moved.reshape(batch, symbols, *moved.shape[2:])
         return noise
 
