@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchproof.core.errors import ModelError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
 from torchproof.nn.onnx_graph import _graph, read_onnx
@@ -233,6 +234,25 @@ def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> N
     path.write_bytes(proto.SerializeToString())
     graph = graph_of(read_onnx(path), torch.zeros(1, 2, 3, 1))
     assert [n.kind for n in graph.nodes if n.name in graph.live][:2] == ["prelu", "square"]
+
+
+def test_operators_without_bounds_are_named_as_in_the_file() -> None:
+    """Whether the graph was exported, as here for the sake of Pow, or written down."""
+    x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 4, 4))
+    y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    nodes = [
+        helper.make_node("Pow", ["x", "b"], ["p"], name="cube"),
+        helper.make_node("ReduceMax", ["p"], ["q"], axes=[1], name="top"),
+        helper.make_node("Flatten", ["q"], ["y"]),
+    ]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "test", [x_info], [y_info],
+                          [numpy_helper.from_array(scalar(3.0), "b")]),
+        opset_imports=[helper.make_opsetid("", 13)], ir_version=8,
+    )  # fmt: skip
+    net = _graph(onnx, proto, "op.onnx")[0].eval()
+    with pytest.raises(ModelError, match=r"Pow \(node 'cube'\).*ReduceMax \(node 'top'\)"):
+        graph_of(net, torch.rand(1, 3, 4, 4))
 
 
 def test_every_row_of_the_table_is_tested() -> None:

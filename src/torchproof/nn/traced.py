@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.traceback
 from torch import Tensor, nn
 
 from torchproof.core.errors import FileError, ModelError
+from torchproof.core.labels import STEP
 
 Shape = tuple[int | None, ...]
 """The declared shape of a graph's input, batch first; None where any number will do."""
@@ -82,7 +85,10 @@ class Graph(nn.Module):
         values[DEVICE.name] = x.device
         for step, dropped in zip(self.steps, self.dropped, strict=True):
             try:
-                answer = step.call(*_filled(step.args, values), **_filled(step.keywords, values))
+                with _named(step.label):
+                    answer = step.call(
+                        *_filled(step.args, values), **_filled(step.keywords, values)
+                    )
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 error.args = (f"{step.label}: {error}",)  # the same error, saying where
                 raise
@@ -107,6 +113,18 @@ class Graph(nn.Module):
             made |= {name for name in step.outputs if name is not None}
         if self.output not in made:
             raise FileError(f"a graph that never makes {self.output!r}", "its answer", remedy)
+
+
+def _named(label: str) -> AbstractContextManager[object]:
+    """Tells an export that is under way what a step is called, whose line is that of all steps;
+    torch before 2.9 cannot be told.
+    """
+    exporting = getattr(torch.compiler, "is_exporting", None)
+    annotate = getattr(torch.fx.traceback, "annotate", None)
+    if annotate is None or exporting is None or not exporting():
+        return nullcontext()
+    told: AbstractContextManager[object] = annotate({STEP: label})
+    return told
 
 
 def _last_uses(steps: tuple[Step, ...], kept: set[str]) -> list[list[str]]:

@@ -11,16 +11,18 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx.traceback
 from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError
+from torchproof.core.labels import STEP
 
 Values = dict[str, Any]
 
@@ -35,8 +37,9 @@ class Ref:
 @dataclass(frozen=True)
 class Node:
     """An operation. kind: the name in the operator tables, such as "conv2d"; call: its function;
-    args: positional arguments, with Refs for answers of other nodes; where: its source line; named:
-    the arguments that only have a name, which are in `call` already.
+    args: positional arguments, with Refs for answers of other nodes; where: its source line, or the
+    label of its step in a graph that was read from a file; named: the arguments that only have a
+    name, which are in `call` already.
     """
 
     name: str
@@ -142,7 +145,7 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
 
 def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
     try:
-        with warnings.catch_warnings(), _quietly():
+        with warnings.catch_warnings(), _quietly(), _kept():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (x,), dynamic_shapes=dynamic)
             return program.run_decompositions({})
@@ -153,6 +156,13 @@ def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
             "one tensor in, logits out, no Python branch on values",
             "rewrite the branch with torch.where, or bound the part before it",
         ) from error
+
+
+def _kept() -> AbstractContextManager[object]:
+    """Lets an export keep what steps say of themselves, where this torch can."""
+    keep = getattr(torch.fx.traceback, "preserve_node_meta", nullcontext)
+    told: AbstractContextManager[object] = keep()
+    return told
 
 
 _PLACE = re.compile(r'File "([^"]*)", line (\d+), in \w+\n\s*(.*)')
@@ -248,7 +258,7 @@ def _node(node: Any) -> Node:
     kind = str(getattr(target, "_opname", getattr(target, "__name__", target)))
     args, rest = _placed(target, node.args, node.kwargs)
     lines = (node.meta.get("stack_trace") or "").strip().splitlines()
-    where = lines[-1].strip() if lines else ""
+    where = (node.meta.get("custom") or {}).get(STEP) or (lines[-1].strip() if lines else "")
     call = torch.reshape if kind in ("view", "_unsafe_view") else target  # whatever the strides
     return Node(node.name, kind, partial(call, **rest) if rest else call, args, where, rest)
 

@@ -189,6 +189,9 @@ def _line() -> str:
         if layer.f_code.co_name != "forward":
             layer = frame
         frame = before
+    label = getattr(frame.f_locals.get("step"), "label", None)
+    if isinstance(label, str):  # a graph from a file, whose steps all have one line
+        return label
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
