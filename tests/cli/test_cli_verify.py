@@ -161,3 +161,22 @@ def test_what_memory_does_not_hold_is_unknown(
     assert run(monkeypatch, *given, "--memory", 0.5) == 1
     said = capsys.readouterr().out
     assert left == [2**28] and "unknown" in said and "no memory left" in said
+
+
+def test_a_network_is_traced_where_the_property_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 / x is infinite at 0, which the property is not about."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Reciprocal", ["x"], ["y"])], "g", ends[:1],
+                              ends[1:])  # fmt: skip
+    imports = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "n.onnx")
+    lines = [f"(declare-const {v}_{i} Real)" for v in "XY" for i in range(2)]
+    lines += [f"(assert ({c} X_{i} {e}))" for i in range(2) for c, e in ((">=", 1.0), ("<=", 2.0))]
+    (tmp_path / "p.vnnlib").write_text("\n".join([*lines, "(assert (>= Y_0 1.5))"]))
+    code = run(monkeypatch, "--onnx", tmp_path / "n.onnx", "--vnnlib", tmp_path / "p.vnnlib")
+    assert code == 0 and "unsat" in capsys.readouterr().out

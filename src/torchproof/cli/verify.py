@@ -103,7 +103,7 @@ def _decided(
     try:
         with limit(seconds):
             look()
-            graph = graph_of(network, torch.zeros(1, *shape, dtype=torch.float64))
+            graph = graph_of(network, _middle(property_, shape))
             look()
             return decide(graph, shape, property_, left())
     except OutOfTime:
@@ -112,6 +112,17 @@ def _decided(
         if not exhausted(error):
             raise
         return Decision("unknown", None, "no memory left", 0, seconds)
+
+
+def _middle(property_: Property, shape: tuple[int, ...]) -> torch.Tensor:
+    """An input (1, *shape) of the property, with which the network is traced; 0 where there is
+    none, and where it has no end.
+    """
+    at = torch.zeros(1, *shape, dtype=torch.float64)
+    for case in property_.cases[:1]:
+        middle = torch.from_numpy(case.low / 2 + case.high / 2)
+        at = middle.nan_to_num(0.0, 0.0, 0.0).view_as(at)
+    return at
 
 
 def _network(path: Path) -> Traced:
