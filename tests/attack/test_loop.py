@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from torchproof.attack.apgd import APGD
+from torchproof.attack.ascend import ascend
 from torchproof.attack.cases import Jobs
 from torchproof.attack.combine import Attack, Chain, EveryTarget, Restarts
 from torchproof.attack.fab import FAB
 from torchproof.attack.fgsm import FGSM
 from torchproof.attack.l1_apgd import L1APGD
+from torchproof.attack.oracle import Plain
 from torchproof.attack.pgd import PGD, MomentumPGD, NoisyPGD
 from torchproof.attack.queue import Queue
 from torchproof.attack.run import Run
@@ -176,8 +178,32 @@ def test_training_refuses_answers_that_are_not_finite(make_problem: Any) -> None
     """Though it looks at no score."""
     p = make_problem(n=4)
     run = Run(last=True, patience=math.inf)
-    with pytest.raises(ModelError, match="NaN or infinity"):
-        Attack(LINF, CrossEntropy(), PGD(2))(lambda x: p.model(x) * torch.nan, p.x, p.y, run=run)
+    attack = Attack(LINF, CrossEntropy(), PGD(2))
+    for bad in (torch.nan, torch.tensor([0.0, *[-torch.inf] * 4])):
+        with pytest.raises(ModelError, match="NaN or infinity"):
+            attack(lambda x, bad=bad: p.model(x) + bad, p.x, p.y * 0, run=run)
+
+
+def test_jobs_in_another_order_and_other_searches_take_the_queue(make_problem: Any) -> None:
+    class Curious(PGD):
+        """Looks at scores, which training does not make for searches that are even."""
+
+        def step(self, set: Any, key: Tensor, state: Any, point: Any) -> Any:
+            assert not torch.equal(point.score, point.loss)
+            return super().step(set, key, state, point)
+
+    p, run = make_problem(n=4, dtype=torch.float64), Run(seed=1, last=True, patience=math.inf)
+    plain, curious = (Attack(LINF, CrossEntropy(), s) for s in (PGD(3), Curious(3)))
+    expected = plain(p.model, p.x, p.y, run=run).value
+    assert torch.allclose(curious(p.model, p.x, p.y, run=run).value, expected)
+    one = Jobs.one_each(4)
+    turned = one.rows(torch.tensor([2, 0, 3, 1]))
+    oracle, site = Plain(p.model, LINF.site, CrossEntropy()), LINF.site
+    found = [
+        ascend(oracle, PGD(3), site, lambda x: LINF.set(p.model, x), p.x, p.y, jobs, run).value
+        for jobs in (one, turned)
+    ]
+    assert torch.allclose(found[0], found[1])
 
 
 @pytest.mark.parametrize("tau", [0, 1, 2, 5, 100])

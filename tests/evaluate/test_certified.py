@@ -116,6 +116,33 @@ def test_a_verifier_sees_that_weights_have_changed() -> None:
     assert verifier(net, x, 1 - y, about).certified.tolist() == [True]
 
 
+class Shifted(nn.Module):
+    """Has a buffer that is not stored, and more state than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sign", torch.ones(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = Distance()(x) * self.sign
+        return out
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def test_buffers_that_are_not_stored_count_as_well() -> None:
+    net, verifier, about = Shifted().eval(), Propagation(), Threat(Linf(), 1e-3)
+    x, y = images(0.8)
+    assert verifier(net, x, 1 - y, about) is not None
+    before = verifier.margins(net, x, y, about).sure
+    net.sign.neg_()
+    assert torch.allclose(verifier.margins(net, x, y, about).sure, -before, atol=0.02)
+
+
 @pytest.mark.parametrize("label", [2, -1])
 def test_labels_that_are_no_classes_are_refused(label: int) -> None:
     x, _ = images(0.3)

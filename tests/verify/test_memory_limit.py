@@ -101,6 +101,16 @@ def test_a_zonotope_beyond_the_limit_is_refused(method: str, sound: bool) -> Non
         verifier.margins(net, x, y, about)
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_symbols_that_open_neurons_bring_in_count(sound: bool) -> None:
+    """There are few pixels, and many neurons."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 600), nn.ReLU(), nn.Linear(600, 3)).eval()
+    x = torch.rand(1, 1, 2, 2)
+    y = net(x).argmax(1)
+    with memory(2**20), pytest.raises(ModelError, match=r"zonotope of .* GiB in a limit"):
+        Propagation("deepz", sound).margins(net, x, y, parse("linf:0.5"))
+
+
 def test_parts_beyond_the_limit_end_the_search_undecided() -> None:
     net = Hard().double().eval().requires_grad_(False)
     x = torch.full((1, 20), 0.5, dtype=D)

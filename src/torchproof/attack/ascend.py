@@ -65,7 +65,9 @@ def _abreast(loop: Loop) -> bool:
     """Do all problems start at once and go on to the last step, as in training?"""
     run, problems = loop.run, loop.site.problems(len(loop.x))
     endless = run.last and min(run.patience, run.budget) == math.inf and run.on_done is None
-    return endless and loop.search.even and 0 < problems == len(loop.jobs) <= run.slots
+    if not (endless and loop.search.even and 0 < problems == len(loop.jobs) <= run.slots):
+        return False
+    return bool((loop.jobs.problem == torch.arange(problems)).all())
 
 
 def _to_the_end(loop: Loop) -> Found:

@@ -56,7 +56,8 @@ class Plain:
         with torch.no_grad():
             out = tree(torch.detach, out)
             score = loss.detach()
-            if self.scored or not math.isfinite(float(score.sum())):
+            seen = out if isinstance(out, Tensor) else score
+            if self.scored or not math.isfinite(float(seen.sum())):
                 score = self.site.gather(self.objective.score(out, goal))
                 _check_finite(score)
             won = self.site.gather_won(self.objective.won(out, goal))

@@ -52,6 +52,10 @@ class PGD(Search):
     start: Start = field(default_factory=Uniform)
     schedule: Schedule = field(default_factory=Constant)
 
+    def __init_subclass__(cls) -> None:
+        """Subclasses are not even, unless they say so."""
+        cls.even = cls.__dict__.get("even", False)
+
     def __post_init__(self) -> None:
         check_steps(self.steps)
         if not isinstance(self.start, Start) or not callable(self.schedule):
@@ -91,6 +95,8 @@ class NoisyPGD(PGD):
 
     noise: its standard deviation, in input units.
     """
+
+    even: ClassVar[bool] = True
 
     noise: float = 0.001
 
@@ -132,6 +138,8 @@ class MomentumPGD(PGD):
     2018, eq. 6).
     """
 
+    even: ClassVar[bool] = True
+
     decay: float = 1.0
 
     def init(self, set: Set, key: Tensor) -> Moving:
@@ -157,6 +165,8 @@ class NesterovPGD(MomentumPGD):
 
     Deviation: the point looked ahead at is brought into the set, so that it may count as a result.
     """
+
+    even: ClassVar[bool] = True
 
     def init(self, set: Set, key: Tensor) -> Looking:
         delta = self.start(set, key)

@@ -48,12 +48,12 @@ class _Kept(NamedTuple):
     covered: bool
 
     def of(self, model: nn.Module) -> bool:
-        """Is it the same network, with the same weights as then?"""
-        if self.model is not model:
-            return False
-        now, then = model.state_dict(), self.copied.state_dict()
-        return now.keys() == then.keys() and all(
-            torch.equal(value.to(then[name]), then[name]) for name, value in now.items()
+        """Is it the same object, with the same parameters and buffers as then?"""
+        now, then = ([*m.parameters(), *m.buffers()] for m in (model, self.copied))
+        return (
+            self.model is model
+            and len(now) == len(then)
+            and all(torch.equal(a.to(b), b) for a, b in zip(now, then, strict=True))
         )
 
 
@@ -117,7 +117,7 @@ class Propagation:
         return Bounded(found.lower, None, found.rows, found.found)
 
     def _graph(self, model: Model, x: Tensor) -> _Kept:
-        """The graph of a copy in float64, made once for each model and its weights."""
+        """The graph of a copy in float64, made anew where parameters or buffers have changed."""
         if not isinstance(model, nn.Module):
             given = f"a {type(model).__name__} for a verifier"
             raise InputError(given, "an nn.Module", "wrap the function in a module")

@@ -98,32 +98,35 @@ def max_pool(
     ends = _ends(x, kernel_shape, strides, dilations, pads, auto_pad)
     small, large, kernel = ends[:n], ends[n:], list(kernel_shape)
     pool: Callable[..., Tensor] = _MAXPOOL[x.ndim]
-    if (
-        small == large
-        and not ceil_mode
-        and all(2 * p <= k for p, k in zip(small, kernel, strict=True))
-    ):
+    even = small == large and all(2 * p <= k for p, k in zip(small, kernel, strict=True))
+    if even and not ceil_mode:
         return pool(x, kernel, strides, small, dilations)
+    # windows that begin in the padding behind the image are none
+    most = [(b + size - 1) // s + 1 for b, size, s in zip(small, x.shape[2:], strides, strict=True)]
     x = _bordered(x, kernel, dilations, small, large)
-    return pool(x, kernel, strides, 0, dilations, bool(ceil_mode))
+    found = pool(x, kernel, strides, 0, dilations, bool(ceil_mode))
+    for axis, count in enumerate(most):
+        found = found.narrow(axis + 2, 0, min(count, found.shape[axis + 2]))
+    return found
 
 
 def _bordered(
     x: Tensor, kernel: list[int], dilations: list[int], small: list[int], large: list[int]
 ) -> Tensor:
-    """x with copies of its border around it, of which no window without gaps sees one without the
-    border itself: what -inf, the padding of the standard, does to a maximum.
+    """x with -inf around it; with copies of its border instead, which are finite, where no window
+    without gaps sees one without the border itself: the maximum is the same.
     """
+    n = len(kernel)
+    if any(d != 1 for d in dilations) or any(
+        max(small[i], large[i]) >= kernel[i] for i in range(n)
+    ):
+        flat = [p for i in reversed(range(n)) for p in (small[i], large[i])]
+        return F.pad(x, flat, value=-math.inf)
     for axis, (before, after) in enumerate(zip(small, large, strict=True)):
-        if not before and not after:
-            continue
-        if dilations[axis] != 1 or max(before, after) >= kernel[axis]:
-            raise ValueError(
-                f"pads {small} and {large} around windows {kernel} with gaps {dilations}"
-            )
-        size = x.shape[axis + 2]
-        places = torch.arange(-before, size + after, device=x.device).clamp(0, size - 1)
-        x = x.index_select(axis + 2, places)
+        if before or after:
+            size = x.shape[axis + 2]
+            places = torch.arange(-before, size + after, device=x.device).clamp(0, size - 1)
+            x = x.index_select(axis + 2, places)
     return x
 
 

@@ -50,17 +50,18 @@ def look() -> None:
         raise OutOfTime
 
 
-def attended(call: Callable[[], T], seconds: float) -> T | None:
-    """What `call` returns, or None where it is not back GRACE after its seconds.
+def attended(call: Callable[[], T], seconds: float, grace: float = GRACE) -> T | None:
+    """What `call` returns, or None where it is not back `grace` after its seconds.
 
     HiGHS looks at its clock between its steps, and a step of the interior points may take seconds:
-    it runs in a thread of its own, which ends with that step and is not waited for.
+    it runs in a thread of its own, which ends with that step. Nothing waits for it but the end of
+    the process.
     """
     if seconds == math.inf:
         return call()
     pool = ThreadPoolExecutor(1)
     try:
-        return pool.submit(call).result(seconds + GRACE)
+        return pool.submit(call).result(seconds + grace)
     except TimeoutError:
         return None
     finally:

@@ -176,7 +176,8 @@ class Sweep:
         noise = box.new_zeros(batch, 0, *box.shape[1:])
         if symbols:
             most = max(int(self.single[name].numel()) for name in (node.name, *names))
-            hold(batch * symbols * int(self.single[node.name].numel()), "a hybrid zonotope")
+            around = sum(int(self.single[name].numel()) for name in (node.name, *names))
+            hold(batch * symbols * around, "a hybrid zonotope")
             noise = in_pieces(self._linear(node, names), parts, most)
             noise = noise.reshape(batch, symbols, *box.shape[1:])
         return Hybrid(moved.lower + box, noise, box)

@@ -96,7 +96,8 @@ class Sweep:
             look()
             symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
                        for n, t in made.zonotopes[name].noise.items()}  # fmt: skip
-            hold(sum(symbols.values()) * made.single[node.name].numel(), "a zonotope")
+            around = sum(made.single[n].numel() for n in (node.name, *graph.inputs(node)))
+            hold(sum(symbols.values()) * around, "a zonotope")
             if nonlinear(node, graph):
                 made._bend(node)
             else:
@@ -214,6 +215,7 @@ def columns(radius: Tensor) -> Tensor:
     flat = radius.flatten(1)
     active = flat > 0
     count = int(active.sum(1).max()) if len(flat) else 0
+    hold(len(flat) * count * flat.shape[1], "a zonotope")
     order = active.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     made = flat.new_zeros(len(flat), count, flat.shape[1])
     made = made.scatter(2, order.unsqueeze(2), flat.gather(1, order).unsqueeze(2))

@@ -7,6 +7,8 @@ cannot be recomputed from multipliers.
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 
 from torchproof.verify.clock import attended
 from torchproof.verify.programme.draft import Programme
-from torchproof.verify.programme.solve import NOTHING, STATUS, Answer, Status, least
+from torchproof.verify.programme.solve import LATE, NOTHING, STATUS, Answer, Status, least
 
 GAP, DUAL = 1e-6, 1e-7  # HiGHS: absolute gap of a search; reduced costs that pass for zero
 
@@ -31,12 +33,15 @@ def least_integer(
 
     scipy knows no `enough`, and has no bound where it found no point in time.
     """
-    if seconds <= 0:
-        return NOTHING
     if not programme.integer.any():
         return least(programme, c, seconds)
+    end = time.monotonic() + seconds
     solve = _scipy if _highspy() is None else _direct
-    found = attended(partial(solve, programme, c, seconds, enough), seconds) or NOTHING
+    importlib.import_module("scipy.optimize")  # takes most of a second, the first time
+    seconds = end - time.monotonic()
+    if seconds <= 0:
+        return NOTHING
+    found = attended(partial(solve, programme, c, seconds, enough), seconds, LATE) or NOTHING
     sure = found.bound - tolerance(programme) if np.isfinite(found.bound) else -np.inf
     return found._replace(bound=sure, error=np.nan)
 

@@ -81,7 +81,8 @@ class Sweep:
             look()
             symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
                        for n, t in made.forms[name].noise.items()}  # fmt: skip
-            hold(sum(symbols.values()) * made.single[node.name].numel(), "a zonotope")
+            around = sum(made.single[n].numel() for n in (node.name, *graph.inputs(node)))
+            hold(sum(symbols.values()) * around, "a zonotope")
             step = made._bend if nonlinear(node, graph) else made._map
             made.forms[node.name] = step(node)
             for name in graph.inputs(node):
