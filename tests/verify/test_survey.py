@@ -80,6 +80,7 @@ def test_a_method_is_stopped_and_the_next_one_answered() -> None:
     slow = subject(300, 300, 300, eps="linf:0.3")
     x, y = slow.x[:1].double().numpy(), slow.y[:1].numpy()
     with asking(slow) as ask:
+        assert ask(Question("op-norm", x, y, slow.threats[0], 20.0)).status == "answered"  # imports
         start = time.monotonic()
         late = ask(Question("recur-jac", x, y, slow.threats[0], 0.02))
         spent = time.monotonic() - start

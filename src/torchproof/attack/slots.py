@@ -77,7 +77,7 @@ class Loop:
         state = self.search.init(allowed, key)
         zero = torch.zeros(count, device=self.device)
         best = None if self.run.last else tree(torch.clone, state.delta)
-        score = torch.full((count,), -torch.inf, dtype=self.dtype, device=self.device)
+        score = zero.to(self.dtype) - torch.inf  # inputs may be numbers of words
         spent = torch.zeros(count, 2, dtype=torch.int64, device=self.device)
         if self.site.entry:
             spent[:, 0] = self.site.entry * (len(x) // count)
