@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,19 @@ def ints(*values: int) -> np.ndarray:
 
 def scalar(value: float) -> np.ndarray:
     return np.array(value, np.float32)
+
+
+def model_of(
+    nodes: Sequence[Any], shape: tuple[int, ...], constants: dict[str, np.ndarray], opset: int = 17
+) -> Any:
+    """A model from x (of `shape`) to y."""
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    arrays = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "test", ends[:1], ends[1:], arrays)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 IMAGE, MATRIX = (2, 3, 8, 8), (2, 6)
@@ -161,14 +174,7 @@ def test_each_operator_agrees_with_onnxruntime(
     if op == "Clip" and list(constants) == ["lo"]:
         inputs = ["x", "lo", ""]
     nodes = [helper.make_node(op, inputs, ["y"], **attributes)]
-    x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    arrays = [numpy_helper.from_array(v, k) for k, v in constants.items()]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "test", [x_info], [y_info], arrays),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=8,
-    )
+    proto = model_of(nodes, shape, constants, opset)
     path = tmp_path / "op.onnx"
     path.write_bytes(proto.SerializeToString())
     graph, declared = _graph(onnx, proto, "op.onnx")
@@ -206,15 +212,8 @@ def test_bounds_through_windows_hold(case: Case) -> None:
     """By every kind of method; one image, with the pixel box away."""
     op, shape, constants, attributes, opset = case
     shape, inputs = (1, *shape[1:]), ["x", *constants]
-    proto = helper.make_model(
-        helper.make_graph(
-            [helper.make_node(op, inputs, ["y"], **attributes)], "test",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(v, k) for k, v in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
-    )  # fmt: skip
+    nodes = [helper.make_node(op, inputs, ["y"], **attributes)]
+    proto = model_of(nodes, shape, constants, opset)
     x = torch.from_numpy(numbers(*shape)).double()
     net = Headed(_graph(onnx, proto, "op.onnx")[0], x.float()).double().eval()
     graph = graph_of(net.requires_grad_(False), x)
@@ -236,15 +235,8 @@ def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> N
         helper.make_node("Pow", ["h", "b"], ["p"]),
         helper.make_node("Flatten", ["p"], ["y"]),
     ]
-    x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 3, 1))
-    y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     constants = {"slope": np.full((2, 1, 1), 0.5, np.float32), "b": scalar(2.0)}
-    arrays = [numpy_helper.from_array(v, k) for k, v in constants.items()]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "test", [x_info], [y_info], arrays),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
+    proto = model_of(nodes, (1, 2, 3, 1), constants)
     path = tmp_path / "net.onnx"
     path.write_bytes(proto.SerializeToString())
     graph = graph_of(read_onnx(path), torch.zeros(1, 2, 3, 1))
@@ -253,18 +245,12 @@ def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> N
 
 def test_operators_without_bounds_are_named_as_in_the_file() -> None:
     """Whether the graph was exported, as here for the sake of Pow, or written down."""
-    x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 4, 4))
-    y_info = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     nodes = [
         helper.make_node("Pow", ["x", "b"], ["p"], name="cube"),
         helper.make_node("ReduceMax", ["p"], ["q"], axes=[1], name="top"),
         helper.make_node("Flatten", ["q"], ["y"]),
     ]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "test", [x_info], [y_info],
-                          [numpy_helper.from_array(scalar(3.0), "b")]),
-        opset_imports=[helper.make_opsetid("", 13)], ir_version=8,
-    )  # fmt: skip
+    proto = model_of(nodes, (1, 3, 4, 4), {"b": scalar(3.0)}, 13)
     net = _graph(onnx, proto, "op.onnx")[0].eval()
     with pytest.raises(ModelError, match=r"Pow \(node 'cube'\).*ReduceMax \(node 'top'\)"):
         graph_of(net, torch.rand(1, 3, 4, 4))

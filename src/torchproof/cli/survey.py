@@ -21,7 +21,7 @@ from torchproof.reproduce.survey import SMALL, publish, small, theories, trained
 
 def survey(
     scale: Annotated[
-        str, typer.Option(help="small: seven small networks, about 20 minutes on a core.")
+        str, typer.Option(help="small: seven small networks, about 40 minutes on a core.")
     ] = "small",
     out: Annotated[Path, typer.Option(help="Where records, tables and the page go.")] = Path(
         "runs/survey"
@@ -52,8 +52,8 @@ def survey(
     Deterministic verifiers within a time limit, with attacks beside them; theories of smoothing on
     the same stored counts; smoothing trainings by stored logs and, unless --network or --method
     ask for a part, by small networks that are trained for it. Writes result.json, certification.md
-    and a picture; a killed run goes on with --resume. Exit code 1 says that a
-    bound was above what was reached in the set: a defect, which is shown in red.
+    and a picture; a killed run goes on with --resume. Exit code 1 says that a bound was above what
+    was reached in the set: a defect, which is shown in red.
     """
     if scale != "small":
         raise InputError(f"scale {scale!r}", "small", "larger ones need your own networks: "

@@ -118,11 +118,11 @@ def _middle(property_: Property, shape: tuple[int, ...]) -> torch.Tensor:
     """An input (1, *shape) of the property, with which the network is traced; 0 where there is
     none, and where it has no end.
     """
-    at = torch.zeros(1, *shape, dtype=torch.float64)
-    for case in property_.cases[:1]:
-        middle = torch.from_numpy(case.low / 2 + case.high / 2)
-        at = middle.nan_to_num(0.0, 0.0, 0.0).view_as(at)
-    return at
+    if property_.trivial:
+        return torch.zeros(1, *shape, dtype=torch.float64)
+    first = property_.cases[0]
+    middle = torch.from_numpy(first.low / 2 + first.high / 2)
+    return middle.nan_to_num(0.0, 0.0, 0.0).view(1, *shape)
 
 
 def _network(path: Path) -> Traced:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.clock import look
+from torchproof.verify.forward import forwarded, hold_noise
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.interval import Interval
-from torchproof.verify.memory import hold, in_pieces
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.strips import strip
@@ -175,25 +175,10 @@ class Sweep:
         parts = [z.noise.reshape(batch * symbols, 1, *z.noise.shape[2:]) for z in given]
         noise = box.new_zeros(batch, 0, *box.shape[1:])
         if symbols:
-            most = max(int(self.single[name].numel()) for name in (node.name, *names))
-            around = sum(int(self.single[name].numel()) for name in (node.name, *names))
-            hold(batch * symbols * around, "a hybrid zonotope")
-            noise = in_pieces(self._linear(node, names), parts, most)
+            hold_noise([("", given[0].noise)], node, names, self.single)
+            noise = forwarded(node, names, self.single)(*parts)
             noise = noise.reshape(batch, symbols, *box.shape[1:])
         return Hybrid(moved.lower + box, noise, box)
-
-    def _linear(self, node: Node, names: Sequence[str]) -> Callable[..., Tensor]:
-        """f(v) - f(0) for many v at once."""
-        single = self.single
-
-        def call(*values: Tensor) -> Tensor:
-            known = {**single, **dict(zip(names, values, strict=True))}
-            answer: Tensor = node.call(*bind(node.args, known))
-            return answer
-
-        zero = call(*(torch.zeros_like(single[name]) for name in names))
-        many: Callable[..., Tensor] = torch.func.vmap(lambda *values: call(*values) - zero)
-        return many
 
     def _bend(self, node: Node) -> Hybrid:
         names = self.graph.inputs(node)

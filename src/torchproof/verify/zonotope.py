@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import graph_of
 from torchproof.verify.clock import look
+from torchproof.verify.forward import forwarded, hold_noise
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
-from torchproof.verify.memory import entries, hold, in_pieces
+from torchproof.verify.memory import entries, hold
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
 from torchproof.verify.strips import strip
 
@@ -94,10 +95,9 @@ class Sweep:
         last = {name: node.name for node in live for name in graph.inputs(node)}
         for node in live:
             look()
-            symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
-                       for n, t in made.zonotopes[name].noise.items()}  # fmt: skip
-            around = sum(made.single[n].numel() for n in (node.name, *graph.inputs(node)))
-            hold(sum(symbols.values()) * around, "a zonotope")
+            names = graph.inputs(node)
+            noise = (item for name in names for item in made.zonotopes[name].noise.items())
+            hold_noise(noise, node, names, made.single)
             if nonlinear(node, graph):
                 made._bend(node)
             else:
@@ -140,7 +140,7 @@ class Sweep:
         names = self.graph.inputs(node)
         given = [self.zonotopes[name] for name in names]
         centres = dict(zip(names, (z.centre for z in given), strict=True))
-        linear = self._linear(node, names)
+        linear = forwarded(node, names, self.single)
         noise = {}
         for source in dict.fromkeys(name for z in given for name in z.noise):
             found = [z.noise[source] for z in given if source in z.noise]
@@ -150,23 +150,11 @@ class Sweep:
                 shape = (batch, symbols, *z.centre.shape[1:])
                 part = z.noise.get(source, z.centre.new_zeros(()))
                 parts.append(part.expand(shape).reshape(-1, 1, *shape[2:]))
-            moved = in_pieces(linear, parts, _largest(self.single, node, names))
+            moved = linear(*parts)
             noise[source] = moved.reshape(batch, symbols, *moved.shape[2:])
         answer: Tensor = node.answer({**self.reference, **centres})
         self.zonotopes[node.name] = Zonotope(answer, noise)
         self.intervals[node.name] = AFFINE[node.kind](node, self._arguments(node))
-
-    def _linear(self, node: Node, names: Sequence[str]) -> Callable[..., Tensor]:
-        """f(v) - f(0) for many v at once."""
-
-        def call(*values: Tensor) -> Tensor:
-            known = {**self.single, **dict(zip(names, values, strict=True))}
-            answer: Tensor = node.call(*bind(node.args, known))
-            return answer
-
-        zero = call(*(torch.zeros_like(self.single[name]) for name in names))
-        many: Callable[..., Tensor] = torch.func.vmap(lambda *values: call(*values) - zero)
-        return many
 
     def _bend(self, node: Node) -> None:
         """Nonlinear nodes: slopes on the coefficients, and a number of its own for every entry."""
@@ -197,10 +185,6 @@ class Sweep:
     def _arguments(self, node: Node) -> Sequence[Any]:
         found: Sequence[Any] = bind(node.args, {**self.reference, **self.intervals})
         return found
-
-
-def _largest(single: Values, node: Node, names: Sequence[str]) -> int:
-    return max(int(single[name].numel()) for name in (node.name, *names))
 
 
 def _sloped(value: Tensor, slope: Tensor, spread: bool) -> Tensor:

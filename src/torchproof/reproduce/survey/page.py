@@ -177,8 +177,8 @@ def _trainings(found: Survey) -> Iterator[str]:
     missing = [a.name for a in APPROACHES if a.kind == "training" and a.name not in there]
     more = f" No log here: {', '.join(missing)}." if missing else ""
     if any(not s.log for s in found.trainings):
-        more += (" Networks on digits are trained for this survey, one of each training, and show "
-                 "that all of them work; the pre-trained one starts from noise augmentation on the "
+        more += (" Networks on digits are trained for this survey, one of each training; the "
+                 "pre-trained one starts from noise augmentation on the "
                  "same digits, where Salman et al. 2019 start from a larger data set.")  # fmt: skip
     yield from (
         "## Smoothing trainings",

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.clock import look
-from torchproof.verify.graph import Node, bind
+from torchproof.verify.forward import forwarded
+from torchproof.verify.graph import Node
 from torchproof.verify.interval import Interval
 from torchproof.verify.lipschitz.jacobian import Steepness
 from torchproof.verify.lipschitz.local import Local
@@ -84,7 +85,8 @@ def _walked(ahead: _Ahead, start: Tensor) -> Tensor:
             tangents[node.name], added = _bent(ahead, node, [tangents[n] for n in names])
             total = total + added
         else:
-            tangents[node.name] = _moved(ahead.steepness, node, names, tangents)
+            moved = forwarded(node, names, ahead.steepness.single)
+            tangents[node.name] = moved(*(tangents[name][:, None] for name in names))[:, 0]
     last = tangents.get(graph.output, start)
     return total + (last * ahead.rows[ahead.row]).flatten(1).sum(1)
 
@@ -126,19 +128,3 @@ def _lines(
     return (
         low, torch.where(signed, zero, low_at), high, torch.where(signed, zero, high_at)
     )  # fmt: skip
-
-
-def _moved(
-    steepness: Steepness, node: Node, names: tuple[str, ...], tangents: Mapping[str, Tensor]
-) -> Tensor:
-    """The linear part of an affine node."""
-
-    def call(*values: Tensor) -> Tensor:
-        known = {**steepness.single, **dict(zip(names, values, strict=True))}
-        answer: Tensor = node.call(*bind(node.args, known))
-        return answer
-
-    zero = call(*(torch.zeros_like(steepness.single[name]) for name in names))
-    many = torch.func.vmap(lambda *values: call(*values) - zero)
-    moved: Tensor = many(*(tangents[name][:, None] for name in names))[:, 0]
-    return moved

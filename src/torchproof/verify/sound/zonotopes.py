@@ -9,7 +9,7 @@ lost before is moved by |L|. Strips around nonlinear operations hold exactly (`s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.clock import look
+from torchproof.verify.forward import forwarded, hold_noise
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
-from torchproof.verify.memory import entries, hold, in_pieces
+from torchproof.verify.memory import entries
 from torchproof.verify.operators import nonlinear, relaxation
 from torchproof.verify.sound.affine import Affine, affine, inexact, linear, magnitude, spread
 from torchproof.verify.sound.constants import doubts
@@ -79,10 +80,9 @@ class Sweep:
         last = {name: node.name for node in live for name in graph.inputs(node)}
         for node in live:
             look()
-            symbols = {n: len(t) * t.shape[1] for name in graph.inputs(node)
-                       for n, t in made.forms[name].noise.items()}  # fmt: skip
-            around = sum(made.single[n].numel() for n in (node.name, *graph.inputs(node)))
-            hold(sum(symbols.values()) * around, "a zonotope")
+            names = graph.inputs(node)
+            noise = (item for name in names for item in made.forms[name].noise.items())
+            hold_noise(noise, node, names, made.single)
             step = made._bend if nonlinear(node, graph) else made._map
             made.forms[node.name] = step(node)
             for name in graph.inputs(node):
@@ -178,7 +178,7 @@ class Sweep:
         def call(*values: Tensor) -> Tensor:
             return linear(node, dict(zip(names, values, strict=True)), self.single)
 
-        many: Callable[..., Tensor] = torch.func.vmap(call)
+        many = forwarded(node, names, self.single, call)
         for source in dict.fromkeys(name for z in given.values() for name in z.noise):
             found = [z.noise[source] for z in given.values() if source in z.noise]
             batch, symbols = max(len(part) for part in found), found[0].shape[1]
@@ -187,8 +187,7 @@ class Sweep:
                 shape = (batch, symbols, *z.centre.shape[1:])
                 part = z.noise.get(source, z.centre.new_zeros(()))
                 parts.append(part.expand(shape).reshape(-1, 1, *shape[2:]))
-            largest = max(int(self.single[name].numel()) for name in (node.name, *names))
-            moved = in_pieces(many, parts, largest)
+            moved = many(*parts)
             noise[source] = moved.reshape(batch, symbols, *moved.shape[2:])
         return noise
 
