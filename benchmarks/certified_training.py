@@ -9,6 +9,7 @@ attacked with the suite `standard` on the first 1,000 test images; an image is c
 intervals, else by CROWN-IBP, CROWN, and at last by branch and bound (`bab`, SECONDS each), which
 is asked about images that the attack left standing only. Exit code 1 where an image is certified
 and broken. What is finished in FOLDER is read back with --resume; --table tells of that alone.
+Of a training that was cut off and went on, the minutes are not known.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def plan(threat: str, name: str) -> Plan:
 
 def cell(threat: str, name: str, folder: Path, test: Dataset) -> dict[str, Any]:
     """Trains, attacks and certifies one network."""
-    ready, began = prepare(plan(threat, name), None, torch.device("cpu")), process_time()
+    ready, whole = prepare(plan(threat, name), None, torch.device("cpu")), not folder.exists()
+    began = process_time()
     for record in run(ready, folder, resume=folder.exists()):
         print(name, threat, "epoch", record.epoch, f"loss {record.loss:.3f}", flush=True)
     trained, about = process_time() - began, parse(threat)
@@ -101,8 +103,9 @@ def cell(threat: str, name: str, folder: Path, test: Dataset) -> dict[str, Any]:
     sure = set().union(*by.values())
     return {
         "threat": threat, "method": name, "n": len(test), "epochs": EPOCHS[threat],
-        "minutes": trained / 60, "clean": round(report.clean_accuracy * len(test)),
-        "attacked": len(robust), "certified": len(sure), "broken": len(sure - robust),
+        "minutes": trained / 60 if whole else None,
+        "clean": round(report.clean_accuracy * len(test)), "attacked": len(robust),
+        "certified": len(sure), "broken": len(sure - robust),
         "by": {method: len(rows) for method, rows in by.items()},
     }  # fmt: skip
 
@@ -114,7 +117,8 @@ def table(records: list[dict[str, Any]]) -> str:
         low, high = clopper_pearson(r["certified"], n)
         gap = "" if published is None else f"{100 * r['certified'] / n - published:+.1f}"
         rows.append([
-            r["threat"], r["method"], r["epochs"], round(r["minutes"], 1),
+            r["threat"], r["method"], r["epochs"],
+            "cut off" if r["minutes"] is None else f"{r['minutes']:.1f}",
             f"{100 * r['clean'] / n:.1f}", f"{100 * r['attacked'] / n:.1f}",
             f"{100 * r['certified'] / n:.1f}", f"{100 * low:.1f} to {100 * high:.1f}",
             f"{100 * (r['certified'] - r['by'].get('bab', 0)) / n:.1f}", r["broken"],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from torchproof.core.errors import InputError
+from torchproof.core.errors import FileError, InputError
 from torchproof.evaluate.survey import APPROACHES, Survey
 from torchproof.evaluate.survey.record import Cell, Row, Share, Violation
 from torchproof.reproduce import Request
-from torchproof.reproduce.survey import smoothed_here, trained
+from torchproof.reproduce.experiment import Partial
+from torchproof.reproduce.survey import SMALL, smoothed_here, trained
 from torchproof.reproduce.survey.experiment import judge, rows, survey_experiment, told
 from torchproof.reproduce.survey.page import page
 
@@ -52,7 +54,7 @@ def test_a_survey_is_told_with_its_page_and_picture(tmp_path: Path) -> None:
     found = survey(cell("digits-a", 15, bab=15, crown=12, ibp=0))
     request = Request(tmp_path, seeds=1, say=lambda text: None)
     outcome = told(found, request)
-    assert outcome.seconds == 5.0 and [r.what.split(": ")[-1] for r in outcome.rows] == [
+    assert [r.what.split(": ")[-1] for r in outcome.rows] == [
         "clean", "attacked", "certified by ibp", "certified by crown", "certified by bab"
     ]  # fmt: skip
     assert all(row.ci95 is not None for row in rows(found.cells))
@@ -62,6 +64,34 @@ def test_a_survey_is_told_with_its_page_and_picture(tmp_path: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", told_)
     assert links and all((tmp_path / link).exists() for link in links)
     assert "(../certification/taxonomy.md#bab)" in page(found)
+
+
+def test_processes_share_the_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is asked about once; one that is not at hand is left out, which is said."""
+    asked, said = list[str](), list[str]()
+
+    def found(out: Path, n: int, names: tuple[str, ...], *_: object) -> str:
+        if names == ("mnist_kw_small",):
+            raise FileError("no such file", "a network", "fetch it")
+        return names[0]
+
+    def answered(subject: str, *_: object, **more: object) -> Survey:
+        asked.append(subject)
+        return survey(cell(subject, 15, bab=15, crown=12))
+
+    nothing = dict.fromkeys(("theories", "trainings", "trained"), lambda *_: ())
+    for name, fake in {"small": found, "survey": answered, **nothing}.items():
+        monkeypatch.setattr(f"torchproof.reproduce.survey.experiment.{name}", fake)
+    request = Request(tmp_path / "out", say=said.append)
+    with pytest.raises(Partial):
+        survey_experiment(request.part(1))
+    others = [name for name in SMALL if name != "mnist_kw_small"]
+    assert asked == others
+    outcome = survey_experiment(replace(request, resume=True))
+    assert asked == others and "without mnist_kw_small: no such file" in said
+    whole = Survey.read(tmp_path / "out")
+    assert [c.network for c in whole.cells] == others and whole.spent == 5.0 * len(others)
+    assert outcome.seeds == (0,)
 
 
 def test_another_scale_is_refused(tmp_path: Path) -> None:

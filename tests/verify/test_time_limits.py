@@ -121,9 +121,9 @@ def test_programmes_are_made_under_the_clock(
     assert bool(((early if zonotope_ else late) < whole - 1e-6).any())
 
 
-@pytest.mark.parametrize(("method", "solver"), [("lp", "linprog"), ("milp-ibp", "milp")])
+@pytest.mark.parametrize("method", ["lp", "milp-ibp"])
 def test_a_solver_that_does_not_look_at_its_clock_is_not_waited_for(
-    method: str, solver: str, monkeypatch: pytest.MonkeyPatch
+    method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What bounds knew before the programme is the answer."""
     go_on, asked = threading.Event(), threading.Event()
@@ -133,8 +133,7 @@ def test_a_solver_that_does_not_look_at_its_clock_is_not_waited_for(
         go_on.wait(60)
         return OptimizeResult(status=4, x=None)
 
-    monkeypatch.setattr(scipy.optimize, solver, deaf)
-    monkeypatch.setattr("torchproof.verify.programme.integer._highspy", lambda: None)
+    monkeypatch.setattr(scipy.optimize, "linprog", deaf)
     x = torch.rand(1, 1, 4, 5)
     try:
         found = Propagation(method, False, 0.5).margins(Hard(), x, torch.tensor([0]), THREAT)

@@ -26,7 +26,7 @@ from torchproof.evaluate.subject import Subject, examples_of, sharded
 from torchproof.evaluate.suites import bounded
 from torchproof.evaluate.versions import versions
 from torchproof.verify.inputs import InputSet
-from torchproof.verify.methods import ASSUMED, SECONDS
+from torchproof.verify.methods import SECONDS
 from torchproof.verify.milp import Trial
 
 SCHEMA = "torchproof.certificate/1"
@@ -186,9 +186,7 @@ def _least(margins: Bounded) -> list[tuple[float | None, float | None]]:
     none = [None] * len(lower)
     errors = none if margins.error is None else margins.error.gather(1, worst)[:, 0].tolist()
     return [
-        (low, None if error is None or math.isnan(error) else error)
-        if math.isfinite(low)
-        else (None, None)
+        (low, error) if math.isfinite(low) else (None, None)
         for low, error in zip(lower, errors, strict=True)
     ]
 
@@ -206,7 +204,6 @@ def _summary(subject: Subject, ledger: Ledger, method: str) -> Certificates:
     sure = sum(row.status == "certified" for row in rows)
     header = ledger.header
     sound = any(row.error_bound is not None for row in rows)
-    told = [SOUND if sound else ASSUMPTIONS, *ASSUMED.get(method, ())]
     return Certificates(
         date=header.about["date"], model=header.about["model"],
         model_sha256=header.settings["model_sha256"], data=examples.name,
@@ -215,7 +212,7 @@ def _summary(subject: Subject, ledger: Ledger, method: str) -> Certificates:
         clean_accuracy=right / len(asked), clean_accuracy_ci95=clopper_pearson(right, len(asked)),
         certified_accuracy=sure / len(rows),
         certified_accuracy_ci95=clopper_pearson(sure, len(rows)),
-        assumptions="; ".join(told), examples=rows,
+        assumptions=SOUND if sound else ASSUMPTIONS, examples=rows,
         backward=sum(ledger.of(row.id).get(CERTIFICATE, {}).get("backward", 0) for row in rows),
         seconds=sum(row.seconds for row in rows), versions=versions(),
         command=header.about["command"] or

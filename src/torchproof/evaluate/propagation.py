@@ -24,7 +24,7 @@ from torchproof.verify.sound import sound_margins, uncovered
 
 class Bounded(NamedTuple):
     """lower: (B, K - 1) bounds of margins; error: how far they may be above what holds in real
-    arithmetic, (B, K - 1), NaN or None where that is not accounted for; rows: walks back; found: as
+    arithmetic, (B, K - 1), None where that is not accounted for; rows: walks back; found: as
     of `Margins`.
     """
 
@@ -36,7 +36,7 @@ class Bounded(NamedTuple):
     @property
     def sure(self) -> Tensor:
         """(B, K - 1) what the margins are at least, with the error taken off."""
-        return self.lower if self.error is None else self.lower - self.error.nan_to_num(0.0)
+        return self.lower if self.error is None else self.lower - self.error
 
 
 class _Kept(NamedTuple):

@@ -6,7 +6,7 @@ name of its own paper is a row too, and says which (`same`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -29,26 +29,20 @@ from torchproof.verify.lp import lp_margins
 from torchproof.verify.milp import milp_margins
 
 SECONDS = 60.0  # for one example, where a method can be limited
-DUAL = (
-    "margins that no linear programme shows to be positive rest on the dual bounds of HiGHS with "
-    "integers, less its tolerances: without error_bound"
-)
 
 
 @dataclass(frozen=True)
 class Verifier:
     """run: from a graph in float64, images (B, ...), labels (B,) and a threat to bounds of margins;
     about: what it is, in a line; timed: whether `run` takes `time_limit`, seconds for each example;
-    assumes: what rests on more than float64; extra: what has to be installed for it; same: the row
-    that it equals; transforms: does it use torch.func, which imports most of torch's compiler when
-    it is first called?
+    extra: what has to be installed for it; same: the row that it equals; transforms: does it use
+    torch.func, which imports most of torch's compiler when it is first called?
     """
 
     run: Callable[..., Margins]
     about: str
     source: str
     timed: bool = False
-    assumes: tuple[str, ...] = ()
     extra: str = ""
     same: str = ""
     transforms: bool = False
@@ -121,7 +115,7 @@ def _propagated(method: str, about: str, source: str) -> Verifier:
 
 
 def _integers(middle: str, about: str, source: str) -> Verifier:
-    return Verifier(partial(milp_margins, middle=middle), about, source, True, (DUAL,))
+    return Verifier(partial(milp_margins, middle=middle), about, source, True)
 
 
 def _programme(middle: str, about: str, source: str) -> Verifier:
@@ -176,7 +170,7 @@ _OWN: dict[str, Verifier] = {
                             "Xu et al. 2021 for the boxes"),
     "refine-zono": Verifier(Later("refine_zono:refine_zono_margins"), "deepz, boxes in the middle "
                             "refined by integers in the first layers and linear programmes in the "
-                            "others", "Singh et al. 2019b", True, (DUAL,), transforms=True),
+                            "others", "Singh et al. 2019b", True, transforms=True),
     "k-relu": Verifier(Later("k_relu:k_relu_margins"), "lp, with the joint hulls of pairs of ReLUs",
                        "Singh et al. 2019c", True),
     "sdp": _semidefinite("sdp_margins", "SDPVerify: a semidefinite programme per margin, whose "
@@ -205,11 +199,6 @@ METHODS: dict[str, Verifier] = _OWN | {
                       "open", "here"),
 }  # fmt: skip
 """Verifiers: `METHODS[name](graph, x, y, threat)`."""
-
-ASSUMED: Mapping[str, tuple[str, ...]] = {
-    name: row.assumes for name, row in METHODS.items() if row.assumes
-}
-"""What a method assumes beyond the others."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
 from torchproof.verify.lp import lp_bounds
 from torchproof.verify.programme.example import START, Example, Written, by_example, prepared
-from torchproof.verify.programme.integer import Enough, least_integer, tolerance
+from torchproof.verify.programme.integer import Enough, least_integer
 from torchproof.verify.programme.maps import Maps
 from torchproof.verify.programme.solve import NOTHING, Answer, Clock, least
 
 CLEAR = 1e-5  # a margin below this many under zero is worth a look at its input
+SURE = 1e-9  # a margin above this is more than roundings of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def milp_margins(
     middle: str = START, time_limit: float | None = None,
 ) -> Margins:  # fmt: skip
     """(B, K - 1) lower bounds of z_y - z_t like `lp_margins`, each solved with integers as well:
-    up to the solver's tolerances the least margin itself for hinges and maxima.
+    up to 1e-6 the least margin itself for hinges and maxima.
 
     time_limit: seconds for each example, in equal shares of what is left for each of its margins.
     """
@@ -63,7 +64,7 @@ def integer_answers(example: Example, places: list[int]) -> list[Answer]:
     """About the margins at these places, with integers, each in an equal share of the time left."""
     found = []
     for turn, t in enumerate(places):
-        share = example.clock.spare / (len(places) - turn)
+        share = example.clock.left / (len(places) - turn)
         try:
             late = example.clock.left <= 0
             found.append(NOTHING if late else example.exact.least(t, least_integer, share))
@@ -81,8 +82,7 @@ def milp_verify(
 
     time_limit: seconds for each example. middle: as for `lp_margins`. A counterexample is run
     through the model itself, in its own dtype. Certified rests on bounds in float64 without an
-    account of rounding, and for integers on HiGHS: its dual bound less its tolerances. Raises like
-    `lp_margins`.
+    account of rounding. Raises like `lp_margins`.
     """
     x, y = x.detach().clone(), y.detach()
     maps = prepared(model, x.cpu().double())
@@ -167,7 +167,7 @@ def _answers(example: Example, bounds: np.ndarray) -> Iterator[tuple[int, Answer
     left = _open(bounds) if clock.left > 0 else []
     for turn, t in enumerate(left):
         written = example.exact
-        share = clock.spare / (len(left) - turn)
+        share = clock.left / (len(left) - turn)
         yield t, written.least(t, least_integer, share, enough(written, t)), written
 
 
@@ -178,5 +178,5 @@ def _open(bounds: np.ndarray) -> list[int]:
 
 def enough(written: Written, margin: int) -> Enough:
     """The margin is certainly positive, or clearly negative somewhere."""
-    offset, slack = float(written.constants[margin]), tolerance(written.programme)
-    return lambda bound, best: bound + offset > 2 * slack or best + offset < -CLEAR
+    offset, doubt = float(written.constants[margin]), float(written.doubts[margin])
+    return lambda bound, best: bound + offset > 2 * doubt + SURE or best + offset < -CLEAR

@@ -87,7 +87,7 @@ class Refiner:
     def _refine(self, node: Node, name: str, intervals: dict[str, Interval], clock: Clock) -> None:
         ways = [(least, lambda left: clock.left)]
         if self.layers > 0:
-            ways.append((least_integer, lambda left: clock.spare / left))
+            ways.append((least_integer, lambda left: clock.left / left))
         for solve, seconds in ways:
             wanted = self.encoding.open(node, name, intervals)
             intervals[name] = self.encoding.sharpened(name, intervals[name], wanted, solve, seconds)

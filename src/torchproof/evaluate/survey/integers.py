@@ -63,7 +63,7 @@ def _search(example: Example, lower: np.ndarray, upper: np.ndarray, to_the_end: 
     for turn, t in enumerate(left):
         if upper.min() < -CLEAR and not to_the_end:
             break
-        share, written = clock.spare / (len(left) - turn), example.exact
+        share, written = clock.left / (len(left) - turn), example.exact
         rest = () if to_the_end else (enough(written, t),)
         answer = written.least(t, least_integer, share, *rest)
         lower[t] = max(lower[t], answer.bound)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torchproof.core.errors import InputError
+from torchproof.core.errors import FileError, InputError
 from torchproof.evaluate.survey import Survey, survey
 from torchproof.evaluate.survey.record import Cell, Share
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, conclude
 from torchproof.reproduce.survey.figure import drawn
+from torchproof.reproduce.survey.networks import SMALL as NETWORKS
 from torchproof.reproduce.survey.networks import small
 from torchproof.reproduce.survey.page import publish
 from torchproof.reproduce.survey.smoothed import theories, trainings
@@ -22,23 +25,53 @@ SHOWN = ("ibp", "crown", "alpha-crown-full", "lp-full", "bab")
 
 
 def survey_experiment(request: Request) -> Outcome:
-    """All approaches on all networks; resumable image by image. One seed: nothing in it is random
-    but the attacks. Raises InputError for the scale "paper", which needs its own networks.
+    """All approaches on all networks; resumable image by image, processes share the networks. One
+    seed: nothing in it is random but the attacks. Raises InputError for the scale "paper", which
+    needs its own networks.
     """
     if request.scale != "small":
         remedy = "use torchproof.evaluate.survey.survey on your own networks"
         raise InputError(f"scale {request.scale!r}", "small", remedy)
+    request = replace(request, seeds=1)
     request.claim({"images": str(IMAGES), "limit": f"{SECONDS:g}"})
-    subjects = small(request.out, IMAGES, (), request.data_dir, request.say)
-    found = survey(
-        subjects, IMAGES, SECONDS, out=request.out / "survey", resume=True, say=request.say,
-        command="torchproof reproduce survey",
-    )  # fmt: skip
+    asked = shared(request, list(NETWORKS), lambda name, _: _asked(request, name))
+    found = together([one for each in asked.values() for one in each if one is not None])
     smoothed = {
         "theories": theories(request.data_dir),
         "trainings": (*trainings(request.data_dir), *trained(request.out, request.say)),
     }
     return told(found.model_copy(update=smoothed), request)
+
+
+def _asked(request: Request, name: str) -> Survey | None:
+    """All approaches on one network; None for one that is not at hand, which is said."""
+    folder = request.out / "survey" / name
+    try:
+        return Survey.read(folder)
+    except FileError:  # not finished yet
+        pass
+    try:
+        subjects = small(request.out, IMAGES, (name,), request.data_dir, request.say)
+    except FileError as error:
+        request.say(f"without {name}: {error.given}")
+        return None
+    found = survey(
+        subjects, IMAGES, SECONDS, out=folder, resume=True, say=request.say,
+        command="torchproof reproduce survey",
+    )  # fmt: skip
+    found.save(folder)
+    return found
+
+
+def together(parts: Sequence[Survey]) -> Survey:
+    """One survey of several, of different networks; `spent` is the sum."""
+    return parts[0].model_copy(
+        update={
+            "cells": tuple(cell for one in parts for cell in one.cells),
+            "violations": tuple(found for one in parts for found in one.violations),
+            "spent": sum(one.spent for one in parts),
+        }
+    )
 
 
 def told(found: Survey, request: Request) -> Outcome:
@@ -59,7 +92,6 @@ def told(found: Survey, request: Request) -> Outcome:
         rows=rows(found.cells),
         judged=judge(found),
         picture=drawn(found),
-        seconds=found.spent,
     )
 
 

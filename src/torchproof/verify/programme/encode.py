@@ -136,7 +136,7 @@ class Encoding:
             values = [Value(best.bound, best.error), Value(found.bound, found.error)]
             if self.tangents is not None and found.multipliers is not None:
                 values.append(self.tangents.bound(c, found.multipliers))
-            bound, error = max(values, key=lambda v: v.bound - np.nan_to_num(v.error))
+            bound, error = max(values, key=lambda v: v.bound - v.error)
             best = Answer(bound, point, found.status, None, error)
             if enough is not None and enough(best.bound, np.inf):
                 break

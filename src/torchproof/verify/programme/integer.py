@@ -1,25 +1,24 @@
-"""Linear programmes with integers, solved by HiGHS: through `highspy` where it is installed (extra
-`milp`), which stops as soon as the sign is known and always has a bound, else through scipy.
+"""Linear programmes with integers, by branch and bound (Land and Doig 1960): every bound is that of
+a linear programme, which its multipliers prove.
 
-What counts is the solver's dual bound less its tolerances: unlike that of a linear programme it
-cannot be recomputed from multipliers.
+HiGHS has such a search of its own. It is not used, because nothing can check its dual bound, and
+that is wrong at times: see `docs/certification/programmes.md`.
 """
 
 from __future__ import annotations
 
-import importlib
-import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from torchproof.verify.clock import attended
 from torchproof.verify.programme.draft import Programme
-from torchproof.verify.programme.solve import LATE, NOTHING, STATUS, Answer, Status, least
+from torchproof.verify.programme.solve import Answer, Clock, impossible, least
 
-GAP, DUAL = 1e-6, 1e-7  # HiGHS: absolute gap of a search; reduced costs that pass for zero
+GAP = 1e-6  # a search ends this near to the best point
+WHOLE = 1e-6  # what is so near to an integer passes for one, at points; bounds do not rest on it
 
 Enough = Callable[[float, float], bool]
 """From the bound and the value of the best point so far to whether the search may end."""
@@ -29,93 +28,97 @@ def least_integer(
     programme: Programme, c: np.ndarray, seconds: float = np.inf,
     enough: Enough = lambda bound, best: False,
 ) -> Answer:  # fmt: skip
-    """The minimum of <c, v> over the programme, from below, as far as `seconds` go.
+    """The minimum of <c, v> over the programme, from below, as far as `seconds` go; what float64
+    may have lost is taken off already.
 
-    scipy knows no `enough`, and has no bound where it found no point in time.
+    The part with the lowest bound is divided first, at the integer whose fraction, times the
+    multipliers of its rows, is the largest.
     """
     if not programme.integer.any():
         return least(programme, c, seconds)
-    end = time.monotonic() + seconds
-    solve = _scipy if _highspy() is None else _direct
-    importlib.import_module("scipy.optimize")  # takes most of a second, the first time
-    seconds = end - time.monotonic()
-    if seconds <= 0:
-        return NOTHING
-    found = attended(partial(solve, programme, c, seconds, enough), seconds, LATE) or NOTHING
-    sure = found.bound - tolerance(programme) if np.isfinite(found.bound) else -np.inf
-    return found._replace(bound=sure, error=np.nan)
+    return _Search(programme, c, Clock(None if seconds == np.inf else seconds)).run(enough)
 
 
-def tolerance(programme: Programme) -> float:
-    """What the tolerances may add to a dual bound: the gap, and reduced costs within theirs that
-    move through their boxes.
+@dataclass(order=True, frozen=True)
+class _Part:
+    """What lies between low and high (integers,); at: the integer to divide at, and where; None for
+    a point that is whole.
     """
-    return float(GAP + DUAL * (programme.high - programme.low).sum())
+
+    bound: float
+    number: int
+    low: np.ndarray = field(compare=False)
+    high: np.ndarray = field(compare=False)
+    at: tuple[int, float] | None = field(compare=False)
+
+    def halves(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        assert self.at is not None, "a whole point is not divided"
+        place, value = self.at
+        low, high = self.low.copy(), self.high.copy()
+        low[place], high[place] = np.floor(value) + 1, np.floor(value)
+        yield self.low, high
+        yield low, self.high
 
 
-def _scipy(programme: Programme, c: np.ndarray, seconds: float, enough: Enough) -> Answer:
-    from scipy.optimize import Bounds, LinearConstraint, milp
+class _Search:
+    def __init__(self, programme: Programme, c: np.ndarray, clock: Clock) -> None:
+        self.programme, self.c, self.clock = programme, c, clock
+        self.places = np.flatnonzero(programme.integer)
+        self.reach = abs(programme.matrix).tocsc()[:, self.places].T
+        self.best, self.closed = np.inf, np.inf
+        self.point: np.ndarray | None = None
+        self.parts: list[_Part] = []
+        self.numbers = itertools.count()
 
-    options = {"mip_rel_gap": 0.0} | ({} if seconds == np.inf else {"time_limit": float(seconds)})
-    found = milp(
-        c,
-        integrality=programme.integer.astype(int),
-        bounds=Bounds(programme.low, programme.high),
-        constraints=LinearConstraint(programme.matrix, programme.least, programme.most),
-        options=options,
-    )
-    status = STATUS.get(found.status, "failed")
-    bound = found.mip_dual_bound if status in ("solved", "limit") else None
-    return Answer(-np.inf if bound is None else float(bound), found.x, status)
+    def run(self, enough: Enough) -> Answer:
+        low, high = (end[self.places] for end in (self.programme.low, self.programme.high))
+        self.ask(np.ceil(low), np.floor(high), -np.inf)
+        if not self.parts:
+            return Answer(-np.inf, None, "infeasible")
+        while self.parts and self.parts[0].bound < self.best - GAP:
+            if enough(self.bound, self.best):
+                return Answer(self.bound, self.point, "enough")
+            if self.clock.left <= 0:
+                return Answer(self.bound, self.point, "limit")
+            part = heapq.heappop(self.parts)
+            if part.at is None:
+                self.closed = min(self.closed, part.bound)
+                continue
+            for low, high in part.halves():
+                self.ask(low, high, part.bound)
+        return Answer(self.bound, self.point, "solved")
 
+    @property
+    def bound(self) -> float:
+        """The lowest of all parts; -inf where there is none, since a network has a point."""
+        lowest = min([self.closed] + [part.bound for part in self.parts[:1]])
+        return lowest if lowest < np.inf else -np.inf
 
-def _direct(programme: Programme, c: np.ndarray, seconds: float, enough: Enough) -> Answer:
-    import highspy
+    def ask(self, low: np.ndarray, high: np.ndarray, above: float) -> None:
+        """A part more, unless it certainly has no point. above: what it is not below."""
+        ends = self.programme.low.copy(), self.programme.high.copy()
+        ends[0][self.places], ends[1][self.places] = low, high
+        part = replace(self.programme, low=ends[0], high=ends[1])
+        found = least(part, self.c, self.clock.left)
+        if found.status == "infeasible" and impossible(part, self.clock.left):
+            return
+        at = self._at(found, low, high)
+        if at is None and found.point is not None and self.c @ found.point < self.best:
+            self.best, self.point = float(self.c @ found.point), found.point
+        bound = max(above, found.sure)
+        heapq.heappush(self.parts, _Part(bound, next(self.numbers), low, high, at))
 
-    solver = highspy.Highs()
-    for option, value in {
-        "output_flag": False, "mip_rel_gap": 0.0, "threads": 1, "time_limit": float(seconds),
-    }.items():  # fmt: skip
-        solver.setOptionValue(option, value)
-    solver.passModel(_model(highspy, programme, c))
-
-    def look(event: Any) -> None:
-        seen = event.data_out
-        if enough(seen.mip_dual_bound, seen.mip_primal_bound):
-            event.interrupt()
-
-    solver.cbMipInterrupt.subscribe(look)
-    solver.run()
-    ended, info = solver.getModelStatus(), solver.getInfo()
-    kinds = highspy.HighsModelStatus
-    statuses: dict[Any, Status] = {
-        kinds.kOptimal: "solved", kinds.kTimeLimit: "limit", kinds.kInterrupt: "enough",
-        kinds.kInfeasible: "infeasible",
-    }  # fmt: skip
-    status = statuses.get(ended, "failed")
-    feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    point = np.array(solver.getSolution().col_value) if feasible else None
-    sure = status in ("solved", "enough", "limit")
-    return Answer(info.mip_dual_bound if sure else -np.inf, point, status)
-
-
-def _model(highspy: Any, programme: Programme, c: np.ndarray) -> Any:
-    model, rows = highspy.HighsLp(), programme.matrix.tocsr()
-    model.num_row_, model.num_col_ = rows.shape
-    model.col_cost_, model.col_lower_, model.col_upper_ = c, programme.low, programme.high
-    model.row_lower_, model.row_upper_ = programme.least, programme.most
-    model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_, model.a_matrix_.index_ = rows.indptr, rows.indices
-    model.a_matrix_.value_ = rows.data
-    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-    model.integrality_ = [kinds[int(i)] for i in programme.integer]
-    return model
-
-
-def _highspy() -> Any:
-    """The package, or None where it is absent or does not load."""
-    try:
-        import highspy
-    except Exception:  # whatever a broken installation may raise
-        return None
-    return highspy
+    def _at(self, found: Answer, low: np.ndarray, high: np.ndarray) -> tuple[int, float] | None:
+        """Where to divide; the middle of the widest where the solver told nothing."""
+        if found.point is None or found.multipliers is None:
+            widest = int((high - low).argmax())
+            open_ = bool(high[widest] > low[widest])
+            return (widest, float((low[widest] + high[widest]) / 2)) if open_ else None
+        values = found.point[self.places]
+        fraction = np.abs(values - values.round())
+        fraction[fraction <= WHOLE] = 0.0
+        if not fraction.any():
+            return None
+        worth = fraction * (self.reach @ np.abs(found.multipliers) + GAP)
+        place = int(worth.argmax())
+        return place, float(values[place])

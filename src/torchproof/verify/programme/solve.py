@@ -9,16 +9,15 @@ Shcherbina 2004) and what the network itself may break rows by.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from torchproof.verify.clock import attended
 from torchproof.verify.programme.draft import Programme, U
-
-LATE = 0.7  # seconds that a search may go on after its limit
 
 Status = Literal["solved", "enough", "limit", "infeasible", "failed"]
 
@@ -36,11 +35,6 @@ class Clock:
             return np.inf
         return max(0.0, self.limit - self.spent)
 
-    @property
-    def spare(self) -> float:
-        """What to ask of a search with integers, which looks at its clock between its steps."""
-        return max(0.0, self.left - min(LATE, 0.1 * (self.limit or 0.0)))
-
     def part(self, share: float) -> Clock:
         """A clock of its own for a share of what is left."""
         return Clock(None if self.limit is None else share * self.left)
@@ -54,7 +48,7 @@ class Answer(NamedTuple):
     """bound: what the minimum is not below, -inf where nothing is known; point: where the solver
     was best, None where it has none; status: how it ended, "enough" where it was told to stop;
     multipliers: of the rows, where the bound is theirs; error: how far the bound may be above what
-    holds in real arithmetic, NaN where that is the solver's.
+    holds in real arithmetic.
     """
 
     bound: float
@@ -65,8 +59,8 @@ class Answer(NamedTuple):
 
     @property
     def sure(self) -> float:
-        """The bound less its error, if that is known."""
-        return self.bound if np.isnan(self.error) else self.bound - self.error
+        """The bound less its error."""
+        return self.bound - self.error
 
 
 class Value(NamedTuple):
@@ -114,6 +108,29 @@ def least(programme: Programme, c: np.ndarray, seconds: float = np.inf) -> Answe
         y[tie] = found.eqlin.marginals
     bound, error = dual_value(programme, c, y)
     return Answer(bound, found.x, status, y, error)
+
+
+def impossible(programme: Programme, seconds: float = np.inf) -> bool:
+    """Do multipliers prove that the programme, without its integers, has no point? They are those
+    of the least sum by which its rows have to be broken, and bound the objective 0 from above 0.
+    """
+    rows = len(programme.most)
+    one = sparse.eye_array(rows, format="csr")
+    matrix = sparse.hstack([programme.matrix, -one, one[:, programme.ties]], format="csr")
+    broken = matrix.shape[1] - len(programme.low)
+    far = float((abs(programme.matrix) @ programme.sizes + np.abs(programme.most)).max(initial=0))
+    elastic = replace(
+        programme, matrix=matrix,
+        low=np.concatenate([programme.low, np.zeros(broken)]),
+        high=np.concatenate([programme.high, np.full(broken, far)]),
+        integer=np.concatenate([programme.integer, np.zeros(broken, dtype=bool)]),
+    )  # fmt: skip
+    nothing = np.zeros(len(programme.low))
+    found = least(elastic, np.concatenate([nothing, np.ones(broken)]), seconds)
+    if found.multipliers is None:
+        return False
+    bound, error = dual_value(programme, nothing, found.multipliers)
+    return bound > error
 
 
 def dual_value(programme: Programme, c: np.ndarray, y: np.ndarray) -> Value:

@@ -36,8 +36,7 @@ ASSUMPTION = (
 
 class SoundMargins(NamedTuple):
     """lower - error (B, K - 1) holds in real arithmetic: z_y - z_t, t != y in order; -inf where
-    nothing does; error NaN where `lower` is a solver's word, of methods with integers. rows: walks
-    back through the graph; found: as of `bounds.Margins`.
+    nothing does. rows: walks back through the graph; found: as of `bounds.Margins`.
     """
 
     lower: Tensor
@@ -100,7 +99,7 @@ LATER = {
 
 
 def _finite(found: Sum) -> Sum:
-    """Where nothing holds, -inf; errors that are not known stay NaN."""
+    """Where nothing holds, -inf."""
     known = found.value.isfinite() & ~found.error.isinf()
     value = torch.where(known, found.value, -torch.inf)
     return Sum(value, torch.where(known, found.error, 0.0))

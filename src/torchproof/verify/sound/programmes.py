@@ -72,9 +72,7 @@ class Rounding:
 
 
 class Found(NamedTuple):
-    """Of one example: bounds of its margins (K - 1,) and errors, NaN where these are a solver's;
-    rows that were walked.
-    """
+    """Of one example: bounds of its margins (K - 1,) and errors; rows that were walked."""
 
     sums: Sum
     walked: int
@@ -83,8 +81,8 @@ class Found(NamedTuple):
 def programme_margins(
     graph: Graph, inside: InputSet, y: Tensor, method: str, seconds: float | None
 ) -> tuple[Sum, int]:
-    """(B, K - 1) bounds of margins, and their errors, NaN where that is not known; rows that were
-    walked. method: a name of WAYS; seconds: for each example.
+    """(B, K - 1) bounds of margins, and their errors; rows that were walked. method: a name of
+    WAYS; seconds: for each example.
     """
     x = inside.x.cpu()
     maps = prepared(graph, x)
@@ -160,7 +158,7 @@ def _groups(example: Example, known: Sum) -> Sum:
 
 
 def _integers(example: Example, known: Sum) -> Sum:
-    """With integers only where a margin is open without: what the solver says then is its own."""
+    """With integers only where a margin is open without."""
     alone = _linear(example, known)
     open_ = (alone.value - alone.error <= 0).nonzero()[:, 0].tolist()
     return _joined(alone, integer_answers(example, open_), open_)
@@ -170,7 +168,7 @@ def _joined(known: Sum, answers: list[Answer], places: list[int] | None = None) 
     """The better of what is known of the margins at these places, and of the answers."""
     value, error = (t.clone() for t in known)
     for t, found in zip(range(len(value)) if places is None else places, answers, strict=True):
-        if found.sure > float(value[t] - error[t].nan_to_num(0.0)):
+        if found.sure > float(value[t] - error[t]):
             value[t], error[t] = found.bound, found.error
     return Sum(value, error)
 
