@@ -142,3 +142,32 @@ def test_what_has_no_point_is_proven() -> None:
     assert impossible(far) and not impossible(far, 0.0)
     tied = replace(programme, least=programme.most + 1000, most=programme.most + 1000)
     assert tied.ties.all() and impossible(tied)
+
+
+@pytest.mark.parametrize("kind", ["outside", "nothing", "failing late", "not a number"])
+def test_a_solver_that_errs_costs_time_and_not_soundness(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points outside their boxes, no answers, multipliers of another programme."""
+    programme, c = some(4, integers=True)
+    truth, asked = least_integer(programme, c), list[int]()
+    random = np.random.default_rng(0)
+
+    def erring(part: Programme, c: np.ndarray, seconds: float = np.inf) -> Answer:
+        asked.append(1)
+        fixed = int((part.low == part.high).sum())
+        if kind == "nothing" or (kind == "failing late" and fixed >= 3):
+            return Answer(-np.inf, None, "failed")
+        found = least(part, c)
+        if found.point is None or kind == "failing late":
+            return found
+        shift = random.normal(size=len(c)) * (1e-3 if kind == "outside" else np.nan)
+        y = random.normal(size=len(part.most))
+        value = dual_value(part, c, y)
+        return Answer(value.bound, found.point + shift, "solved", y, value.error)
+
+    monkeypatch.setattr("torchproof.verify.programme.integer.least", erring)
+    seen: list[float] = []
+    found = least_integer(programme, c, 0.5, lambda bound, best: bool(seen.append(bound)))
+    assert found.bound <= truth.bound + 1e-9 and seen == sorted(seen)
+    assert found.status in ("solved", "limit", "failed", "infeasible") and asked

@@ -46,7 +46,7 @@ def milp_margins(
     middle: str = START, time_limit: float | None = None,
 ) -> Margins:  # fmt: skip
     """(B, K - 1) lower bounds of z_y - z_t like `lp_margins`, each solved with integers as well:
-    up to 1e-6 the least margin itself for hinges and maxima.
+    up to tolerances the least margin itself for hinges and maxima.
 
     time_limit: seconds for each example, in equal shares of what is left for each of its margins.
     """

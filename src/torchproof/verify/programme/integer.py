@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from torchproof.verify.programme.draft import Programme
-from torchproof.verify.programme.solve import Answer, Clock, impossible, least
+from torchproof.verify.programme.solve import Answer, Clock, Status, impossible, least
 
 GAP = 1e-6  # a search ends this near to the best point
 WHOLE = 1e-6  # what is so near to an integer passes for one, at points; bounds do not rest on it
@@ -28,11 +28,12 @@ def least_integer(
     programme: Programme, c: np.ndarray, seconds: float = np.inf,
     enough: Enough = lambda bound, best: False,
 ) -> Answer:  # fmt: skip
-    """The minimum of <c, v> over the programme, from below, as far as `seconds` go; what float64
-    may have lost is taken off already.
+    """The minimum of <c, v> over the programme, from below, as far as `seconds` go; of one with
+    integers what float64 may have lost is taken off already.
 
     The part with the lowest bound is divided first, at the integer whose fraction, times the
-    multipliers of its rows, is the largest.
+    multipliers of its rows, is the largest. The search ends at a part that needs no division: no
+    other is lower. "failed" where nothing is left to divide and the solver told nothing.
     """
     if not programme.integer.any():
         return least(programme, c, seconds)
@@ -65,7 +66,7 @@ class _Search:
         self.programme, self.c, self.clock = programme, c, clock
         self.places = np.flatnonzero(programme.integer)
         self.reach = abs(programme.matrix).tocsc()[:, self.places].T
-        self.best, self.closed = np.inf, np.inf
+        self.best = np.inf
         self.point: np.ndarray | None = None
         self.parts: list[_Part] = []
         self.numbers = itertools.count()
@@ -73,26 +74,19 @@ class _Search:
     def run(self, enough: Enough) -> Answer:
         low, high = (end[self.places] for end in (self.programme.low, self.programme.high))
         self.ask(np.ceil(low), np.floor(high), -np.inf)
-        if not self.parts:
-            return Answer(-np.inf, None, "infeasible")
-        while self.parts and self.parts[0].bound < self.best - GAP:
-            if enough(self.bound, self.best):
-                return Answer(self.bound, self.point, "enough")
+        while self.parts:
+            part = self.parts[0]
+            if part.bound >= self.best - GAP or part.at is None:
+                done: Status = "solved" if self.best < np.inf else "failed"
+                return Answer(part.bound, self.point, done)
+            if enough(part.bound, self.best):
+                return Answer(part.bound, self.point, "enough")
             if self.clock.left <= 0:
-                return Answer(self.bound, self.point, "limit")
-            part = heapq.heappop(self.parts)
-            if part.at is None:
-                self.closed = min(self.closed, part.bound)
-                continue
+                return Answer(part.bound, self.point, "limit")
+            heapq.heappop(self.parts)
             for low, high in part.halves():
                 self.ask(low, high, part.bound)
-        return Answer(self.bound, self.point, "solved")
-
-    @property
-    def bound(self) -> float:
-        """The lowest of all parts; -inf where there is none, since a network has a point."""
-        lowest = min([self.closed] + [part.bound for part in self.parts[:1]])
-        return lowest if lowest < np.inf else -np.inf
+        return Answer(-np.inf, None, "infeasible")  # and no bound: a network has a point
 
     def ask(self, low: np.ndarray, high: np.ndarray, above: float) -> None:
         """A part more, unless it certainly has no point. above: what it is not below."""
@@ -102,19 +96,19 @@ class _Search:
         found = least(part, self.c, self.clock.left)
         if found.status == "infeasible" and impossible(part, self.clock.left):
             return
-        at = self._at(found, low, high)
-        if at is None and found.point is not None and self.c @ found.point < self.best:
-            self.best, self.point = float(self.c @ found.point), found.point
+        at, point = self._at(found, low, high), found.point
+        if at is None and point is not None and self.c @ point < self.best:
+            self.best, self.point = float(self.c @ point), point
         bound = max(above, found.sure)
         heapq.heappush(self.parts, _Part(bound, next(self.numbers), low, high, at))
 
     def _at(self, found: Answer, low: np.ndarray, high: np.ndarray) -> tuple[int, float] | None:
         """Where to divide; the middle of the widest where the solver told nothing."""
-        if found.point is None or found.multipliers is None:
+        if found.point is None or not np.isfinite(found.point).all() or found.multipliers is None:
             widest = int((high - low).argmax())
             open_ = bool(high[widest] > low[widest])
             return (widest, float((low[widest] + high[widest]) / 2)) if open_ else None
-        values = found.point[self.places]
+        values = found.point[self.places].clip(low, high)  # solvers leave boxes by their tolerances
         fraction = np.abs(values - values.round())
         fraction[fraction <= WHOLE] = 0.0
         if not fraction.any():
