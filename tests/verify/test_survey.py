@@ -84,7 +84,7 @@ def test_a_method_is_stopped_and_the_next_one_answered() -> None:
         start = time.monotonic()
         late = ask(Question("recur-jac", x, y, slow.threats[0], 0.02))
         spent = time.monotonic() - start
-        assert late.status == "late" and not late.lower and 0.02 <= spent < 1.3
+        assert late.status == "late" and not late.lower and 0.02 <= spent < 5.0
         answer = ask(Question("ibp", x, y, slow.threats[0], 20.0))
         assert answer.status == "answered" and len(answer.lower) == 9
         failed = ask(Question("op-norm", x, y, parse("l0:1"), 20.0))

@@ -247,7 +247,7 @@ def test_a_limit_on_time_stops_a_pass() -> None:
         began = time.monotonic()
         with pytest.raises(OutOfTime), limit(0.3), torch.no_grad():
             Pass.of(graph, inside, bound)
-        assert time.monotonic() - began < 1.3
+        assert time.monotonic() - began < 5.0
 
 
 def test_the_shortest_of_nested_limits_counts() -> None:
