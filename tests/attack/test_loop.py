@@ -37,6 +37,7 @@ from torchproof.core.objectives import (
 )
 from torchproof.core.sites import Latent, Universal
 from torchproof.core.threats import Threat
+from torchproof.train.n_fgsm import NoiseStep
 
 LINF = Threat(Linf(), 0.12)
 L2_ = Threat(L2(), 0.35)
@@ -152,8 +153,10 @@ def test_madry_training_is_a_naive_loop_bit_for_bit(dtype: torch.dtype, make_pro
         Attack(L2_, Margin(), MomentumPGD(3)),
         Attack(LINF, CrossEntropy(), NoisyPGD(3, noise=0.01)),
         Attack(Threat(L2(), 0.3, site=Latent("bn")), CrossEntropy(), PGD(2)),
+        Attack(LINF, CrossEntropy(), FGSM()),
+        Attack(LINF, CrossEntropy(), NoiseStep(2.0, 1.0)),
     ],
-    ids=["pgd", "momentum", "noisy", "latent"],
+    ids=["pgd", "momentum", "noisy", "latent", "fgsm", "n-fgsm"],
 )
 def test_the_queue_and_the_loop_without_one_agree(attack: Attack, make_problem: Any) -> None:
     """Training starts all examples at once and needs no queue; seven slots do."""

@@ -20,6 +20,7 @@ class FGSM(Search):
     every norm and box.
     """
 
+    even: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"bounded"})
 
     @property

@@ -52,10 +52,6 @@ class PGD(Search):
     start: Start = field(default_factory=Uniform)
     schedule: Schedule = field(default_factory=Constant)
 
-    def __init_subclass__(cls) -> None:
-        """Subclasses are not even, unless they say so."""
-        cls.even = cls.__dict__.get("even", False)
-
     def __post_init__(self) -> None:
         check_steps(self.steps)
         if not isinstance(self.start, Start) or not callable(self.schedule):

@@ -41,6 +41,10 @@ class Search(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     norms: ClassVar[frozenset[type[Norm]] | None] = None
 
+    def __init_subclass__(cls) -> None:
+        """A search is not even unless it says so itself, whatever the one that it derives from."""
+        cls.even = cls.__dict__.get("even", False)
+
     @property
     @abstractmethod
     def steps(self) -> int:

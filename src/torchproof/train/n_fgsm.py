@@ -34,6 +34,8 @@ class NoiseStep(Search):
     Both are in the units of the method's eps, the set's radius being k + length of them.
     """
 
+    even: ClassVar[bool] = True
+
     k: float
     length: float
     needs: ClassVar[frozenset[str]] = frozenset({"bounded", "image"})
