@@ -246,13 +246,14 @@ def test_slopes_of_channels_and_squares_are_known_to_bounds(tmp_path: Path) -> N
 def test_operators_without_bounds_are_named_as_in_the_file() -> None:
     """Whether the graph was exported, as here for the sake of Pow, or written down."""
     nodes = [
-        helper.make_node("Pow", ["x", "b"], ["p"], name="cube"),
+        helper.make_node("Pow", ["x", "b"], ["p"], name="root"),
         helper.make_node("ReduceMax", ["p"], ["q"], axes=[1], name="top"),
-        helper.make_node("Flatten", ["q"], ["y"]),
+        helper.make_node("Pow", ["q", "b"], ["r"], name="again"),
+        helper.make_node("Flatten", ["r"], ["y"]),
     ]
-    proto = model_of(nodes, (1, 3, 4, 4), {"b": scalar(3.0)}, 13)
+    proto = model_of(nodes, (1, 3, 4, 4), {"b": scalar(1.5)}, 13)
     net = _graph(onnx, proto, "op.onnx")[0].eval()
-    with pytest.raises(ModelError, match=r"Pow \(node 'cube'\).*ReduceMax \(node 'top'\)"):
+    with pytest.raises(ModelError, match=r"Pow \(node 'root'\)[^;]*; pow at .Pow \(node 'again'\)"):
         graph_of(net, torch.rand(1, 3, 4, 4))
 
 

@@ -82,6 +82,11 @@ def _elu(alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0, *_: Any) -> 
     return Curve(function, (0.0,))
 
 
+def _power(n: int) -> Relaxation:
+    power = partial(torch.pow, exponent=n)
+    return Curve(power, (0.0,)) if n % 2 else Curve(power, floor=0.0)
+
+
 def _clamp(low: Any = None, high: Any = None, *_: Any) -> Relaxation:
     given = [end for end in (low, high) if end is not None]
     if any(isinstance(end, torch.Tensor) and end.numel() > 1 for end in given):
@@ -127,6 +132,7 @@ RELAXED: dict[str, Maker] = {
     "hardsigmoid": lambda *_: Curve(F.hardsigmoid, (-3.0, 3.0)),
     "abs": lambda *_: Curve(torch.abs, (0.0,)),
     "square": lambda *_: Curve(torch.square, floor=0.0),
+    "power": _power,
     "exp": lambda *_: Curve(torch.exp),
     "log": lambda *_: Curve(torch.log, above=0.0),
     "sqrt": lambda *_: Curve(torch.sqrt, above=0.0),

@@ -22,11 +22,13 @@ from torchproof.verify.operators import HARMLESS
 from torchproof.verify.rewrite_norms import (
     batch_norm,
     group_norm,
+    instance_norm,
     layer_norm,
     per_channel,
     plain_batch_norm,
 )
-from torchproof.verify.rewrite_pools import max_pool
+from torchproof.verify.rewrite_pools import adaptive_max_pool, max_pool, max_pool_of_rows
+from torchproof.verify.rewrite_reductions import REDUCTIONS
 from torchproof.verify.steps import Steps
 
 
@@ -35,11 +37,14 @@ def rewritten(graph: Graph) -> Graph:
     nodes: list[Node] = []
     many: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.kind in SEVERAL:
+        if node.kind in SEVERAL or (node.kind in FIRST and len(node.args) > 1):
             many[node.name] = node
             continue
-        if node.kind == "getitem" and node.refs and node.refs[0] in many:
-            node = _one_of(node, many[node.refs[0]])
+        source = many.get(node.refs[0]) if node.kind == "getitem" and node.refs else None
+        if source is not None:
+            if source.kind in FIRST and node.args[1] != 0:
+                source = replace(source, kind=f"{source.kind} of indices")
+            node = _one_of(node, source)
         rule = REWRITES.get(node.kind) if node.name in graph.live else None
         if rule is None or set(node.named) - NAMED.get(node.kind, HARMLESS):
             nodes.append(node)
@@ -49,12 +54,17 @@ def rewritten(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-NAMED = {"add": {"alpha"}, "sub": {"alpha"}, "gelu": {"approximate"}}
+NAMED = {"add": {"alpha"}, "sub": {"alpha"}, "gelu": {"approximate"},
+         "var": {"correction", "keepdim"}, "std": {"correction", "keepdim"}}  # fmt: skip
 """Named arguments that rules look at; nodes with others are left for `check` to refuse."""
 
 SEVERAL = frozenset({"split", "split_with_sizes", "chunk", "unbind", "tensor_split",
                      "_native_batch_norm_legit_no_training"})  # fmt: skip
 """Operations with several answers, of which a `getitem` takes one."""
+
+
+FIRST = frozenset({"max", "min", "adaptive_max_pool2d", "max_pool2d_with_indices"})
+"""The same, which give values and their indices: only of the values is anything known."""
 
 
 def _one_of(item: Node, source: Node) -> Node:
@@ -157,13 +167,19 @@ def _rsub(steps: Steps, a: Any, b: Any, alpha: float = 1) -> bool:
 
 
 def _power(steps: Steps, x: Any, exponent: Any) -> bool:
-    if exponent == 2:
-        steps.add("square", torch.square, x)
+    known = POWERS.get(exponent) if isinstance(exponent, (int, float)) else None
+    if known is not None:
+        steps.add(known.__name__, known, x)
         return True
-    if exponent == 0.5:
-        steps.add("sqrt", torch.sqrt, x)
+    if isinstance(exponent, (int, float)) and exponent > 2 and exponent == int(exponent):
+        steps.add("power", torch.pow, x, int(exponent))
         return True
     return False
+
+
+POWERS: dict[float, Callable[[Tensor], Tensor]] = {
+    2: torch.square, 0.5: torch.sqrt, -1: torch.reciprocal, -0.5: torch.rsqrt
+}  # fmt: skip
 
 
 def _extreme(sign: int, steps: Steps, a: Any, b: Any) -> bool:
@@ -214,8 +230,13 @@ REWRITES: dict[str, Callable[..., bool]] = {
     "pow": _power,
     "maximum": partial(_extreme, 1),
     "minimum": partial(_extreme, -1),
+    "max_pool1d": max_pool_of_rows,
     "max_pool2d": max_pool,
+    "max_pool2d_with_indices": max_pool,
+    "adaptive_max_pool2d": adaptive_max_pool,
+    "instance_norm": instance_norm,
     "prelu": _prelu,
     "dropout": _aliased,
+    **REDUCTIONS,
 }
 """Kind -> what to do; it answers False where the node stays as it is."""

@@ -63,8 +63,19 @@ def group_norm(
     return True
 
 
+def instance_norm(
+    steps: Steps, x: Any, weight: Any, bias: Any, mean: Any, var: Any, own: bool, momentum: float,
+    eps: float, *_: Any,
+) -> bool:  # fmt: skip
+    """Each channel by itself; by stored statistics where it has such and is to use them."""
+    if own:
+        return group_norm(steps, x, 0, weight, bias, eps)
+    return batch_norm(steps, x, weight, bias, mean, var, momentum, eps)
+
+
 def _grouped(groups: int, x: Tensor) -> Tensor:
-    return x.reshape(len(x), groups, -1)
+    """0 for as many as there are channels."""
+    return x.reshape(len(x), groups or x.shape[1], -1)
 
 
 def _like(x: Tensor, size: torch.Size) -> Tensor:

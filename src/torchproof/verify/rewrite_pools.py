@@ -28,6 +28,27 @@ def max_pool(
     return True
 
 
+def max_pool_of_rows(
+    steps: Steps, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+    ceil: bool = False, *_: Any,
+) -> bool:  # fmt: skip
+    """max_pool1d, as pooling of an image of one row."""
+    size, pad, wide = (_listed(v)[0] for v in (kernel, padding, dilation))
+    step = (_listed(stride) or [size])[0]
+    row = steps.add("unsqueeze", torch.unsqueeze, x, -2)
+    max_pool(steps, row, (1, size), (1, step), (0, pad), (1, wide), ceil)
+    steps.add("squeeze", torch.squeeze, steps.last, -2)
+    return True
+
+
+def adaptive_max_pool(steps: Steps, x: Any, size: Any) -> bool:
+    """Windows that cover the image, of as equal sizes as its own allows."""
+    high, wide = (_listed(size) * 2)[:2]
+    chosen = partial(_shares, high=high, wide=wide)
+    steps.add("row_max", partial(torch.amax, dim=-1), steps.add("index", chosen, x))
+    return True
+
+
 def _listed(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value or ())
 
@@ -40,6 +61,15 @@ def _windows(
         _places(x.shape[axis], kernel[i], stride[i], padding[i], dilation[i], ceil)
         for i, axis in enumerate((-2, -1))
     )
+    return _taken(x, rows, columns)
+
+
+def _shares(x: Tensor, high: int, wide: int) -> Tensor:
+    return _taken(x, _covering(x.shape[-2], high), _covering(x.shape[-1], wide))
+
+
+def _taken(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The entries at these places (windows, kernel) of both axes."""
     places = rows[:, None, :, None] * x.shape[-1] + columns[None, :, None, :]
     shape = places.shape
     flat = places.reshape(-1).to(x.device)
@@ -58,3 +88,15 @@ def _places(size: int, kernel: int, stride: int, padding: int, dilation: int, ce
     inside = (places >= 0) & (places < size)
     first = inside.long().argmax(1, keepdim=True)
     return torch.where(inside, places, places.gather(1, first))
+
+
+def _covering(size: int, windows: int) -> Tensor:
+    """(windows, longest) positions along one axis; a shorter window names its first once more."""
+    starts = [i * size // windows for i in range(windows)]
+    ends = [-(-(i + 1) * size // windows) for i in range(windows)]
+    longest = max(end - start for start, end in zip(starts, ends, strict=True))
+    rows = [
+        [*range(start, end), *[start] * (longest - end + start)]
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    return torch.tensor(rows)
