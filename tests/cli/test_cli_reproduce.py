@@ -49,6 +49,21 @@ def test_all_of_them_run_and_what_is_there_is_left_out(
     assert cli("reproduce", "all", "--out", tmp_path, "--resume").code == 0
 
 
+@pytest.mark.parametrize(("given", "expected"), [((), 3), (("--jobs", 2), 2)])
+def test_seeds_take_all_cores_unless_told_otherwise(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: tuple[Any, ...], expected: int
+) -> None:
+    asked: list[int] = []
+
+    def ahead(experiment: Callable[[Request], Outcome], request: Request, jobs: int) -> Outcome:
+        asked.append(jobs)
+        return made("one", "shows", [])(request)
+
+    monkeypatch.setattr("torchproof.cli.reproduce.ahead", ahead)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert cli("reproduce", "awp", "--out", tmp_path, *given).code == 0 and asked == [expected]
+
+
 def test_the_list_names_all_28_systems(cli: Cli) -> None:
     answer = cli("reproduce", "--list")
     assert answer.code == 0

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
+import torch
 import typer
 from rich.markdown import Markdown
 from rich.markup import escape
@@ -32,8 +33,12 @@ def reproduce(
     data_dir: options.DataDir = None,
     resume: options.Resume = False,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Seeds measured at the same time, each by a process.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Seeds measured at the same time, each by a process; default: as many as cores.",
+        ),
+    ] = None,
     known: Annotated[bool, typer.Option("--list", help="Only name the experiments.")] = False,
 ) -> None:
     """Repeat a paper's main experiment in small, beside what was published.
@@ -52,7 +57,7 @@ def reproduce(
 
     def run(one: str, folder: Path) -> Outcome:
         request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, say)
-        return ahead(partial(_named, one), request, jobs)
+        return ahead(partial(_named, one), request, jobs or torch.get_num_threads())
 
     if name == "all":
         _all(run, out or Path("runs/reproduce"), resume)

@@ -29,8 +29,8 @@ def page(folder: Path) -> str:
         "does the paper's main claim show on two cores? Each has a table with intervals, the "
         "published figures with their settings, and a picture. Minutes are of the clock, on a "
         "machine with two cores that did other work too; CPU minutes, of all processes, tell the "
-        "cost; either is empty where not all of a run was recorded. With `--jobs 2` the seeds "
-        "share the two cores.",
+        "cost; either is empty where not all of a run was recorded. The seeds share the two "
+        "cores.",
         "",
         *_table(folder, [(s.name, f"{i}. {s.title}") for i, s in enumerate(SYSTEMS, 1)]),
         "",
