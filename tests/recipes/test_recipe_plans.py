@@ -32,6 +32,7 @@ from torchproof.train import (
     Settings,
     Standard,
     Sum,
+    optimisers,
 )
 
 CPU = torch.device("cpu")
@@ -117,6 +118,18 @@ def test_the_published_settings(folder: Path) -> None:
     assert isinstance(prepare(twins[1], None, CPU).method, Standard)
 
 
+def test_hypocritical_training_divides_its_rate_when_the_authors_do() -> None:
+    """By ten at epochs 100 and 105 of 110 (Tao et al. 2022)."""
+    chosen = recipe("cifar10-thrm").settings
+    optimiser = optimisers.optimiser([torch.nn.Parameter(torch.zeros(1))], chosen)
+    schedule, rates = optimisers.schedule(optimiser, chosen, chosen.epochs), []
+    for _ in range(chosen.epochs):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates == pytest.approx([0.05] * 100 + [0.005] * 5 + [0.0005] * 5)
+
+
 def test_the_table_for_a_gpu_prepares(folder: Path) -> None:
     table = Table.read(Path(__file__).parents[2] / "benchmarks" / "gpu_training.yaml")
     kinds = [AT, TRADES, AWP, FAT, IAT, FGSMAT, Sum]
@@ -183,6 +196,8 @@ def test_the_first_layer_of_the_cifar_recipes_normalises(folder: Path) -> None:
         ("augment", "Crop(pad='x')", InputError, "pad"),
         ("augment", "(Flip(), Flip())", InputError, "an augmentation"),
         ("n", 0, InputError, "0 examples"),
+        ("method", "JSIGR()", InputError, "JSIGR alone"),
+        ("method", "AWP(GradAlign())", InputError, "GradAlign in AWP"),
     ],
 )
 def test_what_is_wrong_with_a_plan(
@@ -192,6 +207,13 @@ def test_what_is_wrong_with_a_plan(
     with pytest.raises(error) as caught:
         prepare(plan, None, CPU)
     assert word in str(caught.value)
+
+
+def test_maps_kept_over_epochs_are_refused_with_an_augmentation() -> None:
+    plan = Plan(method="Sum(Standard(), JSIGR(renew=2))", augment="Flip()")
+    with pytest.raises(InputError, match="renew=2"):
+        prepare(plan, None, CPU)
+    prepare(plan.model_copy(update={"augment": None}), None, CPU)
 
 
 @pytest.mark.parametrize(("name", "value"), [("optimiser", "adm"), ("schedule", "cosin")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchproof.core.errors import FileError
-from torchproof.reproduce import pages
+from torchproof.reproduce import pages, results
 from torchproof.reproduce.collected import collected
 from torchproof.reproduce.collected import stored as read
 from torchproof.reproduce.experiment import Outcome, Row
@@ -50,18 +50,46 @@ def test_a_page_has_what_was_measured_beside_the_table(tmp_path: Path) -> None:
     assert "| a deeper network, AT: clean | 10 |" in page and "| AT: clean" not in page
 
 
-def test_what_took_long_is_said(tmp_path: Path) -> None:
-    """By the outcome, or by the table's trainings where a resumed run forgot its first session."""
-    for name in ("short", "long", "resumed"):
+def test_what_took_long_is_said_by_the_clock(tmp_path: Path) -> None:
+    """Trainings that ran side by side add up to more than the run took."""
+    for name, seconds, cpu in (("short", 1.0, 0.0), ("long", 900.6, 0.0), ("jobs", 460.0, 905.0)):
         stored(tmp_path, name)
-    path = tmp_path / "long" / "outcome.json"
-    path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": 900.6'))
+        told = read(tmp_path / name)
+        told.model_copy(update={"seconds": seconds, "cpu_seconds": cpu}).write(tmp_path / name)
     table = "| m | seconds |\n|---|---:|\n| a `A` | 300 |\n| b `B` | 160 |\n"
-    (tmp_path / "resumed" / "comparison.md").write_text(table)
-    page = collected(tmp_path, "All of it", ["short", "long", "resumed"])
-    assert "Longer than 15 minutes: long (901 s), resumed (at least 920 s). Seconds are" in page
-    assert "of resumed experiments (resumed) are of the trainings alone" in page
-    assert "| 7 of 10 | at least 920 |" in page and "short (" not in page
+    (tmp_path / "jobs" / "comparison.md").write_text(table)
+    page = collected(tmp_path, "All of it", ["short", "long", "jobs"])
+    assert "Longer than 15 minutes: long (901 s).\n" in page
+    assert "| 7 of 10 | 460 | 905 |" in page and "at least" not in page and "resumed" not in page
+
+
+def test_time_that_is_not_known_is_left_out(tmp_path: Path) -> None:
+    stored(tmp_path, "cut-off")
+    read(tmp_path / "cut-off").model_copy(update={"seconds": 0.0}).write(tmp_path / "cut-off")
+    page = collected(tmp_path, "T", ["cut-off"])
+    assert "| 7 of 10 |  |  |" in page and "All whose time is known took at most 15" in page
+
+
+def cells(page: str) -> dict[str, list[str]]:
+    """The cells of each row about an experiment, by its name."""
+    rows = [row for row in page.splitlines() if row.startswith("| ") and "/table.md) |" in row]
+    return {row.split("/table.md")[0].split("](")[1]: row.split("|") for row in rows}
+
+
+def test_both_kinds_of_page_tell_the_same_time() -> None:
+    """Of the clock, and of the processors."""
+    folder = DOCS / "results"
+    told = {name: row[4:6] for name, row in cells(results.page(folder)).items()}
+    for title, names in pages.COLLECTED.values():
+        rows = cells(collected(folder, title, names))
+        assert set(rows) == set(names)
+        for name, row in rows.items():
+            for seconds, minutes in zip(row[-3:-1], told[name], strict=True):
+                spent, shown = seconds.strip().replace(",", ""), minutes.strip()
+                if not (spent and shown and "<" not in shown):
+                    assert bool(spent) == bool(shown) and float(spent or 0) < 60, name
+                    continue
+                assert abs(float(spent) / 60 - float(shown.replace(",", ""))) < 0.51, name
 
 
 def test_figures_without_a_unit_are_no_percentages(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from torchproof.core.errors import InputError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
-from torchproof.train import AT, JSIGR, Batch, Standard, Sum, fit
+from torchproof.train import AT, AWP, JSIGR, Batch, Standard, Sum, fit
 from torchproof.train.saliency import saliency
 
 Make = Callable[..., Any]
@@ -142,6 +142,26 @@ def test_a_new_run_makes_its_own_maps(network: Make, data: Make, settings: Make)
     for n in (60, 40):
         list(fit(network(), data(n), Sum(Standard(), term), settings(epochs=1)))
         assert term.age == 1 and len(term.maps) == n
+
+
+def test_kept_maps_go_with_images_as_they_are_only(
+    network: Make, data: Make, settings: Make
+) -> None:
+    """What the maps would be about has been moved; refused before anything is trained."""
+    kept, asked = JSIGR(renew=2, stride=1, blur=3), []
+
+    def shifted(x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        asked.append(x.roll(1, 3))
+        return asked[-1]
+
+    for how in (Sum(Standard(), kept), AWP(Sum(Standard(), kept))):
+        with pytest.raises(InputError, match=r"JSIGR\(renew=2\) with an augmentation.*renew=0"):
+            fit(network(), data(), how, settings(), augment=shifted)
+    assert not asked and kept.maps is None
+    chosen = settings(epochs=1)
+    for fine in (JSIGR(stride=3, blur=3), JSIGR(selective=0, renew=2)):
+        list(fit(network(), data(), Sum(Standard(), fine), chosen, augment=shifted))
+    assert asked
 
 
 def test_it_stands_in_sums_and_refuses_nonsense() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchproof.core.errors import InputError
 from torchproof.core.norms import L2, Linf
 from torchproof.core.threats import Threat
 from torchproof.train import AT, FAT, IAT, MART, THRM, TRADES, Batch, Method, Standard, Sum, fit
@@ -62,7 +63,6 @@ PLAIN: dict[str, tuple[Callable[[Threat], Method], Callable[[nn.Module, Batch], 
     "AT": (lambda threat: AT(threat, steps=0), lambda net, b: entropy(net(b.x), b)),
     "TRADES": (lambda threat: TRADES(threat, steps=0), of_trades),
     "MART": (lambda threat: MART(threat, steps=0), of_mart),
-    "FAT": (lambda threat: FAT(TRADES(threat, steps=0), tau=1), of_trades),
     "IAT": (
         lambda threat: IAT(threat, steps=0, alpha=0),
         lambda net, b: (entropy(net(b.x), b) + entropy(net(b.x), b)) / 2,
@@ -81,18 +81,14 @@ def test_it_is_plain_training_of_the_same_loss(
     net, b, how = conv(), batch(), make(threat)
     ready = how.prepare(net, b)
     assert torch.equal(ready.adv, b.x) and ready.spent == (0, 0)
-    assert name != "FAT" or float(ready.noted["friendly_steps"][0]) == 0
     got, want = after(net, partial(read, how), ready), after(net, loss, b)
     assert len(got) > 5 and all(map(torch.equal, got, want))
 
 
-@pytest.mark.parametrize("how", [AT(THREAT, steps=0), FAT(AT(THREAT, steps=0), tau=0)])
-def test_adversarial_training_is_plain_training(
-    how: Method, network: Make, data: Make, settings: Make
-) -> None:
+def test_adversarial_training_is_plain_training(network: Make, data: Make, settings: Make) -> None:
     """A whole run, bit for bit."""
     nets = []
-    for method in (how, Standard()):
+    for method in (AT(THREAT, steps=0), Standard()):
         net = network()
         records = list(fit(net, data(), method, settings()))
         nets.append(torch.cat([t.flatten().double() for t in net.state_dict().values()]))
@@ -120,8 +116,15 @@ def test_the_divergence_of_equal_answers_is_nothing(how: Method, conv: Make, bat
         assert torch.allclose(one, other, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("inner", [AT, TRADES, THRM, IAT])
+def test_nothing_is_friendly_without_a_step(inner: type[Any]) -> None:
+    with pytest.raises(InputError, match=f"{inner.__name__} with steps = 0 in FAT"):
+        FAT(inner(THREAT, steps=0), tau=1)
+
+
 def test_a_part_of_a_sum_may_have_no_steps(conv: Make, batch: Make) -> None:
     net, b = conv(), batch()
+    assert FAT(Sum(AT(THREAT, steps=0), AT(THREAT, steps=2)), tau=1).schedule
     both = Sum(AT(THREAT, steps=0), AT(THREAT, steps=2))
     ready = both.prepare(net, b)
     assert ready.spent == AT(THREAT, steps=2).prepare(net, b).spent

@@ -46,11 +46,11 @@ ARGUMENTS = {
     "RAT": "steps=1", "BoundaryGuided": "'1', decoding=(1, 9, 0.1)",
     "FastWarmUp": "Ramp(0, 0.9)", "ReLUStability": "Ramp(0, 0.1)",
 }  # fmt: skip
-ALONE = {
+REGULARISERS = {
     "JSIGR", "GradAlign", "FirstLayer", "L1", "FastWarmUp", "ReLUStability", "Parseval",
     "LaplacianSmoothness",
 }  # fmt: skip
-"""Terms, which say too little alone."""
+"""They say too little alone."""
 WRAPPERS: dict[str, Callable[[Method], Method]] = {
     **{name: kind for name, kind in METHODS.items() if issubclass(kind, Wrapper)},
     "Sum": lambda inner: Sum(inner, Standard()),
@@ -68,13 +68,17 @@ BASES = [*(name for name in METHODS if name not in WRAPPERS), "LADDER"]
 STEP = Settings.of(epochs=50, batch_size=4, lr=1e-3, optimiser="sgd", held_out=0)
 
 
+def written(name: str) -> str:
+    return f"{name}({ARGUMENTS.get(name, '')})"
+
+
 def base(name: str) -> Method:
     if name == "LADDER":
         return LADDER(IMAGES)
     networks: dict[str, Any] = {"standard": STANDARD, "sources": {"other": STANDARD}}
     networks["decoder"] = lambda latent, *shape: nn.Sequential(nn.Linear(latent, 16), Images())
-    made = method(f"{name}({ARGUMENTS.get(name, '')})", THREAT, **networks)
-    return Sum(Standard(), made) if name in ALONE else made
+    made = method(written(name), THREAT, **networks)
+    return Sum(Standard(), made) if name in REGULARISERS else made
 
 
 def reason(name: str, inside: tuple[str, ...], of: str) -> str | None:
@@ -149,9 +153,26 @@ def job_of(made: Method, kind: str) -> Job:
 
 def test_the_tables_hold_all_methods_and_wrappers() -> None:
     assert {*BASES, *WRAPPERS} == {*METHODS, "LADDER"}
-    assert {*AVERAGES, *TERMS} <= set(WRAPPERS) and {*ALONE, *VOTING, *ATTACKS} <= set(BASES)
+    assert {*AVERAGES, *TERMS} <= set(WRAPPERS) and {*REGULARISERS, *VOTING, *ATTACKS} <= set(BASES)
     assert {kind_of(base(name)) for name in BASES} == {"purified", "bounded", "usual"}
     assert {SPAT, HE} <= {type(base(name)) for name in BASES}  # which ask for the cosine head
+
+
+def test_only_regularisers_say_that_they_are() -> None:
+    assert {name for name in METHODS if METHODS[name].regulariser} == REGULARISERS
+
+
+@pytest.mark.parametrize("name", sorted(REGULARISERS))
+def test_regularisers_are_refused_where_no_loss_is_beside_them(name: str) -> None:
+    """Alone when training starts, in every wrapper when it is built."""
+    alone = method(written(name), THREAT)
+    with pytest.raises(InputError, match=rf"{name} alone.*write Sum\(AT\(\), {name}"):
+        lesson_of(IMAGES, LABELS, alone, STEP, None, None)
+    for outer in set(WRAPPERS) - {"Sum"}:
+        with pytest.raises(InputError, match=f"{name} in {outer}.*a loss about labels"):
+            WRAPPERS[outer](alone)
+            pytest.fail(f"{outer}({name}) was to be refused")
+    assert WRAPPERS["LabelSmoothing"](Sum(Standard(), alone))
 
 
 @pytest.mark.parametrize("name", BASES)

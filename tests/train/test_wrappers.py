@@ -97,31 +97,38 @@ def test_weight_perturbation_around_a_sum_raises_its_loss(network: Make) -> None
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        "Sum()",
-        "Sum(AT(), weights=(1, 2))",
-        "Sum(AWP(AT()), Standard())",
-        "Sum(EMA(AT()))",
-        "AWP(EMA(AT()))",
-        "EMA(SWA(AT()))",
-        "EMA(AT(), decay=1)",
-        "SWA(AT(), start=1)",
-        "LabelSmoothing(AT(), amount=1)",
-        "AWP(Sum(AWP(AT()), Standard()))",
-        "EMA(3)",
-        "AT(patience=-1)",
-        "AT(patience='1')",
-        "AT(ramp='1')",
-        "AT(noise=None)",
-        "NFGSM(k='2')",
-        "FreeAT(length='1')",
+        ("Sum()", "at least one method"),
+        ("Sum(AT(), weights=(1, 2))", "a weight for each"),
+        ("Sum(AWP(AT()), Standard())", "parts perturb weights"),
+        ("AWP(Sum(AWP(AT()), Standard()))", "parts perturb weights"),
+        ("Sum(EMA(AT()))", "EMA outermost"),
+        ("AWP(EMA(AT()))", "EMA outermost"),
+        ("EMA(SWA(AT()))", "one average"),
+        ("EMA(AT(), decay=1)", "decay = 1"),
+        ("SWA(AT(), start=1)", "start = 1"),
+        ("LabelSmoothing(AT(), amount=1)", "amount = 1"),
+        ("EMA(3)", "3 in EMA"),
+        ("AT(patience=-1)", "patience = -1"),
+        ("AT(patience='1')", "patience = '1'"),
+        ("AT(ramp='1')", "ramp = '1'"),
+        ("AT(noise=None)", "noise = None"),
+        ("NFGSM(k='2')", "k = '2'"),
+        ("FreeAT(length='1')", "length = '1'"),
+        ("AWP(AT(), gamma=1)", "weights' length below 1"),
+        ("AWP(AT(), gamma=2)", "weights' length below 1"),
+        ("FAT(AT(steps=0))", "steps = 0 in FAT"),
+        ("FAT(Sum(AT(steps=0), Standard()), tau=0)", "steps = 0 in FAT"),
+        ("Sum(JSIGR())", "regularisers alone"),
+        ("Sum(JSIGR(), FirstLayer())", "regularisers alone"),
+        ("Sum(AT(), JSIGR(), weights=(0, 1))", "regularisers alone"),
     ],
 )
-def test_what_makes_no_sense_is_refused(text: str, network: Make) -> None:
-    with pytest.raises(InputError):
-        made = method(text, THREAT)
-        made.prepare(network(), batch())
+def test_what_makes_no_sense_is_refused(text: str, why: str) -> None:
+    """When it is built, before there is any network."""
+    with pytest.raises(InputError, match=why):
+        method(text, THREAT)
 
 
 def test_label_smoothing_is_the_mixture_of_its_definition(network: Make) -> None:

@@ -75,10 +75,10 @@ def cifar10_spat() -> Plan:
 
 def cifar10_thrm() -> Plan:
     """Training against hypocritical examples of a ResNet-18 on CIFAR-10, beta 40, which the authors
-    train at the rate 0.05 (Tao et al. 2022; they divide it at epochs 100 and 105 of 110).
+    train at the rate 0.05, divided at epochs 100 and 105 of 110 (Tao et al. 2022).
     """
     method = "THRM(steps=10, length=0.25, beta=40)"
-    return cifar10(method, "resnet18", epochs=110, lr=0.05, schedule="late")
+    return cifar10(method, "resnet18", epochs=110, lr=0.05, schedule="tail")
 
 
 def cifar10_alp() -> Plan:

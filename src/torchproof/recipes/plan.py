@@ -33,6 +33,7 @@ from torchproof.nn.decoder import decoder_for
 from torchproof.train import OPTIMISERS, SCHEDULES, Method, Record, Settings, fit
 from torchproof.train import method as parse_method
 from torchproof.train.folder import digest
+from torchproof.train.job import require_trainable
 from torchproof.train.method import layers
 
 
@@ -195,6 +196,7 @@ def prepare(
     teacher = _teacher(plan, device)
     method = _method(plan, threat, teacher)
     augment = None if plan.augment is None else _augmentation(plan.augment)
+    require_trainable(method, augmented=augment is not None)
     for kind, name, table in (
         ("optimiser", plan.settings.optimiser, OPTIMISERS),
         ("learning-rate schedule", plan.settings.schedule, SCHEDULES),

@@ -224,13 +224,15 @@ def _curves(run: Training) -> list[tuple[Markup, list[plots.Curve]]]:
     kinds = [
         (plots.ACCURACIES, "accuracy, %"),
         (plots.LOSSES, "loss, nats"),
+        (plots.LOOKS, "gap and cosine"),
+        (plots.FIRST_LAYER, "first layer"),
         *(
             ((plots.Curve(f"{FIGURE}{name}", name.replace("_", " "), 5),), name.replace("_", " "))
             for name in run.figures
         ),
     ]
     drawn = [
-        (plots.curves(run, wanted, axis, f"run{row}"), [c for c in wanted if run.series(c.name)])
+        (plots.curves(run, wanted, axis, f"run{row}"), [c for c in wanted if run.points(c.name)])
         for row, (wanted, axis) in enumerate(kinds)
     ]
     return [(plot, curves) for plot, curves in drawn if plot is not None]

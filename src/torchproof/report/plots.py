@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from torchproof.report.figures import DASHES, MARKERS, PAINT, SERIES, drawing, inline, percent_axis
 from torchproof.report.numbers import Share
-from torchproof.report.training import Training
+from torchproof.report.training import LOOK, Training
 
 TIGHT = 0.1  # of the axis: nearer radii would have their labels overlap, so round ones are used
 
@@ -54,6 +55,19 @@ ACCURACIES = (
 )
 HELD_OUT = ("clean", "robust", "fgsm")  # shares of the held-out examples, which have an interval
 LOSSES = (Curve("loss", "loss of the training method, mean over the epoch", 0),)
+
+GAP = Curve(
+    f"{LOOK}gap",
+    "gap: accuracy under one step of ε minus that under the iterated attack, as a share; "
+    "rings: catastrophic overfitting",
+    0,
+)
+LINEARITY = Curve(
+    f"{LOOK}linearity", "mean cosine of the input gradients at an image and near it", 1
+)
+LOOKS = (GAP, LINEARITY)
+FIRST_LAYER = (Curve(f"{LOOK}first_layer", "length of the first layer's weights", 0),)
+MARKED = 60  # rings that can be told apart along the axis
 
 
 def against_eps(lines: Sequence[Line], norm: str, name: str) -> Markup:
@@ -120,7 +134,7 @@ def _errors(axes: Axes, line: Line, marked: Point) -> None:
 
 def curves(training: Training, wanted: Sequence[Curve], axis: str, name: str) -> Markup | None:
     """The recorded ones of `wanted` against the epoch, None if none is."""
-    found = [curve for curve in wanted if training.series(curve.name)]
+    found = [curve for curve in wanted if training.points(curve.name)]
     if not found:
         return None
     with drawing() as (figure, axes):
@@ -137,23 +151,44 @@ def curves(training: Training, wanted: Sequence[Curve], axis: str, name: str) ->
         said = "; ".join(
             f"{curve.words}: from {values[0][1]:.4g} to {values[-1][1]:.4g}"
             for curve in found
-            for values in [training.series(curve.name)]
+            for values in [training.points(curve.name)]
         )
         return inline(figure, name, f"{axis.split(',')[0].capitalize()} over the epochs", said)
 
 
 def _curve(axes: Axes, training: Training, curve: Curve) -> None:
-    rows, values = zip(*training.series(curve.name), strict=True)
-    epochs = [training.epoch(row) for row in rows]
+    epochs, values = zip(*training.points(curve.name), strict=True)
     colour = PAINT[f"s{curve.number}"]
     lone = MARKERS[curve.number] if len(epochs) < 3 else ""
     axes.plot(epochs, values, color=colour, linestyle=DASHES[curve.number], marker=lone)
+    if curve is GAP:
+        _ring_flagged(axes, training)
     if curve.name not in HELD_OUT:
         return
+    rows = [row for row, _ in training.series(curve.name)]
     shares = [share for row in rows if (share := training.share(row, curve.name)) is not None]
     if len(shares) == len(epochs):
         low, high = [share.low for share in shares], [share.high for share in shares]
         axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+RING: dict[str, Any] = {
+    "markerfacecolor": "none",
+    "markeredgecolor": PAINT["ink"],
+    "markeredgewidth": 1.4,
+}
+
+
+def _ring_flagged(axes: Axes, training: Training) -> None:
+    """A ring around the looks that found catastrophic overfitting, but for those too near to the
+    one before.
+    """
+    seen, last = [at for at, _ in training.points(GAP.name)], -math.inf
+    room = (seen[-1] - seen[0]) / MARKED
+    for at, gap in training.flagged:
+        if at - last >= room:
+            axes.plot(at, gap, marker="o", markersize=7, **RING)
+            last = at
 
 
 def _mark_best(axes: Axes, training: Training) -> None:
@@ -163,10 +198,5 @@ def _mark_best(axes: Axes, training: Training) -> None:
     if best is None or height is None:
         return
     at = (training.epoch(best), height)
-    ring: dict[str, Any] = {
-        "markerfacecolor": "none",
-        "markeredgecolor": PAINT["ink"],
-        "markeredgewidth": 1.4,
-    }
-    axes.plot(*at, marker="o", markersize=10, **ring)
+    axes.plot(*at, marker="o", markersize=10, **RING)
     axes.annotate("kept", at, xytext=(0, -12), textcoords="offset points", ha="center", va="top")

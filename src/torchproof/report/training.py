@@ -29,6 +29,7 @@ SAID = {
 }
 DRAWN = {"loss", "clean", "robust", "fgsm", "train_clean", "train_robust"}
 FIGURE = "figures."  # before the names of what a method notes of itself
+LOOK = "looks."  # before the names of what a look between the ends of epochs saw
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,7 @@ class Training:
 
     def number(self, row: int, name: str) -> float | None:
         """What epoch `row` noted under `name`, if it is a number."""
-        value = self.epochs[row].get(name)
-        return (
-            float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-        )
+        return _number(self.epochs[row], name)
 
     def epoch(self, row: int) -> int:
         """The number of the epoch in row `row`, counted from 1 where it was not noted."""
@@ -77,6 +75,36 @@ class Training:
         """(row, value) wherever the epoch noted a number under `name`."""
         values = [(row, self.number(row, name)) for row in range(len(self.epochs))]
         return [(row, value) for row, value in values if value is not None]
+
+    def points(self, name: str) -> list[tuple[float, float]]:
+        """(epoch, value) of each number under `name`; those of looks lie between the epochs."""
+        if not name.startswith(LOOK):
+            return [(self.epoch(row), value) for row, value in self.series(name)]
+        seen = [(at, _number(look, name.removeprefix(LOOK))) for at, look in self.looks]
+        return [(at, value) for at, value in seen if value is not None]
+
+    @property
+    def looks(self) -> list[tuple[float, Mapping[str, Any]]]:
+        """(epoch, what was seen) of the looks whose step is known, 2.5 in the middle of epoch 3;
+        gap: accuracy under one step minus that under the iterated attack.
+        """
+        found: list[tuple[float, Mapping[str, Any]]] = []
+        before = 0.0
+        for row, epoch in enumerate(self.epochs):
+            end = self.number(row, "step") or before
+            for look in _tables(epoch.get("checks")):
+                step = _number(look, "step") or 0.0
+                if before < step <= end:
+                    at = self.epoch(row) - 1 + (step - before) / (end - before)
+                    found.append((at, {**look, "gap": _gap(look)}))
+            before = end
+        return found
+
+    @property
+    def flagged(self) -> list[tuple[float, float]]:
+        """(epoch, gap) of the looks that found catastrophic overfitting."""
+        flags = [(at, look["gap"]) for at, look in self.looks if look.get("catastrophic") is True]
+        return [(at, gap) for at, gap in flags if gap is not None]
 
     def total(self, name: str) -> float | None:
         """The sum over the epochs, None where any epoch did not note it."""
@@ -150,11 +178,12 @@ class Training:
         """Recorded numbers that no plot shows and no sentence says."""
         seen = dict.fromkeys(name for epoch in self.epochs for name in epoch)
         known = SAID | DRAWN
+        unplaced = any(_tables(epoch.get("checks")) for epoch in self.epochs) and not self.looks
         return [
             name
             for name in seen
             if name not in known and not name.startswith(FIGURE) and self.series(name)
-        ]
+        ] + ["checks"] * unplaced
 
     def share(self, row: int, name: str) -> Share | None:
         """The held-out accuracy `name` of an epoch; None where it or its n is unknown."""
@@ -178,6 +207,16 @@ def _epoch(file: Path, number: int, lines: list[str]) -> Mapping[str, Any] | Non
         return {**plain, **{f"{FIGURE}{name}": value for name, value in noted.items()}}
     given = f"{file}, line {number + 1}: {lines[number][:60]!r}"
     raise FileError(given, "one JSON object per line", "resume the run, which rewrites its metrics")
+
+
+def _number(noted: Mapping[str, Any], name: str) -> float | None:
+    value = noted.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _gap(look: Mapping[str, Any]) -> float | None:
+    single, iterated = _number(look, "fgsm"), _number(look, "robust")
+    return None if single is None or iterated is None else single - iterated
 
 
 def _tables(value: object) -> list[Mapping[str, Any]]:

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,15 +24,19 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     found = [(name, stored(folder / name)) for name in names]
     lines = [f"# {title}", "",
              "Generated from the stored experiments by `make results`. Published figures, where "
-             "shown, are of the papers' own scale and no comparison.", "",
+             "shown, are of the papers' own scale and no comparison. Seconds are of the clock, on "
+             "a machine with two cores that did other work too; CPU seconds, of all processes, "
+             "tell the cost; either is empty where not all of a run was recorded. The seeds "
+             "share the two cores, so their trainings can add up to more seconds.", "",
              "| experiment | verdict | because | seconds | CPU seconds |",
              "|---|---|---|---:|---:|"]  # fmt: skip
-    seconds = {name: _seconds(folder / name / "comparison.md", outcome) for name, outcome in found}
+    outcomes = [outcome for _, outcome in found]
     lines += [
-        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {seconds[n]} | {_cpu(o)} |"
+        f"| [{n}]({n}/table.md) | {o.verdict} | {o.because} | {_whole(o.seconds)} "
+        f"| {_whole(o.cpu_seconds)} |"
         for n, o in found
     ]
-    lines += ["", _long(seconds), *_costly([outcome for _, outcome in found])]
+    lines += ["", _long(outcomes), *_costly(outcomes)]
     for name, outcome in found:
         lines += ["", f"## {name}", "", f"{outcome.paper}. Claim: {outcome.claim}.", "",
                   f"**{outcome.verdict}**: {outcome.because}.", ""]  # fmt: skip
@@ -41,32 +44,9 @@ def collected(folder: Path, title: str, names: Sequence[str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """What an experiment took; whole: false where it is known to have taken more."""
-
-    value: float
-    whole: bool = True
-
-    def __str__(self) -> str:
-        return f"{'' if self.whole else 'at least '}{self.value:,.0f}"
-
-
-def _seconds(comparison: Path, outcome: Outcome) -> Seconds:
-    """Of all seeds together. An outcome that was resumed may know of its last session only: then it
-    is what the trainings of its table took, which is less than all of it.
-    """
-    table = comparison.read_text(encoding="utf-8") if comparison.exists() else ""
-    if "| seconds |" not in table:
-        return Seconds(outcome.seconds)
-    trained = sum(int(value) for value in re.findall(r"\| (\d+) \|$", table, re.MULTILINE))
-    trainings = float(trained * len(outcome.seeds))
-    return Seconds(max(outcome.seconds, trainings), whole=outcome.seconds >= trainings)
-
-
-def _cpu(outcome: Outcome) -> str:
-    """Of all processes; empty where not all of a run was recorded."""
-    return f"{outcome.cpu_seconds:,.0f}" if outcome.cpu_seconds else ""
+def _whole(seconds: float) -> str:
+    """Empty where not all of a run was recorded."""
+    return f"{seconds:,.0f}" if seconds else ""
 
 
 def _costly(outcomes: Sequence[Outcome]) -> list[str]:
@@ -81,20 +61,13 @@ def _costly(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _long(seconds: Mapping[str, Seconds]) -> str:
-    over = [f"{name} ({each} s)" for name, each in seconds.items() if each.value > LONG]
-    resumed = [name for name, each in seconds.items() if not each.whole]
-    took = (
-        f"Longer than {LONG // 60} minutes: {', '.join(over)}."
-        if over
-        else f"All of them took at most {LONG // 60} minutes."
-    )
-    if not resumed:
-        return f"{took} Seconds are as measured, on a machine that did other work too."
-    return (
-        f"{took} Seconds are as measured, on a machine that did other work too; those of resumed "
-        f"experiments ({', '.join(resumed)}) are of the trainings alone, so at least that."
-    )
+def _long(outcomes: Sequence[Outcome]) -> str:
+    """Which took longer by the clock than a small scale is meant to."""
+    over = [f"{o.name} ({_whole(o.seconds)} s)" for o in outcomes if o.seconds > LONG]
+    if over:
+        return f"Longer than {LONG // 60} minutes: {', '.join(over)}."
+    known = "All of them" if all(o.seconds for o in outcomes) else "All whose time is known"
+    return f"{known} took at most {LONG // 60} minutes."
 
 
 def _tables(comparison: Path, outcome: Outcome) -> str:

@@ -85,7 +85,7 @@ class AWP(Wrapper):
     (no biases, no norm layers), or `steps` projected steps; the loop descends at w + v and takes v
     away. gamma: 0.01 for AT, 0.005 for TRADES, 0 for the inner method alone, bit for bit; warmup:
     share of the training without v. Batch-norm statistics change in the descent pass only. Raises
-    InputError for settings that cannot be meant.
+    InputError for settings that cannot be meant, such as gamma >= 1: v could undo w.
     """
 
     gamma: float = 0.01
@@ -104,7 +104,11 @@ class AWP(Wrapper):
             raise InputError(
                 f"warmup = {self.warmup!r}", "a share in [0, 1]", "write 0.05 for a twentieth"
             )
-        check_factor("gamma", self.gamma, "0.01 is usual around AT, 0.005 around TRADES")
+        usual = "0.01 is usual around AT, 0.005 around TRADES"
+        check_factor("gamma", self.gamma, usual)
+        if self.gamma >= 1:
+            expected = "a share of the weights' length below 1: a longer shift can undo the weights"
+            raise InputError(f"gamma = {self.gamma!r}", expected, usual)
         if self.gamma:
             _ = self.within
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class FirstLayer(Method):
     """
 
     decay: float = 5e-3
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_factor("decay", self.decay, "1e-3 to 5e-2 is usual")

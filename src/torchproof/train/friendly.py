@@ -39,7 +39,8 @@ class FAT(Wrapper):
 
     The inner method brings the random start. Deviation: the authors add noise of 0.001 at each
     step around AT; here that is AT's own argument noise. Raises InputError for a tau that is
-    none, for a method without an inner attack, and for THRM, whose attack seeks right answers.
+    none, for a method without an inner attack or whose attack has no steps, and for THRM, whose
+    attack seeks right answers.
     """
 
     tau: float | str | Schedule = PUBLISHED
@@ -47,13 +48,15 @@ class FAT(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         inside = [inner for _, inner in layers(self.method)]
-        if not any(isinstance(inner, Adversarial) for inner in inside):
+        attacks = [inner for inner in inside if isinstance(inner, Adversarial)]
+        if not attacks:
             given = f"{type(self.method).__name__} in FAT"
             raise InputError(given, "a method with an inner attack", "write FAT(AT(), tau=1)")
-        if any(
-            isinstance(inner, Adversarial) and isinstance(inner.objective, Hypocritical)
-            for inner in inside
-        ):
+        if all(inner.idle for inner in attacks):
+            given = f"{type(attacks[0]).__name__} with steps = 0 in FAT"
+            expected = "an attack that can end early: without a step there is no friendly image"
+            raise InputError(given, expected, "leave FAT out, or raise steps")
+        if any(isinstance(inner.objective, Hypocritical) for inner in attacks):
             remedy = "write THRM alone: hypocritical images are made to be answered right"
             raise InputError("THRM in FAT", "an attack that makes answers wrong", remedy)
         if any(isinstance(inner, FAT) for inner in inside):

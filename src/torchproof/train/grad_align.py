@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class GradAlign(Method):
 
     threat: AnyThreat
     lam: float = 0.2
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_factor("lam", self.lam, "0.2 suits eps = 8/255")

@@ -15,11 +15,12 @@ from torchproof.core.threats import AnyThreat
 from torchproof.train import checkpoint, distributed
 from torchproof.train.folder import Folder, described, digest
 from torchproof.train.learner import Learner, State, copied, learner, restore, tensors_of
-from torchproof.train.method import Method
+from torchproof.train.method import Method, layers
 from torchproof.train.rows import Rows, split, steps_of, with_extra
 from torchproof.train.settings import FREE, Settings
 from torchproof.train.step import Augment, Lesson
 from torchproof.train.streamed import Stream, Streamed, held_rows
+from torchproof.train.wrapper import require_whole
 
 Stop = Callable[[], bool]
 
@@ -93,6 +94,7 @@ def _lesson(
     steps: int,
 ) -> Lesson:
     """What data in memory and streams have in common; steps: batches of an epoch."""
+    require_trainable(method, augmented=augment is not None)
     own: AnyThreat | None = getattr(method, "threat", None)
     threat = threat or own
     if threat is not None and threat.site.shared:
@@ -102,6 +104,15 @@ def _lesson(
         by = "clean" if own is None else "robust"
     total = steps * method.replays * settings.epochs
     return Lesson(method, settings, train, real, held, threat, augment, total, by)
+
+
+def require_trainable(method: Method, augmented: bool) -> None:
+    """Raises InputError for a method that trains to nothing alone, or cannot go with augmented
+    images.
+    """
+    require_whole(method)
+    for _, part in layers(method):
+        part.accept(augmented)
 
 
 def identity_of(model: nn.Module, lesson: Lesson, info: Mapping[str, Any]) -> dict[str, Any]:

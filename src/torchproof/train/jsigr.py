@@ -30,7 +30,8 @@ class JSIGR(Method):
     the largest move (`saliency`, with `stride` and `blur`); maps are made for each batch, which
     costs (H / stride)(W / stride) passes, or before every `renew`-th epoch for all training images,
     which fits no augmentation that moves pixels. Best with smooth activations: the second
-    derivatives of ReLU networks vanish. Raises InputError for settings that cannot be meant.
+    derivatives of ReLU networks vanish. Raises InputError for settings that cannot be meant, and
+    where training starts, for `renew` with an augmentation.
     """
 
     jacobian: float = 0.1
@@ -44,6 +45,7 @@ class JSIGR(Method):
     age: int = field(default=0, init=False, repr=False, compare=False)
 
     memory: ClassVar[tuple[str, ...]] = ("maps", "age")
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("jacobian", "selective"):
@@ -60,6 +62,15 @@ class JSIGR(Method):
                 f"renew = {self.renew}, threshold = {self.threshold}",
                 "counts, an odd blur, and a threshold in [0, 1]",
                 "leave them at their defaults: 1, 4, 5, 0 and 0.2",
+            )
+
+    def accept(self, augmented: bool) -> None:
+        """Raises InputError for augmented images whose maps would be those of other pixels."""
+        if augmented and self.selective and self.renew:
+            raise InputError(
+                f"JSIGR(renew={self.renew}) with an augmentation",
+                "images as they stand in the data: maps kept over epochs are of their pixels",
+                "write renew=0, which makes maps for each batch, or leave the augmentation out",
             )
 
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:

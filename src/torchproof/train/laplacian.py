@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class LaplacianSmoothness(Method):
 
     gamma: float = 0.01
     power: int = 2
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole = isinstance(self.power, int) and not isinstance(self.power, bool)

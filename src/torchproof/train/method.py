@@ -137,11 +137,16 @@ class Method(ABC):
     `memory` names the attributes that live from step to step (tensors, or what JSON can hold):
     they are part of a checkpoint. `outermost` methods concern the whole run and are wrapped by
     nothing but their like. `label`: what the card of every network trained so has to say.
+    `regulariser`: is there no loss about labels in it, so that it needs one beside it in a sum?
     """
 
     memory: ClassVar[tuple[str, ...]] = ()
     label: ClassVar[str] = ""
     outermost: ClassVar[bool] = False
+    regulariser: ClassVar[bool] = False
+
+    def accept(self, augmented: bool) -> None:  # noqa: B027
+        """Called before a run; raises InputError for images that it cannot go with."""
 
     def begin(self, model: nn.Module, data: Rows, progress: float) -> None:  # noqa: B027
         """Called before every epoch, for methods that look at all the data; leaves the model as it

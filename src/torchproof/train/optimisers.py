@@ -64,7 +64,7 @@ def _proved(optimiser: Optimizer, steps: int) -> LRScheduler:
 
 
 def _tail(optimiser: Optimizer, steps: int) -> LRScheduler:
-    """Divided by ten at epochs 100 and 105 of 110 (Pang et al. 2021)."""
+    """Divided by ten at epochs 100 and 105 of 110 (Pang et al. 2021; Tao et al. 2022)."""
     milestones = [max(1, steps * 10 // 11), max(1, steps * 21 // 22)]
     return torch_schedules.MultiStepLR(optimiser, milestones, gamma=0.1)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class Parseval(Method):
     """
 
     beta: float = 0.1
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < math.inf:

@@ -24,7 +24,7 @@ class Sum(Method):
     that part. weights: 1 each by default. A figure that several parts note has the part's number
     behind its name. Weight perturbations and averages stand around the sum.
     Raises InputError for fewer than one part, parts that are no methods, other numbers of weights,
-    and weights that are negative, not finite or all 0.
+    weights that are negative, not finite or all 0, and regularisers without a loss about labels.
     """
 
     methods: tuple[Method, ...]
@@ -51,6 +51,11 @@ class Sum(Method):
                 raise InputError(given, "parts that take one step per batch", "train by it alone")
             if any(isinstance(inner, AWP) for _, inner in layers(part)):
                 raise _perturbed()
+        weighted = [part for part, weight in zip(methods, self.weights, strict=True) if weight]
+        if all(part.regulariser for part in weighted):
+            names = ", ".join(f"{type(part).__name__}(...)" for part in weighted)
+            given = f"Sum({names}), of regularisers alone"
+            raise InputError(given, "a loss about labels beside them", f"write Sum(AT(), {names})")
 
     @property
     def threat(self) -> AnyThreat | None:

@@ -27,6 +27,16 @@ def require_method(inner: object, outer: Method) -> None:
         )
 
 
+def require_whole(method: Method, place: str = "alone") -> None:
+    """Raises InputError for a regulariser, which trains to nothing where no loss about labels is
+    beside it; place: where it stands.
+    """
+    if method.regulariser:
+        name = type(method).__name__
+        remedy = f"write Sum(AT(), {name}(...)), for example"
+        raise InputError(f"{name} {place}", "a loss about labels beside it", remedy)
+
+
 def require_once(outer: Wrapper) -> None:
     """Raises InputError where a method of the same kind stands inside already."""
     if any(type(inner) is type(outer) for _, inner in layers(outer.method)):
@@ -42,6 +52,7 @@ class Wrapper(Method):
 
     def __post_init__(self) -> None:
         require_method(self.method, self)
+        require_whole(self.method, f"in {type(self).__name__}")
 
     @property
     def threat(self) -> AnyThreat | None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError
 from torchproof.core.labels import STEP
+from torchproof.verify.attention import batches_first
 
 Values = dict[str, Any]
 
@@ -145,7 +146,7 @@ def traced(model: nn.Module, x: Tensor) -> Graph:
 
 def _exported(model: nn.Module, x: Tensor, dynamic: Any) -> Any:
     try:
-        with warnings.catch_warnings(), _quietly(), _kept():
+        with warnings.catch_warnings(), _quietly(), _kept(), batches_first(model):
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (x,), dynamic_shapes=dynamic)
             return program.run_decompositions({})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class L1(Method):
     """
 
     decay: float = 1e-5
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < math.inf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class ReLUStability(Bounding):
     """
 
     lam: float = 1e-3
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

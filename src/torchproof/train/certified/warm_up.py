@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class FastWarmUp(Bounding):
 
     lam: float = 0.5
     tol: float = 0.5
+
+    regulariser: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
