@@ -48,11 +48,12 @@ def test_torchs_transformers_are_bounded(name: str) -> None:
     others = [[j for j in range(3) if j != int(label)] for label in y]
     exact = torch.stack([z[i, y[i]] - z[i, others[i]] for i in range(2)])
     assert torch.allclose(margins(net, X, y, parse("linf:1e-7")), exact, atol=1e-4)
-    lower = margins(net, X, y, parse("linf:0.02"))
-    near = (X[:, None] + (torch.rand(2, 500, 6, 4).double() * 2 - 1).sign() * 0.02).clamp(0, 1)
+    lower = margins(net, X, y, parse("linf:0.001"), method="crown")
+    near = (X[:, None] + (torch.rand(2, 500, 6, 4).double() * 2 - 1).sign() * 0.001).clamp(0, 1)
     found = net(near.flatten(0, 1)).view(2, 500, 3)
     reached = torch.stack([found[i, :, [int(y[i])]] - found[i, :, others[i]] for i in range(2)])
-    assert bool((lower <= reached.amin(1) + 1e-9).all())
+    gap = reached.amin(1) - lower
+    assert -1e-9 <= float(gap.min()) and float(gap.max()) < 0.1
     assert not any("forward" in vars(module) for module in net.modules())
 
 
@@ -61,8 +62,8 @@ def test_torchs_transformers_are_bounded(name: str) -> None:
 def test_the_same_answers_and_weights(apart: bool, average: bool) -> None:
     sizes = {"kdim": 3, "vdim": 5} if apart else {}
     attention = nn.MultiheadAttention(4, 2, batch_first=True, **sizes).double().eval()
-    given = X, torch.rand(2, 7, sizes.get("kdim", 4)).double()
-    given = *given, torch.rand(2, 7, sizes.get("vdim", 4)).double()
+    keys, values = (torch.rand(2, 7, sizes.get(part, 4)).double() for part in ("kdim", "vdim"))
+    given = X, keys, values
     expected = attention(*given, average_attn_weights=average)
     with batches_first(nn.Sequential(attention)):
         found = attention(*given, average_attn_weights=average)

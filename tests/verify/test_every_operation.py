@@ -176,12 +176,11 @@ ALL = [n for n, row in METHODS.items() if not (row.timed or row.same or row.extr
 QUICK = [n for n in ALL if n not in ("best", "alpha-crown")]  # parts of others, or made of them
 EXACT = ("crown-ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-full", "best", "deepz")
 """Where nothing bends: others forget what entries share, or the range of the image."""
-POSITIVE = {"softmax", "log_softmax", "logsumexp", "attention", "layer_norm", "group_norm",
-            "instance_norm"}  # fmt: skip
+POSITIVE = {"attention", "layer_norm", "group_norm", "instance_norm"}
 """Whose rewriting takes a logarithm or a root of what looser methods bound by less than 0."""
 STEEP = {"quotient", "product", "by itself", "matrices", "square", "cube", "power", "exp", "log",
          "sqrt", "rsqrt", "reciprocal", "var", "std", "l2", "softsign", "glu",
-         *POSITIVE}  # fmt: skip
+         "softmax", "log_softmax", "logsumexp", *POSITIVE}  # fmt: skip
 """Of no Lipschitz constant wherever the input is, as they are written."""
 
 

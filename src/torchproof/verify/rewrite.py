@@ -77,14 +77,25 @@ def _one_of(item: Node, source: Node) -> Node:
 
 
 def _softmax(steps: Steps, x: Any, dim: int, *_: Any) -> bool:
-    """1 / sum_j exp(x_j - x_i): no maximum is subtracted, so that bounds stay tight."""
+    """1 / sum_j exp(x_j - x_i): no maximum is subtracted, so that bounds stay tight. x_i - x_i is 0
+    whatever is known of x_i, so the sum is at least 1 for every method.
+    """
     own, others, total = (dim + 1, dim, dim + 1) if dim >= 0 else (dim, dim - 1, dim)
     mine = steps.add("unsqueeze", torch.unsqueeze, x, own)
     each = steps.add("unsqueeze", torch.unsqueeze, x, others)
-    powers = steps.add("exp", torch.exp, steps.add("sub", torch.sub, each, mine))
+    apart = steps.add("sub", torch.sub, each, mine)
+    apart = steps.add("mul", torch.mul, apart, steps.add("scale", partial(_others, dim), x))
+    powers = steps.add("exp", torch.exp, apart)
     summed = steps.add("sum", torch.sum, powers, total)
     steps.add("reciprocal", torch.reciprocal, summed)
     return True
+
+
+def _others(dim: int, x: Tensor) -> Tensor:
+    """1 for two entries along `dim`, 0 for an entry and itself."""
+    size, after = x.shape[dim], x.dim() - 1 - dim % x.dim()
+    found = 1 - torch.eye(size, dtype=x.dtype, device=x.device)
+    return found.view(size, size, *[1] * after)
 
 
 def _log_softmax(steps: Steps, x: Any, dim: int, *rest: Any) -> bool:

@@ -33,14 +33,16 @@ def minimum(steps: Steps, x: Any, dims: Any, keep: bool = False) -> bool:
 
 
 def log_sum_exp(steps: Steps, x: Any, dims: Any, keep: bool = False) -> bool:
-    """x_0 + log sum_j exp(x_j - x_0): no maximum is subtracted, so that bounds stay tight."""
+    """x_0 + log(1 + sum_j exp(x_j - x_0)): no maximum is subtracted, so that bounds stay tight."""
     if not _axes(dims):
         return False
     row = _as_row(steps, x, dims)
     first = steps.add("narrow", torch.narrow, row, -1, 0, 1)
-    powers = steps.add("exp", torch.exp, steps.add("sub", torch.sub, row, first))
-    total = steps.add("log", torch.log, steps.add("sum", torch.sum, powers, -1))
-    steps.add("add", torch.add, steps.add("select", torch.select, first, -1, 0), total)
+    rest = steps.add("slice", _rest, row)
+    powers = steps.add("exp", torch.exp, steps.add("sub", torch.sub, rest, first))
+    total = steps.add("add", torch.add, steps.add("sum", torch.sum, powers, -1), 1.0)
+    logged = steps.add("log", torch.log, total)
+    steps.add("add", torch.add, steps.add("select", torch.select, first, -1, 0), logged)
     if keep:
         steps.add("view", partial(_kept, _axes(dims)), steps.last)
     return True
@@ -115,6 +117,10 @@ def _row(dims: tuple[int, ...], x: Tensor) -> Tensor:
     """x with `dims` as one last axis."""
     places = sorted(d % x.dim() for d in dims)
     return x.movedim(places, tuple(range(-len(places), 0))).flatten(-len(places))
+
+
+def _rest(x: Tensor) -> Tensor:
+    return x[..., 1:]
 
 
 def _kept(dims: tuple[int, ...], x: Tensor) -> Tensor:
