@@ -53,7 +53,7 @@ def test_torchs_transformers_are_bounded(name: str) -> None:
     found = net(near.flatten(0, 1)).view(2, 500, 3)
     reached = torch.stack([found[i, :, [int(y[i])]] - found[i, :, others[i]] for i in range(2)])
     gap = reached.amin(1) - lower
-    assert -1e-9 <= float(gap.min()) and float(gap.max()) < 0.1
+    assert float(gap.min()) >= -1e-9 and float(gap.max()) < 0.1
     assert not any("forward" in vars(module) for module in net.modules())
 
 
