@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,21 @@ def test_the_same_answers_and_weights(apart: bool, average: bool) -> None:
     assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True))
     again = attention(*given, attn_mask=torch.ones(6, 7).triu(2).bool())
     assert torch.equal(masked[0], again[0]) and not torch.allclose(masked[0], found[0])
+
+
+def test_what_somebody_made_of_an_attention_stays() -> None:
+    """A `forward` that an instance was given is the network's, then and afterwards."""
+    net = Attending(nn.MultiheadAttention(4, 2, batch_first=True)).double().eval()
+    attention = net.layer
+    plain = attention.forward
+    attention.forward = lambda *given: (3 * plain(*given)[0], None)
+    before = net(X)
+    with contextlib.suppress(ModelError):
+        graph = graph_of(net, X)
+        assert torch.allclose(graph.run(X)[graph.output], before)
+    with batches_first(net), batches_first(net):
+        assert torch.equal(net(X), before)
+    assert "forward" in vars(attention) and torch.equal(net(X), before)
 
 
 def test_a_batch_that_is_not_first_is_refused() -> None:

@@ -146,6 +146,7 @@ SEVERAL: dict[str, Step] = {
     "by itself": lambda h: h * torch.sigmoid(h),
     "maximum": lambda h: torch.maximum(h, h.flip(2)),
     "minimum": lambda h: torch.minimum(h, h.flip(2)),
+    "max of two": lambda h: torch.max(h, h.flip(2)) - torch.min(h, FIXED),
     "amax": lambda h: h.amax((1, 3)),
     "amin": lambda h: h - h.amin(2, keepdim=True),
     "max": lambda h: h.max(2).values - h.min(3, keepdim=True).values.flatten(2),
@@ -264,6 +265,7 @@ def worst(net: nn.Module, x: Tensor, at: Tensor, row: Tensor, threat: Threat) ->
 def test_affine_operations_are_bounded_exactly(number: int) -> None:
     net, x, graph, threat = example(number)
     y = net(x).argmax(1)
+    assert torch.allclose(graph.run(x)[graph.output], net(x), rtol=0, atol=1e-9)
     rows = rows_of(y, 3).double()
     ends = [worst(net, x, x, rows[:, k], threat) for k in range(2)]
     exact = torch.stack([(rows[:, k] * net(at)).sum(1) for k, at in enumerate(ends)], 1)
@@ -278,6 +280,7 @@ def test_affine_operations_are_bounded_exactly(number: int) -> None:
 def test_no_point_is_beyond_a_bound(name: str) -> None:
     net, x, graph, threat = example(len(GROUPS) + list(OTHERS).index(name))
     y = net(x).argmax(1)
+    assert torch.allclose(graph.run(x)[graph.output], net(x), rtol=0, atol=1e-9)
     reached = least(net, x, rows_of(y, 3).double(), threat)
     for method in QUICK:
         try:

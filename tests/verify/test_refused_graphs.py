@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchproof.core.errors import ModelError
 from torchproof.core.threats import parse
 from torchproof.verify import graph_of, margins
+from torchproof.verify.rewrite import REWRITES
+from torchproof.verify.steps import Steps
 
 X = torch.rand(2, 4, dtype=torch.float64)
 
@@ -25,6 +29,15 @@ class Between(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.last(self.step(self.first(x)))
         return logits
+
+
+class Step(nn.Module):
+    def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x)
 
 
 def net(step: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -63,3 +76,34 @@ def test_a_branch_is_named_by_its_line(capfd: pytest.CaptureFixture[str]) -> Non
 def test_answers_that_are_no_numbers() -> None:
     with pytest.raises(ModelError, match="NaN"):
         graph_of(net(lambda z: z * torch.nan), X)
+
+
+def test_a_wrong_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What operations are rewritten to answers as they do, or is not bounded at all."""
+
+    def wrong(steps: Steps, x: Any) -> bool:
+        steps.add("sigmoid", torch.sigmoid, x)
+        return True
+
+    assert graph_of(net(torch.tanh), X)
+    monkeypatch.setitem(REWRITES, "tanh", wrong)
+    with pytest.raises(ModelError, match="a rule of torchproof is wrong"):
+        graph_of(net(torch.tanh), X)
+
+
+@pytest.mark.filterwarnings("ignore:var")
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (lambda z: (z - z.max()).softmax(1), "max at"),
+        (lambda z: z - z.amin(), "others of the batch"),
+        (lambda z: z.max(1, keepdim=True)[1] * z, "max of indices"),
+        (lambda z: z.var(1, correction=6, keepdim=True) + z, "correction 6"),
+        (lambda z: F.max_pool1d(z[:, None, :2], 2, 1, 1, 3).flatten(1).relu(), "padding alone"),
+        (lambda z: z ** float("inf"), "pow"),
+    ],
+    ids=["max", "amin", "argmax", "var", "pool", "pow"],
+)
+def test_what_no_rule_is_meant_for(step: Callable[[Tensor], Tensor], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        graph_of(nn.Sequential(nn.Linear(4, 6), Step(step)).double().eval(), X / 10)

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 @contextmanager
 def batches_first(model: nn.Module) -> Iterator[None]:
     """Inside, every `nn.MultiheadAttention(batch_first=True)` of the model, of transformer layers
-    too, answers the same without moving the batch, which torch's own code does; others, and those
-    that are given masks, stay as they are.
+    too, answers the same without moving the batch, which torch's own code does; others, those that
+    somebody has given another `forward`, and those that are given masks stay as they are.
     """
     known = [m for m in model.modules() if type(m) is nn.MultiheadAttention and m.batch_first]
-    known = [m for m in known if m.bias_k is None and not m.add_zero_attn]
+    usual = [m for m in known if m.bias_k is None and not m.add_zero_attn]
+    known = [m for m in usual if "forward" not in vars(m)]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # it is one operation
@@ -49,7 +50,7 @@ def _attended(
     if need_weights:
         weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
         weights = weights.mean(1) if average_attn_weights else weights
-    return of.out_proj(answer), weights
+    return F.linear(answer, of.out_proj.weight, of.out_proj.bias), weights
 
 
 def _heads(of: nn.MultiheadAttention, part: int, x: Tensor) -> Tensor:

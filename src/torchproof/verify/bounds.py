@@ -68,9 +68,21 @@ alone is not always the best (its slopes differ).
 
 def graph_of(model: nn.Module, x: Tensor) -> Graph:
     """The model's graph, in operations that all have rules; raises ModelError, InputError."""
-    graph = rewritten(traced(model, x))
+    plain, one = traced(model, x), x[:1].detach()
+    graph = rewritten(plain)
     check(graph)
-    try_on(graph, x[:1].detach())
+    try_on(graph, one)
+    rows = torch.cat([one, one * 0.5, one * 0.25])
+    with torch.no_grad():
+        found, expected = (g.run(rows)[g.output] for g in (graph, plain))
+    near = 1e-3 * float(expected.abs().max().clamp_min(1e-3))
+    if found.shape != expected.shape or not float((found - expected).abs().max()) <= near:
+        raise ModelError(
+            f"a network whose operations, rewritten, answer {found.flatten()[:3].tolist()} and not "
+            f"{expected.flatten()[:3].tolist()}",
+            "the same answers",
+            "bound it in float64; if they still differ, a rule of torchproof is wrong: report it",
+        )
     return graph
 
 

@@ -28,7 +28,7 @@ from torchproof.verify.rewrite_norms import (
     plain_batch_norm,
 )
 from torchproof.verify.rewrite_pools import adaptive_max_pool, max_pool, max_pool_of_rows
-from torchproof.verify.rewrite_reductions import REDUCTIONS
+from torchproof.verify.rewrite_reductions import REDUCTIONS, maximum, minimum
 from torchproof.verify.steps import Steps
 
 
@@ -37,7 +37,7 @@ def rewritten(graph: Graph) -> Graph:
     nodes: list[Node] = []
     many: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.kind in SEVERAL or (node.kind in FIRST and len(node.args) > 1):
+        if node.kind in SEVERAL or _of_an_axis(node):
             many[node.name] = node
             continue
         source = many.get(node.refs[0]) if node.kind == "getitem" and node.refs else None
@@ -65,6 +65,11 @@ SEVERAL = frozenset({"split", "split_with_sizes", "chunk", "unbind", "tensor_spl
 
 FIRST = frozenset({"max", "min", "adaptive_max_pool2d", "max_pool2d_with_indices"})
 """The same, which give values and their indices: only of the values is anything known."""
+
+
+def _of_an_axis(node: Node) -> bool:
+    """max(x, axis) has two answers, max(x) and max(x, y) have one."""
+    return node.kind in FIRST and len(node.args) > 1 and not isinstance(node.args[1], Ref)
 
 
 def _one_of(item: Node, source: Node) -> Node:
@@ -182,7 +187,7 @@ def _power(steps: Steps, x: Any, exponent: Any) -> bool:
     if known is not None:
         steps.add(known.__name__, known, x)
         return True
-    if isinstance(exponent, (int, float)) and exponent > 2 and exponent == int(exponent):
+    if isinstance(exponent, (int, float)) and exponent > 2 and float(exponent).is_integer():
         steps.add("power", torch.pow, x, int(exponent))
         return True
     return False
@@ -202,6 +207,13 @@ def _extreme(sign: int, steps: Steps, a: Any, b: Any) -> bool:
     else:
         steps.add("sub", torch.sub, a, above)
     return True
+
+
+def _greatest(sign: int, steps: Steps, x: Any, other: Any = None, keep: bool = False) -> bool:
+    """max and min, of two tensors or over an axis."""
+    if isinstance(other, Ref):
+        return _extreme(sign, steps, x, other)
+    return (maximum if sign > 0 else minimum)(steps, x, other, keep)
 
 
 def _prelu(steps: Steps, x: Any, weight: Any) -> bool:
@@ -241,6 +253,8 @@ REWRITES: dict[str, Callable[..., bool]] = {
     "pow": _power,
     "maximum": partial(_extreme, 1),
     "minimum": partial(_extreme, -1),
+    "max": partial(_greatest, 1),
+    "min": partial(_greatest, -1),
     "max_pool1d": max_pool_of_rows,
     "max_pool2d": max_pool,
     "max_pool2d_with_indices": max_pool,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchproof.core.errors import ModelError
 from torchproof.verify.steps import Steps
 
 
@@ -86,6 +87,9 @@ def _places(size: int, kernel: int, stride: int, padding: int, dilation: int, ce
     starts = torch.arange(count) * stride - padding
     places = starts[:, None] + torch.arange(kernel) * dilation
     inside = (places >= 0) & (places < size)
+    if not bool(inside.any(1).all()):
+        given = f"windows of {kernel} entries, {dilation} apart, of which one sees padding alone"
+        raise ModelError(given, "an entry of the image in every window", "use less padding")
     first = inside.long().argmax(1, keepdim=True)
     return torch.where(inside, places, places.gather(1, first))
 

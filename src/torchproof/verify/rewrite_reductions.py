@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchproof.core.errors import ModelError
 from torchproof.verify.graph import Ref
 from torchproof.verify.steps import Steps
 
 
-def maximum(steps: Steps, x: Any, dims: Any, keep: bool = False) -> bool:
+def maximum(steps: Steps, x: Any, dims: Any = None, keep: bool = False) -> bool:
     """amax over one or more axes: they become one row, whose maximum is taken."""
     if not _axes(dims):
         return False
@@ -24,7 +25,7 @@ def maximum(steps: Steps, x: Any, dims: Any, keep: bool = False) -> bool:
     return True
 
 
-def minimum(steps: Steps, x: Any, dims: Any, keep: bool = False) -> bool:
+def minimum(steps: Steps, x: Any, dims: Any = None, keep: bool = False) -> bool:
     if not _axes(dims):
         return False
     maximum(steps, steps.add("neg", torch.neg, x), dims, keep)
@@ -133,6 +134,9 @@ def _kept(dims: tuple[int, ...], x: Tensor) -> Tensor:
 
 def _share(dims: tuple[int, ...], less: float, x: Tensor) -> float:
     count = math.prod(x.shape[d] for d in dims)
+    if count <= less:
+        given = f"a variance of {count} entries with correction {less:g}"
+        raise ModelError(given, "more entries than the correction", "write correction=0")
     return count / (count - less)
 
 
@@ -147,8 +151,6 @@ def _half(part: int, dim: int, x: Tensor) -> Tensor:
 REDUCTIONS: dict[str, Callable[..., bool]] = {
     "amax": maximum,
     "amin": minimum,
-    "max": maximum,
-    "min": minimum,
     "logsumexp": log_sum_exp,
     "var": variance,
     "std": deviation,
