@@ -3,7 +3,7 @@
     python benchmarks/training.py [--model small-cnn] [--size 28] [--batch 128] [--methods AT ...]
 
 One thread, batches of random images, rounds interleaved, medians of process time; bare passes
-are timed right before and after each step, and the median is that of the ratio. The passes are
+are timed before and after each pair of steps, and the median is that of the ratio. The passes are
 counted at the model: rows forward, rows whose gradient came back. Beside them stands what the
 algorithm as published needs for a batch (IMPLIED, with its source). How much longer a step took:
 
@@ -189,7 +189,7 @@ def main() -> None:
     about = (
         f"# Training methods\n\n{given.model}, {given.channels} x {given.size} x {given.size}, "
         f"batches of {batch}, {given.rounds} interleaved rounds, medians; a step beside the bare "
-        "passes right before and after it. Forward and backward: "
+        "passes before and after it. Forward and backward: "
         "per image and step; implied by the paper: the same of the algorithm as published, as "
         "listed below. Double: passes through a backward pass (second derivatives). Above AT: "
         "longer than AT's step beyond the number of passes; above bare: longer than bare passes, "

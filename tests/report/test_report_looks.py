@@ -66,6 +66,7 @@ def test_rings_leave_room_for_each_other(metrics: Path) -> None:
 def test_what_a_foreign_loop_left_out_is_not_invented(metrics: Path, lost: str) -> None:
     told = look(5, 0.9, 0.5)
     del told[lost]
+    assert "checks" in noted(metrics, {1: [{"n": 130}, look(5, 0.9, 0.5)]}).undrawn
     run = noted(metrics, {1: [told, "words"]})
     assert not run.points(plots.GAP.name) and not run.flagged
     assert ("checks" in run.undrawn) == (lost == "step")

@@ -36,7 +36,8 @@ def reproduce(
         int | None,
         typer.Option(
             min=1,
-            help="Seeds measured at the same time, each by a process; default: as many as cores.",
+            help="Seeds measured at the same time, each by a process; default: as many as cores, "
+            "1 with a GPU.",
         ),
     ] = None,
     known: Annotated[bool, typer.Option("--list", help="Only name the experiments.")] = False,
@@ -57,7 +58,8 @@ def reproduce(
 
     def run(one: str, folder: Path) -> Outcome:
         request = Request(folder, cast(Scale, scale), seeds, resume, data_dir, say)
-        return ahead(partial(_named, one), request, jobs or torch.get_num_threads())
+        cores = 1 if torch.cuda.is_available() else torch.get_num_threads()
+        return ahead(partial(_named, one), request, jobs or cores)
 
     if name == "all":
         _all(run, out or Path("runs/reproduce"), resume)

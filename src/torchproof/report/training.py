@@ -178,12 +178,12 @@ class Training:
         """Recorded numbers that no plot shows and no sentence says."""
         seen = dict.fromkeys(name for epoch in self.epochs for name in epoch)
         known = SAID | DRAWN
-        unplaced = any(_tables(epoch.get("checks")) for epoch in self.epochs) and not self.looks
+        noted = sum(len(_tables(epoch.get("checks"))) for epoch in self.epochs)
         return [
             name
             for name in seen
             if name not in known and not name.startswith(FIGURE) and self.series(name)
-        ] + ["checks"] * unplaced
+        ] + ["checks"] * (noted > len(self.looks))
 
     def share(self, row: int, name: str) -> Share | None:
         """The held-out accuracy `name` of an epoch; None where it or its n is unknown."""
