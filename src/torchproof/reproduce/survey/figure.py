@@ -30,10 +30,15 @@ def drawn(found: Survey) -> bytes:
     wide, high = 4.5 + 2 * max(0.85 * len(found.cells), 1.9), 2.2 + 0.3 * (len(shown) + 2)
     figure = blank(wide, high)
     left, right = figure.subplots(1, 2, sharey=True)
-    text = [[f"{100 * v:.0f}" for v in row] for row in [*limits, *shares]]
-    _colours(left, [*limits, *shares], text, Normalize(0, 1), "Blues")
+    words = [[f"{100 * v:.0f}" for v in row] for row in [*limits, *shares]]
+    for i, key in enumerate(shown, len(limits)):
+        for j, cell in enumerate(found.cells):  # of how many, where that is not all
+            known = _of(cell, key).certified
+            if known is not None and known.n != cell.clean.n:
+                words[i][j] += f" ({known.n})"
+    _colours(left, [*limits, *shares], words, Normalize(0, 1), "Blues")
     left.set_yticks(range(len(shares) + 2), [CLEAN, ATTACKED, *names])
-    left.set_title("certified accuracy, %")
+    left.set_title("certified accuracy, % (of how many images, where of few)")
     text = [[_told(v) for v in row] for row in [*none, *times]]
     top = max([found.seconds, *(v for row in times for v in row if v == v)])
     _colours(right, [*none, *times], text, LogNorm(1e-3, top), "Oranges", 2)
