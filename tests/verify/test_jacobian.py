@@ -50,7 +50,8 @@ def test_jacobians_lie_within(golden: Load, name: str) -> None:
 
 
 ARGUMENTS = {
-    "clamp": (-0.5, 1.0), "clamp_min": (0.2,), "clamp_max": (1.0,), "prelu": (torch.tensor(0.3),)
+    "clamp": (-0.5, 1.0), "clamp_min": (0.2,), "clamp_max": (1.0,), "prelu": (torch.tensor(0.3),),
+    "power": (3,),
 }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ FUNCTIONS = {
     "clamp_min": ((0.2,), lambda z: z.clamp_min(0.2)),
     "clamp_max": ((0.2,), lambda z: z.clamp_max(0.2)),
     "hardswish": ((), F.hardswish), "hardsigmoid": ((), F.hardsigmoid), "abs": ((), torch.abs),
-    "square": ((), torch.square), "exp": ((), torch.exp), "log": ((), torch.log),
+    "square": ((), torch.square), "power": ((3,), lambda z: z**3),
+    "exp": ((), torch.exp), "log": ((), torch.log),
     "sqrt": ((), torch.sqrt), "rsqrt": ((), torch.rsqrt), "reciprocal": ((), torch.reciprocal),
 }  # fmt: skip
 POSITIVE = {"log", "sqrt", "rsqrt", "reciprocal"}
