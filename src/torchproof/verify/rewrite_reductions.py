@@ -103,7 +103,7 @@ def gated(steps: Steps, x: Any, dim: int = -1) -> bool:
 
 
 def _axes(dims: Any) -> tuple[int, ...]:
-    """None for those of all axes, the batch's among them, and of what is no axis."""
+    """Empty for all axes, the batch's among them, and for what is no axis."""
     if isinstance(dims, bool):  # var(x, unbiased), of all axes
         return ()
     found = dims if isinstance(dims, (list, tuple)) else (dims,)
