@@ -70,11 +70,12 @@ class Watched(nn.Module):
         )
 
 
-def prices(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Kind, float]]:
+def prices(
+    model: nn.Module, x: Tensor, y: Tensor, optimiser: torch.optim.Optimizer
+) -> Iterator[tuple[Kind, float]]:
     """Seconds of process time of one bare pass of each kind over the batch, and of an update of the
-    weights by SGD with momentum.
+    weights.
     """
-    optimiser = torch.optim.SGD(model.parameters(), 0.0, 0.9)
     for mode, of in EVERY:
         model.train(mode)
         yield from _priced(model, x, y, mode, of)

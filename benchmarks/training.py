@@ -14,9 +14,9 @@ algorithm as published needs for a batch (IMPLIED, with its source). How much lo
 - `above bare`: than the same passes at the price of a bare one: of train mode for weights, of eval
   mode for images.
 - `above its passes`: than the same passes, each at the price of a bare pass of its kind (`passes`),
-  and one update of the weights. A step that descends on the weights and ascends on the images at
-  once (free AT) is priced so, and so are second derivatives, whose pass through the backward pass
-  no count at the model sees (column `double`).
+  and one update of the weights by the run's own optimiser. A step that descends on the weights and
+  ascends on the images at once (free AT) is priced so, and so are second derivatives, whose pass
+  through the backward pass no count at the model sees (column `double`).
 
 All is measured in the same run on the same network; a timed step comes after one that is not, as
 bare passes come one after the other. Reading the batch, the steps and projections of
@@ -46,6 +46,7 @@ from torchproof.train import Settings
 from torchproof.train import method as parsed
 from torchproof.train.job import Job, lesson_of, started
 from torchproof.train.ladder.method import LADDER
+from torchproof.train.optimisers import optimiser
 from torchproof.train.rows import order
 from torchproof.train.step import take
 
@@ -113,14 +114,15 @@ def job_of(name: str, model: Watched, x: Tensor, y: Tensor) -> Job:
         with torch.no_grad():  # its margin is the smooth one, which only sure answers pass
             [m for m in model.modules() if isinstance(m, nn.Linear)][-1].weight.mul_(1e3)
             y = model.eval()(x).argmax(1)
-    settings = Settings.of(
-        epochs=10**4, batch_size=len(x), lr=1e-3, held_out=0, schedule="constant"
-    )
-    job = started(model, lesson_of(x, y, how, settings, None, None), None, None)
+    job = started(model, lesson_of(x, y, how, settings(len(x)), None, None), None, None)
     if name in BEGUN:
         how.begin(model, job.lesson.train, 0.0)
     model.rows.clear()
     return job
+
+
+def settings(batch: int) -> Settings:
+    return Settings.of(epochs=10**4, batch_size=batch, lr=1e-3, held_out=0, schedule="constant")
 
 
 def step(job: Job, chosen: Tensor) -> None:
@@ -155,17 +157,18 @@ def main() -> None:
         network = build(given.model, seed=0, **shape, **head)
         jobs[name] = job_of(name, Watched(network, *WATCHED.get(name, ())), x, y)
     bare = Watched(build(given.model, seed=0, **shape))
+    own = optimiser(bare.parameters(), settings(batch))
     times: dict[str, list[float]] = {name: [] for name in jobs}
     costs: dict[str, list[dict[Kind, float]]] = {name: [] for name in jobs}
     for round_ in range(given.rounds + 1):
         for name, job in jobs.items():
             chosen = order(job.lesson.real, batch, 0, job.state.epoch)[0]
-            before = list(prices(bare, x, y))
+            before = list(prices(bare, x, y, own))
             step(job, chosen)  # a step of a run comes after one of its own
             took = clock(lambda j=job, c=chosen: step(j, c))
             if round_ > 0:  # the first round warms up
                 times[name].append(took)
-                costs[name].append(mean(before, list(prices(bare, x, y))))
+                costs[name].append(mean(before, list(prices(bare, x, y, own))))
     images = 2 * (given.rounds + 1) * batch
     rows = [row(name, jobs[name], times[name], costs[name], images) for name in jobs]
     every_cost = [cost for of_method in costs.values() for cost in of_method]

@@ -17,7 +17,7 @@ from torchproof.attack.run import Run
 from torchproof.attack.search import Search
 from torchproof.attack.slots import Enclose, Loop, Slots, pick
 from torchproof.core.sites import Site
-from torchproof.core.values import put, take
+from torchproof.core.values import leaves, put, take, tree
 
 
 def ascend(
@@ -67,26 +67,36 @@ def _abreast(loop: Loop) -> bool:
     endless = run.last and min(run.patience, run.budget) == math.inf and run.on_done is None
     if not (endless and loop.search.even and 0 < problems == len(loop.jobs) <= run.slots):
         return False
-    return bool((loop.jobs.problem == torch.arange(problems)).all())
+    return torch.equal(loop.jobs.problem, torch.arange(problems))
 
 
 def _to_the_end(loop: Loop) -> Found:
     """`ascend` for problems that keep abreast: what the queue would do, without one."""
-    jobs, search = loop.jobs, loop.search
+    search, jobs, here = loop.search, loop.jobs, loop.x.device
     x = loop.x.to(loop.device, loop.dtype, copy=True)  # models may write to what they are given
-    live = loop.fresh(torch.arange(len(jobs)), jobs, x, loop.y)
-    found = Found.empty(len(jobs), live.state.delta, loop.x.device)
-    found.spent[:, 0] = jobs.cost
+    cases = loop.about(jobs, x, loop.y)
+    state = search.init(cases.set, cases.key)
+    won = torch.zeros(len(jobs), dtype=torch.bool, device=loop.device)
+    blind = torch.zeros(len(jobs), dtype=torch.int64, device=loop.device)
+    forward, backward = jobs.cost + loop.site.entry * (len(x) // len(jobs)), 0
+    over = False
     for _ in range(search.steps):
-        if loop.run.stop():
-            loop.account(found, live)
-            return found
-        point = loop.ask(live, search.gradient)
-        state = search.step(live.cases.set, live.cases.key, live.state, point)
-        live = replace(live, state=state)
-    loop.record(found, live)
-    found.done.fill_(True)
-    return found
+        over = loop.run.stop()
+        if over:
+            break
+        point = loop.oracle(cases, state.delta, search.gradient, state.t / search.steps)
+        won |= point.won & cases.set.inside(state.delta) if search.wanders else point.won
+        if point.undefined is not None:
+            blind += point.undefined
+        forward, backward = forward + point.cost[0], backward + point.cost[1]
+        state = search.step(cases.set, cases.key, state, point)
+    value = tree(torch.zeros_like, state.delta) if over else state.delta
+    score = torch.full((len(jobs),), -torch.inf, dtype=next(leaves(value)).dtype)
+    spent = torch.tensor([forward, backward]).repeat(len(jobs), 1)
+    by, lost = torch.stack([jobs.target, jobs.restart], 1), won.cpu() & (not over)
+    done = torch.full((len(jobs),), not over)
+    value = tree(lambda leaf: leaf.to(here), value)
+    return Found(value, lost, score, spent, by, done, blind.cpu())
 
 
 def _advance(loop: Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor | None]:

@@ -19,7 +19,7 @@ from torchproof.attack.cases import Found, Jobs
 from torchproof.attack.oracle import Oracle, Plain
 from torchproof.attack.run import Run
 from torchproof.attack.search import Search
-from torchproof.attack.untouched import home, precision, untouched
+from torchproof.attack.untouched import place, untouched
 from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.objectives import Objective, hard
@@ -134,8 +134,9 @@ class Attack:
         if not len(x):
             return Found.empty(0, x, x.device)
         keep_freed_memory()
-        x, device = x.detach(), home(model, x.device)
-        kind = _working(precision(model), x.dtype)
+        x = x.detach()
+        device, floating = place(model, x.device)
+        kind = _working(floating, x.dtype)
         with untouched(model, keys.seed_of(run.seed, "model"), device):
             jobs = self._base(model, x.to(kind), y, target, run.slots, device)
             aim = int(jobs.target.max()) if self.objective.targeted and len(jobs) else -1

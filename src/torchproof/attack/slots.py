@@ -19,7 +19,7 @@ from torchproof.attack.search import Search
 from torchproof.core import keys
 from torchproof.core.sets import Set
 from torchproof.core.sites import Site
-from torchproof.core.values import Value, leaves, overwrite, take, tree
+from torchproof.core.values import Value, overwrite, take, tree
 
 T = TypeVar("T")
 Enclose = Callable[[Tensor], Set]
@@ -62,29 +62,27 @@ class Loop:
         if not picked:
             return None
         job = torch.tensor(picked)
-        rows = self.site.rows(self.jobs.problem[job])
-        return self.fresh(job, self.jobs.rows(job), self.x[rows], self.y[rows])
-
-    def fresh(self, job: Tensor, jobs: Jobs, x: Tensor, y: Tensor) -> Slots:
-        """Rows for these jobs, whose examples are x, y: nothing asked yet."""
-        x, y, count = x.to(self.device, self.dtype), y.to(self.device), len(job)
-        number = jobs.problem
-        if self.run.ids is not None and not self.site.shared:
-            number = self.run.ids[number]
-        key = keys.mix(self.run.seed, number, jobs.target, jobs.restart).to(self.device)
-        allowed = self.enclose(x)
-        cases = Cases(x, y, jobs.target.to(self.device).expand(len(x)), allowed, key)
-        state = self.search.init(allowed, key)
+        rows, jobs, count = self.site.rows(self.jobs.problem[job]), self.jobs.rows(job), len(job)
+        cases = self.about(jobs, self.x[rows], self.y[rows])
+        state = self.search.init(cases.set, cases.key)
         zero = torch.zeros(count, device=self.device)
         best = None if self.run.last else tree(torch.clone, state.delta)
         score = zero.to(self.dtype) - torch.inf  # inputs may be numbers of words
         spent = torch.zeros(count, 2, dtype=torch.int64, device=self.device)
-        if self.site.entry:
-            spent[:, 0] = self.site.entry * (len(x) // count)
+        spent[:, 0] = self.site.entry * (len(cases.x) // count)
         blind = torch.zeros(count, dtype=torch.int64, device=self.device)
         return Slots(
             cases, state, best, score, zero.bool(), zero, spent, blind, job.to(self.device)
         )
+
+    def about(self, jobs: Jobs, x: Tensor, y: Tensor) -> Cases:
+        """What these jobs are about, whose examples are x, y."""
+        x, y, number = x.to(self.device, self.dtype), y.to(self.device), jobs.problem
+        if self.run.ids is not None and not self.site.shared:
+            number = self.run.ids[number]
+        key = keys.mix(self.run.seed, number, jobs.target, jobs.restart).to(self.device)
+        target = jobs.target.to(self.device).expand(len(x))
+        return Cases(x, y, target, self.enclose(x), key)
 
     def ask(self, live: Slots, gradient: bool) -> Point:
         """One question about every slot; the answer is recorded in place."""
@@ -156,13 +154,8 @@ class Loop:
 
 
 def _store(value: Value, at: Tensor, new: Value) -> None:
-    """Writes rows; the usual case in training, all of them in order, as a plain copy."""
-
-    def write(old: Tensor, rows: Tensor) -> Tensor:
-        return old.copy_(rows) if whole else old.index_copy_(0, at.to(old.device), rows.to(old))
-
-    whole = len(at) == len(next(leaves(value))) and bool((at[1:] > at[:-1]).all())
-    tree(write, value, new)
+    """Writes rows."""
+    tree(lambda old, rows: old.index_copy_(0, at.to(old.device), rows.to(old)), value, new)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -28,16 +28,28 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
     them: written in place or assigned anew. Untouched ones are not written, so that graphs built
     before stay valid.
     """
-    stores = [(m._buffers, name, b) for m in model.modules() for name, b in m._buffers.items()]
-    saved = [(s, n, b, b.clone()) for s, n, b in stores if b is not None]
+    saved = _buffers(model.modules())
     try:
         yield
     finally:
-        with torch.no_grad():
-            for store, name, buffer, value in saved:
-                store[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        _bring_back(saved)
+
+
+Saved = list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]]
+
+
+def _buffers(modules: Iterable[nn.Module]) -> Saved:
+    """Where each buffer is kept, under which name, and its value."""
+    stores = [(m._buffers, name, b) for m in modules for name, b in m._buffers.items()]
+    return [(s, n, b, b.clone()) for s, n, b in stores if b is not None]
+
+
+@torch.no_grad()
+def _bring_back(saved: Saved) -> None:
+    for store, name, buffer, value in saved:
+        store[name] = buffer
+        if not torch.equal(buffer, value):
+            buffer.copy_(value)
 
 
 @contextmanager
@@ -68,20 +80,21 @@ def untouched(
     Parameters and their .grad are safe because nothing inside writes to them: gradients are taken
     with torch.autograd.grad in the perturbation only.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [(m, m.training) for m in modules]
     device = device if device is not None else home(model)
-    with forked(seed, device):
-        if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module):
+        with forked(seed, device):
             yield
-            return
-        with kept_buffers(model), _widened(model):
-            try:
-                model.eval()
-                yield
-            finally:
-                for module, training in modes:
-                    module.training = training
+        return
+    modules = list(model.modules())
+    modes, saved = [m.training for m in modules], _buffers(modules)
+    with forked(seed, device), _widened(model):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in zip(modules, modes, strict=True):
+                module.training = training
+            _bring_back(saved)
 
 
 def _first(model: Callable[..., Any]) -> Tensor | None:
@@ -90,6 +103,14 @@ def _first(model: Callable[..., Any]) -> Tensor | None:
     tensors = chain(model.parameters(), model.buffers())  # lazily: asked at every step
     floating = (t for t in tensors if t.is_floating_point())
     return next(floating, None)
+
+
+def place(
+    model: Callable[..., Any], default: torch.device
+) -> tuple[torch.device, torch.dtype | None]:
+    """`home` and `precision` in one look."""
+    first = _first(model)
+    return (default, None) if first is None else (first.device, first.dtype)
 
 
 def home(model: Callable[..., Any], default: torch.device | None = None) -> torch.device:

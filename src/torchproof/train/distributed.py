@@ -67,7 +67,7 @@ def merged(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     `values` (R, ...); the same in all processes.
     """
     filled = table.clone() if world() == 1 else torch.zeros_like(table)
-    filled[rows.to(table.device)] = values
+    filled.index_copy_(0, rows.to(table.device), values.to(filled))
     if world() == 1:
         return filled
     seen = table.new_zeros(len(table))

@@ -89,4 +89,5 @@ class FreeAT(Method):
 
     def _of(self, batch: Batch) -> Tensor:
         """A copy of the perturbations at the places of the batch."""
-        return self._table(batch, int(batch.places.max()) + 1)[batch.places]
+        table = self._table(batch, int(batch.places.max()) + 1)
+        return table.index_select(0, batch.places.to(table.device))

@@ -87,7 +87,7 @@ class RAT(Method):
         lots[:, 1:][batch.y[:, None] == classes] = -1.0  # no pattern towards the image's own class
         chosen = lots.argmax(1)
         moves = torch.cat([torch.zeros_like(self.patterns[:1]), self.patterns]).to(batch.x)
-        moved = (batch.x + moves[chosen]).clamp_(self.threat.low, self.threat.high)
+        moved = (batch.x + moves.index_select(0, chosen)).clamp_(self.threat.low, self.threat.high)
         adv = torch.where((chosen == 0).view(-1, 1, 1, 1), batch.x, moved)
         return replace(batch, adv=adv).with_note(pattern_success=self.success)
 

@@ -40,8 +40,9 @@ class Rows:
 
     def tensors(self, device: torch.device, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """Images and labels of the rows, on `device`; images in `dtype`, if there is one."""
-        x = self.x[self.index]
-        return x.to(device, dtype or x.dtype), self.y[self.index].to(device)
+        index = self.index.to(self.x.device)
+        x, y = self.x.index_select(0, index), self.y.index_select(0, index)  # whole rows are copied
+        return x.to(device, dtype or x.dtype), y.to(device)
 
 
 def held_out_size(n: int, wanted: int | None) -> int:

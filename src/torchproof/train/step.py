@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchproof.attack.untouched import home, precision
+from torchproof.attack.untouched import place
 from torchproof.core import keys
 from torchproof.core.errors import ModelError
 from torchproof.core.threats import AnyThreat
@@ -50,14 +50,14 @@ def batch_of(lesson: Lesson, model: nn.Module, state: State, chosen: Tensor | Po
     """This process's share of the global batch: `chosen` are its positions among the training rows,
     or what a stream brought.
     """
-    place = torch.arange(len(chosen))[distributed.rank() :: distributed.world()]
-    rows = chosen if isinstance(chosen, Portion) else lesson.train.part(chosen[place])
-    x, y = rows.tensors(home(model), precision(model))
+    places = torch.arange(len(chosen))[distributed.rank() :: distributed.world()]
+    rows = chosen if isinstance(chosen, Portion) else lesson.train.part(chosen[places])
+    x, y = rows.tensors(*place(model, rows.x.device))
     seed = lesson.settings.seed
     if lesson.augment is not None:
         x = lesson.augment(x, keys.mix(seed, rows.index, "augment", state.epoch).to(x.device))
     step = keys.seed_of(seed, "step", state.total)
-    return Batch(x, y, rows.index, state.total / lesson.steps, step, place=place)
+    return Batch(x, y, rows.index, state.total / lesson.steps, step, place=places)
 
 
 def cast(settings: Settings, device: torch.device) -> AbstractContextManager[object]:

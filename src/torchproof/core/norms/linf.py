@@ -19,6 +19,9 @@ class Linf(Norm):
     def steepest(self, g: Tensor) -> Tensor:
         return g.sign()
 
+    def move(self, d: Tensor, g: Tensor, length: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return torch.addcmul(d, g.sign(), expand(length, g))  # signs times lengths are exact
+
     def project(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return torch.clamp(d, low, high)
 
