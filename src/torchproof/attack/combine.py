@@ -134,8 +134,7 @@ class Attack:
         if not len(x):
             return Found.empty(0, x, x.device)
         keep_freed_memory()
-        x = x.detach()
-        device, floating = place(model, x.device)
+        x, (device, floating) = x.detach(), place(model, x.device)
         kind = _working(floating, x.dtype)
         with untouched(model, keys.seed_of(run.seed, "model"), device):
             jobs = self._base(model, x.to(kind), y, target, run.slots, device)
