@@ -25,6 +25,7 @@ from torchproof.anomaly.stages import Method, Plain
 from torchproof.core.ranking import auroc
 from torchproof.report.anomaly_plots import draw_heat_maps
 from torchproof.report.pictures import save
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.anomaly_figures import (
     AAE,
     MAKE_WORSE,
@@ -57,7 +58,9 @@ def anomaly_experiment(request: Request) -> Outcome:
     """
     parts = parts_of(request)
     request.claim({"parts": f"{parts}"})
-    found = {part.about: _measured(request, part) for part in parts}
+    named = {part.slug: part for part in parts}
+    seeds = shared(request, named, lambda slug, seed: _measured(request, named[slug], seed))
+    found = {part.about: _joined(part, seeds[part.slug]) for part in parts}
     for part in parts:
         _heat_maps(request, part)
     return conclude(
@@ -78,28 +81,31 @@ def _settings(parts: tuple[Part, ...]) -> dict[str, str]:
     }
 
 
-def _measured(request: Request, part: Part) -> Found:
-    """All runs of a part; those whose file is there are read back."""
+def _measured(request: Request, part: Part, seed: int) -> tuple[list[Run], Areas]:
+    """All runs of a part and a seed; those whose file is there are read back."""
     normal, outliers = _images(request, part)
+    folder = request.out / part.slug / f"seed{seed}"
     runs: list[Run] = []
-    areas: list[Areas] = []
-    for seed in request.all_seeds:
-        folder = request.out / part.slug / f"seed{seed}"
-        for share in part.shares:
-            case = contaminate(normal, outliers, share, part.sizes, seed)
-            pieces: dict[str, Method] = {PLAIN: Plain(part.late)}
-            if share == part.share:
-                pieces = _methods(part, case)
-                areas.append(_baselines(folder / "baselines.json", case, seed))
-            for name, method in pieces.items():
-                path = folder / f"{name.replace(' ', '-')}-{share:g}.json"
-                if not path.exists():
-                    _run(part, case, name, method, share, seed, path).write(path)
-                    request.say(f"{part.about}, seed {seed}: {name} at {share:g}")
-                runs.append(Run.read(path))
+    for share in part.shares:
+        case = contaminate(normal, outliers, share, part.sizes, seed)
+        pieces: dict[str, Method] = {PLAIN: Plain(part.late)}
+        if share == part.share:
+            pieces = _methods(part, case)
+        for name, method in pieces.items():
+            path = folder / f"{name.replace(' ', '-')}-{share:g}.json"
+            if not path.exists():
+                _run(part, case, name, method, share, seed, path).write(path)
+                request.say(f"{part.about}, seed {seed}: {name} at {share:g}")
+            runs.append(Run.read(path))
+    case = contaminate(normal, outliers, part.share, part.sizes, seed)
+    return runs, _baselines(folder / "baselines.json", case, seed)
+
+
+def _joined(part: Part, seeds: list[tuple[list[Run], Areas]]) -> Found:
+    runs = tuple(run for own, _ in seeds for run in own)
+    areas = tuple(areas for _, areas in seeds)
     return Found(
-        part.about, part.early, part.late, part.share, tuple(runs), tuple(areas),
-        PUBLISHED.get(part.about, {}),
+        part.about, part.early, part.late, part.share, runs, areas, PUBLISHED.get(part.about, {}),
     )  # fmt: skip
 
 
@@ -200,11 +206,9 @@ def _baselines(path: Path, case: Contaminated, seed: int) -> Areas:
 
 
 def _heat_maps(request: Request, part: Part) -> None:
-    """Of the first seed: test images that the network of rejection suspects most, of each kind.
-    Drawn by the process that has all seeds.
-    """
+    """Of the first seed: test images that the network of rejection suspects most, of each kind."""
     path = request.out / f"heat-maps-{part.slug}.png"
-    if path.exists() or request.own:
+    if path.exists():
         return
     normal, outliers = _images(request, part)
     case = contaminate(normal, outliers, part.share, part.sizes, request.all_seeds[0])

@@ -15,6 +15,7 @@ from torchproof.core.threats import Threat
 from torchproof.data.dataset import Dataset
 from torchproof.nn import Purified, build, cards, in_front_of
 from torchproof.recipes import Plan
+from torchproof.reproduce.ahead import alone, shared
 from torchproof.reproduce.experiment import Outcome, Request, available, conclude
 from torchproof.reproduce.hgd_figures import (
     ENSEMBLE,
@@ -82,7 +83,8 @@ def hgd_experiment(request: Request) -> Outcome:
         raise InputError(given, "the scale small", "run it with --scale small")
     part = SMALL["mnist" if available("mnist", request) else "digits"]
     request.claim({"part": f"{part}", "models": f"{MODELS}"})
-    cells = [cell for seed in request.all_seeds for cell in Subjects(request, part, seed).cells()]
+    found = shared(request, KINDS, lambda kind, seed: Subjects(request, part, seed).cell(kind))
+    cells = [found[kind][seed] for seed in range(request.seeds) for kind in KINDS]
     return conclude(
         request,
         name="hgd",
@@ -113,17 +115,16 @@ class Subjects:
     def folder(self, name: str) -> Path:
         return self.request.out / f"seed{self.seed}" / name.replace(" ", "-").replace(",", "")
 
-    def cells(self) -> list[Cell]:
-        """Every kind, measured."""
-        files = {kind: self.folder("cells") / f"{self.folder(kind).name}.json" for kind in KINDS}
-        done = {kind: Cell.read(path) for kind, path in files.items() if path.exists()}
-        if len(done) < len(KINDS):
-            nets = self.classifiers()
-            for kind in (kind for kind in KINDS if kind not in done):
-                done[kind] = self._measure(kind, nets)
-                done[kind].write(files[kind])
-                self.request.say(f"seed {self.seed}, {kind}: {done[kind].text}")
-        return [done[kind] for kind in KINDS]
+    def cell(self, kind: str) -> Cell:
+        """A kind, measured."""
+        path = self.folder("cells") / f"{self.folder(kind).name}.json"
+        if not path.exists():
+            with alone(self.request, f"classifiers-seed{self.seed}"):
+                nets = self.classifiers()
+            cell = self._measure(kind, nets)
+            cell.write(path)
+            self.request.say(f"seed {self.seed}, {kind}: {cell.text}")
+        return Cell.read(path)
 
     def classifiers(self) -> Classifiers:
         """The plain networks A, B and C."""
