@@ -107,3 +107,36 @@ def test_a_wrong_rule_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_rule_is_meant_for(step: Callable[[Tensor], Tensor], named: str) -> None:
     with pytest.raises(ModelError, match=named):
         graph_of(nn.Sequential(nn.Linear(4, 6), Step(step)).double().eval(), X / 10)
+
+
+class Mixing(nn.Module):
+    """A softmax whose intervals are wide: after a few of them those of the deviation overflow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, h: Tensor) -> Tensor:
+        own: Tensor = self.norm(h + self.after(torch.softmax(4 * self.before(h), 1)))
+        return own
+
+
+def test_what_some_bounds_lose_others_keep() -> None:
+    torch.manual_seed(1)
+    deep = nn.Sequential(nn.Linear(4, 8), *(Mixing() for _ in range(4)), nn.Linear(8, 3))
+    deep, threat = deep.eval().requires_grad_(False), parse("linf:0.02")
+    x, y = X.float(), deep(X.float()).argmax(1)
+    with pytest.raises(ModelError, match="layer_norm"):
+        margins(deep, x, y, threat, method="ibp")
+    alone, best = (margins(deep, x, y, threat, method=m) for m in ("crown", "best"))
+    assert bool((best >= alone).all()) and bool(best.isfinite().all())
+    near = (x + 0.04 * torch.rand(500, *x.shape) - 0.02).clamp(0, 1)
+    z = deep(near.flatten(0, 1)).view(500, 2, 3)
+    others = torch.tensor([[t for t in range(3) if t != int(own)] for own in y])
+    reached = z.gather(2, y.expand(500, 2)[..., None]) - z.gather(2, others.expand(500, 2, 2))
+    assert bool((best <= reached.amin(0) + 1e-5).all())
+
+
+def test_a_reason_is_given_where_all_bounds_lose_it() -> None:
+    with pytest.raises(ModelError, match="defined above 0"):
+        margins(net(lambda z: torch.log(2 * z + 2.2)), X, torch.zeros(2).long(), parse("linf:1"))

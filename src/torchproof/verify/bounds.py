@@ -5,9 +5,9 @@ No order holds among IBP, CROWN-IBP and CROWN: the default asks them all, and in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from torchproof.verify.operators import AFFINE, APART, check, nonlinear, relaxat
 from torchproof.verify.relax import Hinge, Relaxation
 from torchproof.verify.rewrite import rewritten
 from torchproof.verify.starts import at_once, starts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,30 @@ def bounded(
     graph = model if isinstance(model, Graph) else graph_of(model, x)
     with torch.no_grad():
         inside = InputSet.of(x, threat)
-        found, rows = [], 0
-        for bound in BOUNDS[method]:
+
+        def one(bound: Bound) -> tuple[Tensor, int]:
             passed = Pass.of(graph, inside, bound)
             classes = passed.walk.reference[graph.output].shape[-1]
-            found.append(passed.lower(rows_of(y, classes).to(x.dtype)))
-            rows += passed.walk.walked
-        return Margins(torch.stack(found).amax(0), rows)
+            return passed.lower(rows_of(y, classes).to(x.dtype)), passed.walk.walked
+
+        found = members(method, one)
+        best = torch.stack([margins for margins, _ in found]).amax(0)
+        return Margins(best, sum(walked for _, walked in found))
+
+
+def members(method: str, one: Callable[[Bound], T]) -> list[T]:
+    """one(bound) for every member of a method. What is wrong for one member, such as a logarithm of
+    what its bounds let fall below 0, leaves the others; raises ModelError where none is left.
+    """
+    found: list[T] = []
+    for bound in BOUNDS[method]:
+        try:
+            found.append(one(bound))
+        except ModelError as error:
+            first = error
+    if not found:
+        raise first
+    return found
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import unknown
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import BOUNDS, Margins, Pass, graph_of
+from torchproof.verify.bounds import BOUNDS, Margins, Pass, graph_of, members
 from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
@@ -50,8 +50,8 @@ class Example:
         """
         if middle not in MIDDLES:
             raise unknown("bound for the middle", middle, MIDDLES)
-        bounds = BOUNDS[START if middle == "lp" else middle]
-        passes = [Pass.of(maps.graph, inside, bound) for bound in bounds]
+        start = START if middle == "lp" else middle
+        passes = members(start, partial(Pass.of, maps.graph, inside))
         rows = rows_of(y, maps.shape(maps.graph.output)[-1]).double()
         lower = torch.stack([p.lower(rows) for p in passes]).amax(0)
         intervals = {name: met([p.intervals[name] for p in passes]) for name in maps.graph.live}

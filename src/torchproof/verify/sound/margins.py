@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial, reduce
 from importlib import import_module
 from typing import NamedTuple, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError, unknown
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import BOUNDS, Bound, graph_of
+from torchproof.verify.bounds import BOUNDS, Bound, graph_of, members
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
@@ -70,15 +71,9 @@ def sound_margins(
     if method not in BOUNDS:
         best, rows = _solved(graph, inside, y, method, seconds)
         return SoundMargins(*_finite(best), rows)
-    found, rows = [], 0
-    for bound in BOUNDS[method]:
-        one, walked = _bounded(graph, inside, y, bound)
-        found.append(one)
-        rows += walked
-    best = found[0]
-    for one in found[1:]:
-        best = better(one, best)
-    return SoundMargins(*_finite(best), rows)
+    found = members(method, partial(_bounded, graph, inside, y))
+    best = reduce(lambda best, one: better(one, best), (margins for margins, _ in found))
+    return SoundMargins(*_finite(best), sum(walked for _, walked in found))
 
 
 def _solved(
