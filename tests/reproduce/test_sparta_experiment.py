@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchproof.nn import activations_of, build, load_activations
 from torchproof.recipes.comparison import Cell, Line, line_of
 from torchproof.reproduce import EXPERIMENTS, Request, Row, sparta_transfer
+from torchproof.reproduce.experiment import Partial
 from torchproof.reproduce.sparta import AS_MANY, judge, sparta_study, with_transfer
 from torchproof.reproduce.sparta_transfer import NAKED, RELU, SPARTA, transferred
 from torchproof.reproduce.study import DIGITS
@@ -107,7 +108,13 @@ def test_a_tiny_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if name in (RELU, AS_MANY, SPARTA, NAKED)
     }
     study = dataclasses.replace(sparta_study, base=base, rows=rows, n=10)
-    made = study(Request(tmp_path / "out", seeds=1, data_dir=tmp_path, say=lambda text: None))
+    request = Request(tmp_path / "out", seeds=1, data_dir=tmp_path, say=lambda text: None)
+    with pytest.raises(Partial):  # as a process that measures ahead
+        study(dataclasses.replace(request, own=(0,)))
+    made_at = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("cell.json")}
+    assert len(made_at) == len(rows) + 3  # those that take gates over, and the ReLU beside them
+    made = study(dataclasses.replace(request, resume=True))
+    assert all(path.stat().st_mtime_ns == at for path, at in made_at.items())
     means = {row.what: row for row in made.rows}
     for kind in (RELU, "gates taken over", "gates never trained"):
         for what in ("clean", "fast"):

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from torchproof.recipes.comparison import Line
 from torchproof.recipes.small import SETTINGS
-from torchproof.reproduce.experiment import Row, Verdict
+from torchproof.reproduce.experiment import Outcome, Partial, Request, Row, Verdict
 from torchproof.reproduce.sparta_transfer import (
     FRESH,
     NAKED,
     RELU,
     SPARTA,
     TAKEN,
+    carried_ahead,
     transferred,
 )
 from torchproof.reproduce.study import MNIST, Study, points
@@ -82,7 +83,18 @@ def _row(activation: str, width: int = 8, full: int = 64, **more: str) -> dict[s
     }
 
 
-sparta_study = Study(
+class Carrying(Study):
+    """A study whose processes carry the gates of their seeds over before it is concluded."""
+
+    def run(self, request: Request) -> Outcome:
+        try:
+            return super().run(request)
+        except Partial:
+            carried_ahead(request, self.table(request))
+            raise
+
+
+sparta_study = Carrying(
     name="sparta",
     paper="Guo et al. 2021, arXiv 2105.08269 (reconstructed)",
     claim="an activation gated by the neighbourhood and trained with the network withstands more "

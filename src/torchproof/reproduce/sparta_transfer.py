@@ -19,6 +19,7 @@ from torchproof.diagnose import gate_saturation
 from torchproof.nn import activations_of, load_activations, load_model, save_activations
 from torchproof.recipes import Comparison, Many, Plan, Table
 from torchproof.recipes.comparison import Cell
+from torchproof.recipes.many import CELL
 from torchproof.reproduce.experiment import Request, Row, available
 from torchproof.reproduce.subjects import seeded
 
@@ -40,15 +41,10 @@ def transferred(request: Request, table: Table, found: Comparison) -> tuple[Row,
     cells: dict[str, list[Cell]] = {}
     kept, of = [], []
     for seed in table.seeds:
-        trained, fresh = _run(request, SPARTA, seed), _fresh(request, table, seed)
-        plans = _plans(request, table, {TAKEN: trained, FRESH: fresh})
-        out = request.out / "transfer" / f"seed{seed}"
-        again = Table(rows=plans, seeds=(seed,), evaluate=table.evaluate)
-        done = Many(again, out, out.exists(), request.data_dir, say=request.say).run()
-        assert done is not None  # nothing stops it
-        for line in done.lines:
+        for line in carried(request, table, seed).lines:
             cells.setdefault(line.name, []).append(line.cells[seed])
-        same = _unchanged(load_activations(trained), out, seed)
+        before = load_activations(_run(request, SPARTA, seed))
+        same = _unchanged(before, _carried_to(request, seed), seed)
         kept.append(sum(same))
         of.append(len(same))
     rows = _naked(found)
@@ -56,6 +52,29 @@ def transferred(request: Request, table: Table, found: Comparison) -> tuple[Row,
         rows += _accuracies(name, each, table.evaluate.suite)
     rows.append(Row.share("tensors of the gates taken over, unchanged bit for bit", kept, of))
     return (*rows, *_saturation(request, table))
+
+
+def carried(request: Request, table: Table, seed: int) -> Comparison:
+    """The networks that take over the gates of a seed, trained and judged."""
+    gates = {TAKEN: _run(request, SPARTA, seed), FRESH: _fresh(request, table, seed)}
+    rows, out = _plans(request, table, gates), _carried_to(request, seed)
+    again = Table(rows=rows, seeds=(seed,), evaluate=table.evaluate)
+    done = Many(again, out, out.exists(), request.data_dir, say=request.say).run()
+    assert done is not None  # nothing stops it
+    return done
+
+
+def carried_ahead(request: Request, table: Table) -> None:
+    """`carried` for this process's own seeds, as far as their gates have been trained: other
+    processes may be at them still.
+    """
+    for seed in request.own:
+        if (_run(request, SPARTA, seed) / CELL).exists():
+            carried(request, table, seed)
+
+
+def _carried_to(request: Request, seed: int) -> Path:
+    return request.out / "transfer" / f"seed{seed}"
 
 
 def _run(request: Request, name: str, seed: int) -> Path:
