@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,20 @@ def test_one_that_is_not_fails_and_says_by_how_much() -> None:
 
 def test_a_robustness_that_fell_is_told(tmp_path: Path) -> None:
     x, y = images()
-    check_robust(Threshold().eval(), (x, y), "linf:0.1", at_least=0, out=tmp_path / "before")
+    check = partial(check_robust, Threshold().eval(), suite="quick")
+    check((x, y), "linf:0.1", at_least=0, out=tmp_path / "before")
     baseline = tmp_path / "before" / "result.json"
-    check_robust(Threshold().eval(), (x, y), "linf:0.1", baseline=baseline)
+    check((x, y), "linf:0.1", baseline=baseline)
     moved = (x + 0.04 * (x > 0.5)).clamp(0, 1), y
-    check_robust(Threshold().eval(), moved, "linf:0.1", baseline=baseline)
+    check(moved, "linf:0.1", baseline=baseline)
     nearer = (x - 0.15 * (x == 0.7)).clamp(0, 1), y
     with pytest.raises(AssertionError, match=r"fell from 60.00% to 50.00%"):
-        check_robust(Threshold().eval(), nearer, "linf:0.1", baseline=baseline)
-    check_robust(Threshold().eval(), nearer, "linf:0.1", baseline=baseline, may_fall=0.1)
+        check(nearer, "linf:0.1", baseline=baseline)
+    check(nearer, "linf:0.1", baseline=baseline, may_fall=0.1)
     with pytest.raises(InputError, match="baseline with threat"):
-        check_robust(Threshold().eval(), (x, y), "linf:0.2", baseline=baseline)
+        check((x, y), "linf:0.2", baseline=baseline)
     with pytest.raises(InputError, match="baseline with n = 10"):
-        check_robust(Threshold().eval(), (x, y), "linf:0.1", baseline=baseline, n=5)
+        check((x, y), "linf:0.1", baseline=baseline, n=5)
 
 
 def test_a_number_not_to_be_believed_does_not_pass() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from torchproof.adaptive.binarization import Setting
 
 DOCS = Path(__file__).parents[2] / "docs" / "adaptive"
 
@@ -22,6 +26,11 @@ def code_of(page: str) -> str:
 def test_the_tutorial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With problems of fewer points than by default."""
+    for name in ("adapt", "binarization"):
+        module = import_module(f"torchproof.adaptive.{name}")
+        few = partial(getattr(module, name), setting=Setting(inside=100, random=10))
+        monkeypatch.setattr(module, name, few)
     monkeypatch.chdir(tmp_path)
     code = code_of("tutorial.md").replace("take(100)", "take(32)").replace("1500", "200")
     space: dict[str, Any] = {}

@@ -33,15 +33,15 @@ def test_pgd_passes_on_undefended_networks(
 ) -> None:
     model = request.getfixturevalue(name)
     weights = [p.clone() for p in model.parameters()]
-    found = binarization(model, images.x[:20], pgd(threat, 200))
-    assert found.problems == 20 and found.asr >= 0.95 and found.passes and found.informative
+    found = binarization(model, images.x[:12], pgd(threat, 200))
+    assert found.problems == 12 and found.asr >= 0.95 and found.passes and found.informative
     assert found.random_asr < 0.5 and found.readout == "4"
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
 def test_tiny_steps_fail(net: nn.Module, images: Any, threat: Any) -> None:
-    found = binarization(net, images.x[:20], pgd(threat, 3, 0.01, start=Zero()))
-    assert found.problems == 20 and found.asr < 0.5 and not found.passes
+    found = binarization(net, images.x[:12], pgd(threat, 3, 0.01, start=Zero()))
+    assert found.problems == 12 and found.asr < 0.5 and not found.passes
 
 
 def test_gradients_that_are_cut_fail_and_a_substitute_passes(
@@ -49,8 +49,9 @@ def test_gradients_that_are_cut_fail_and_a_substitute_passes(
 ) -> None:
     model = DefendedPredictor(net, preprocess={"levels": parts["levels"](8)})
     x, attack = images.x[:20], pgd(threat, 60, start=Zero())
-    blind = binarization(model, x, attack, setting=SMALL)
-    through = binarization(model, x, attack, on=model.substituted("levels"), setting=SMALL)
+    problems = posed(model, x, threat, setting=SMALL)
+    blind = problems.tried(attack)
+    through = problems.tried(attack, model.substituted("levels"))
     assert blind.problems >= 10 and blind.asr < 0.5 and not blind.passes
     assert through.problems == blind.problems and through.asr > blind.asr + 0.3
 
@@ -84,11 +85,10 @@ def test_a_rejecting_model_is_judged_by_its_rule(
     model = DefendedPredictor(net, reject=detector).calibrated(images.x, 0.1)
     assert model.rule is not None
     x = images.x[:10]
-    found = binarization(
-        model, x, pgd(threat, 60, objective=model.rule), rule=model.rule, setting=SMALL
-    )
+    aware = pgd(threat, 60, objective=model.rule)
     naive = pgd(threat, 60, objective=Unaware(Margin(), model.rule))
-    unaware = binarization(model, x, naive, rule=model.rule, setting=SMALL)
+    problems = posed(model, x, threat, model.rule, setting=SMALL)
+    found, unaware = problems.tried(aware), problems.tried(naive)
     assert found.problems >= 3 and found.asr >= unaware.asr
     # whatever is rejected everywhere has no problem to solve
     never = DefendedPredictor(net, reject=Beside(_Always())).requires_grad_(False)
@@ -155,12 +155,13 @@ def test_a_detector_that_optimises_is_read_in_inference_mode_too(
 
 
 def test_problems_are_posed_once_for_several_attacks(
-    net: nn.Module, images: Any, threat: Any
+    net: nn.Module, hardened: nn.Module, images: Any, threat: Any
 ) -> None:
     x, strong, weak = images.x[:8], pgd(threat, 60), pgd(threat, 1, 1e-6, start=Zero())
     problems = posed(net, x, threat, setting=SMALL)
-    for attack in (strong, weak):
-        assert problems.tried(attack) == binarization(net, x, attack, setting=SMALL)
+    for attack, on in ((strong, hardened), (weak, None)):
+        assert problems.tried(attack, on) == binarization(net, x, attack, on=on, setting=SMALL)
+    assert problems.tried(strong, hardened).found < problems.tried(strong).found
     assert problems.informative and problems.tried(strong).found > problems.tried(weak).found
 
 
@@ -208,14 +209,14 @@ def by_answers(attack: Any) -> Any:
 
 def test_the_search_is_that_of_the_attack(net: nn.Module, images: Any) -> None:
     threat, x = Threat(L2(), 0.8), images.x[:6]
-    settings = {"setting": SMALL}
+    problems = posed(net, x, threat, setting=SMALL)
     targeted = EveryTarget(pgd(threat, 40, objective=TargetedMargin()), 9)
-    assert binarization(net, x, targeted, **settings).asr >= 0.8
+    assert problems.tried(targeted).asr >= 0.8
     blind = pgd(threat, 20, 0.2, objective=Margin())
     es = by_answers(blind)
-    assert binarization(net, x, es, **settings).asr >= 0.5
-    assert binarization(net, x, square(threat, 20), **settings).asr <= 1.0
-    first, second = (binarization(net, x, blind, seed=3, **settings) for _ in range(2))
+    assert problems.tried(es).asr >= 0.5
+    assert problems.tried(square(threat, 20)).asr <= 1.0
+    first, second = (binarization(net, x, blind, seed=3, setting=SMALL) for _ in range(2))
     assert first == second
     with pytest.raises(InputError):
         binarization(net, x, chain(blind, blind))

@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 import torch
 
+import torchproof
 from torchproof.cli import options
 from torchproof.cli.main import main
+from torchproof.evaluate import questions
 
 MODEL = "small-cnn(widths=(8, 16), hidden=32)"
 PARTS = ("Given:", "Expected:", "What to do:")
@@ -94,10 +96,10 @@ os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
 os.dup2(1, 2)
 sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
 import torch
-from torchproof.cli.main import main
+from importlib import import_module
 torch.set_num_threads(1)
 sys.argv = ["torchproof", *words]
-main()
+import_module(program).main()
 """
 
 
@@ -137,11 +139,11 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
         context = get_context("fork")
     folder = tmp_path_factory.mktemp("forked")
 
-    def begun(*args: object, **env: object) -> Forked:
+    def begun(*args: object, program: str = "torchproof.cli.main", **env: object) -> Forked:
         said = folder / f"said{len(list(folder.iterdir()))}"
         said.touch()
         known = {
-            "words": [*map(str, args)], "said": str(said),
+            "program": program, "words": [*map(str, args)], "said": str(said),
             "env": {name: str(value) for name, value in env.items()},
         }  # fmt: skip
         process = context.Process(target=exec, args=(FORKED, known))
@@ -163,6 +165,20 @@ def pair(fork: Callable[..., Forked]) -> Callable[..., list[Forked]]:
             port = free.getsockname()[1]
         place = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         return [fork(*args, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(2)]
+
+    return begun
+
+
+@pytest.fixture(scope="session")
+def torchrun(fork: Callable[..., Forked]) -> Callable[..., Forked]:
+    """`torchrun("train", ...)`: torchrun itself, in a process of its own, starts the command in
+    two, which are copies of it.
+    """
+    how = ("--standalone", "--nproc-per-node", 2, "--start-method", "fork", "--run-path")
+
+    def begun(*args: object) -> Forked:
+        script = Path(torchproof.__file__).with_name("__main__.py")
+        return fork(*how, script, *args, program="torch.distributed.run", OMP_NUM_THREADS=1)
 
     return begun
 
@@ -212,6 +228,15 @@ def threads_kept() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def probes_are_short() -> Iterator[None]:
+    """What commands make of an evaluation is tested here, not how long its probes look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(questions, "_STEPS", 8)
+        patch.setattr(questions, "_MOST", 12)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

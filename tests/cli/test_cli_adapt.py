@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from torchproof.adaptive.binarization import Setting
 from torchproof.cli.main import Torchproof
+
+command, suspicion, estimators, sweep = map(
+    import_module,
+    ("torchproof.cli.adapt", "torchproof.adaptive.suspicion", "torchproof.adaptive.estimators",
+     "torchproof.adaptive.sweep"),
+)  # fmt: skip
 
 DEFENCE = """
 import torch
@@ -31,7 +40,13 @@ def defended():
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command, with problems of few points and short attacks without gradients."""
     monkeypatch.setitem(Torchproof.table, "adapt", "adapt")  # type: ignore[arg-type]
+    few = partial(command.debug, setting=Setting(inside=100, random=10))
+    monkeypatch.setattr(command, "debug", few)
+    monkeypatch.setattr(suspicion, "QUERIES", 100)
+    monkeypatch.setattr(estimators, "_STEPS", 60)
+    monkeypatch.setattr(sweep, "_QUERIES", 200)
     yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,25 @@ def ask(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> Ask:
 
 
 @pytest.fixture(scope="module")
-def whole(cli: Callable[..., Any], trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `ask("whole")` would leave, an undisturbed evaluation; only to be read."""
+def asked(
+    cli: Callable[..., Any], trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """What `ask("whole")` would leave, an undisturbed evaluation, and what it said."""
     out = tmp_path_factory.mktemp("evaluated") / "whole"
-    assert cli("evaluate", trained, "--threat", "linf:0.06", *QUICK, "--out", out).code == 0
-    return out
+    return out, cli("evaluate", trained, "--threat", "linf:0.06", *QUICK, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def whole(asked: tuple[Path, Any]) -> Path:
+    """The folder of it; only to be read."""
+    assert asked[1].code == 0
+    return asked[0]
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, `e`."""
+    return Path(shutil.copytree(whole, tmp_path / "e"))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -83,11 +98,11 @@ def test_a_region_is_named(ask: Ask, whole: Path, tmp_path: Path) -> None:
     ask("s", "--region", "Nowhere(4)").refused("a known name", "Centre")
 
 
-def test_files_and_contract(ask: Ask, trained: Path, tmp_path: Path) -> None:
-    answer = ask("e")
+def test_files_and_contract(asked: tuple[Path, Any], trained: Path) -> None:
+    out, answer = asked
     assert answer.code == 0, answer.words
-    assert {path.name for path in (tmp_path / "e").iterdir()} == FILES
-    result = read(tmp_path / "e")
+    assert {path.name for path in out.iterdir()} == FILES
+    result = read(out)
     assert set(result) == KEYS
     assert result["threat"] == {"norm": "linf", "eps": 0.06, "eps_text": "0.06"}
     assert result["n"] == 24 and result["data"] == "digits (test)"
@@ -95,8 +110,8 @@ def test_files_and_contract(ask: Ask, trained: Path, tmp_path: Path) -> None:
     assert 0 < result["robust_accuracy"] < result["clean_accuracy"] <= 1  # something was broken
     shown = f"{100 * result['robust_accuracy']:.2f} %"
     assert f"robust accuracy {shown}" in answer.words and "verdict: ok" in answer.words
-    assert f"report: {tmp_path / 'e' / 'report.html'}" in answer.out
-    page = (tmp_path / "e" / "report.html").read_text()
+    assert f"report: {out / 'report.html'}" in answer.out
+    page = (out / "report.html").read_text()
     assert f"{100 * result['robust_accuracy']:.1f}" in page and "<html" in page
 
 
@@ -185,8 +200,7 @@ def test_images_that_are_not_kept_are_gone(ask: Ask, tmp_path: Path) -> None:
     assert left == FILES - {"images.bin", "adversarial.npz"}
 
 
-def test_an_existing_evaluation_is_kept(ask: Ask, tmp_path: Path) -> None:
-    assert ask("e").code == 0
+def test_an_existing_evaluation_is_kept(ask: Ask, copied: Path, tmp_path: Path) -> None:
     before = (tmp_path / "e" / "result.json").read_bytes()
     ask("e").refused("result.json", "a new folder")
     for option, value, word in (
@@ -199,9 +213,10 @@ def test_an_existing_evaluation_is_kept(ask: Ask, tmp_path: Path) -> None:
     assert ask("e", "--resume", "--batch-size", 7).code == 0
 
 
-def test_a_damaged_ledger_is_refused_but_for_its_last_line(ask: Ask, tmp_path: Path) -> None:
-    ask("e")
-    path, before = tmp_path / "e" / "records.jsonl", decided(tmp_path / "e")
+def test_a_damaged_ledger_is_refused_but_for_its_last_line(
+    ask: Ask, copied: Path, tmp_path: Path
+) -> None:
+    path, before = copied / "records.jsonl", decided(copied)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     assert ask("e", "--resume").code == 0 and decided(tmp_path / "e") == before
@@ -237,19 +252,20 @@ def test_a_model_that_answers_with_probabilities_is_flagged(
     assert Result.read(tmp_path / "e").verdict == "unreliable"
 
 
-@pytest.mark.parametrize("width", [20, 60, 200])
 def test_no_number_is_broken_in_a_narrow_terminal(
-    ask: Ask, cli: Callable[..., Any], trained: Path, tmp_path: Path, width: int
+    cli: Callable[..., Any], trained: Path, tmp_path: Path
 ) -> None:
+    """A finished evaluation that is resumed tells all of it again."""
     given = ("--threat", "linf:0.06", "--threat", "l2:0.5", *QUICK, "--out", tmp_path / "[/b]")
-    answer = cli("evaluate", trained, *given, width=width)
-    assert answer.code == 0 and "…" not in answer.out
-    lines = answer.out.splitlines()
-    assert all(len(line) <= width for line in lines if "report.html" not in line)
-    for attack in read(tmp_path / "[/b]")["attacks"]:
-        assert f"{attack['forward']:,}" in answer.words
-        assert f"{100 * attack['robust_accuracy']:.2f} %" in answer.words
-    assert str(tmp_path / "[/b]") in answer.out  # a path is no markup
+    for width, more in ((20, ()), (60, ("--resume",)), (200, ("--resume",))):
+        answer = cli("evaluate", trained, *given, *more, width=width)
+        assert answer.code == 0 and "…" not in answer.out
+        lines = answer.out.splitlines()
+        assert all(len(line) <= width for line in lines if "report.html" not in line)
+        for attack in read(tmp_path / "[/b]")["attacks"]:
+            assert f"{attack['forward']:,}" in answer.words
+            assert f"{100 * attack['robust_accuracy']:.2f} %" in answer.words
+        assert str(tmp_path / "[/b]") in answer.out  # a path is no markup
 
 
 def test_a_target(ask: Ask, tmp_path: Path) -> None:

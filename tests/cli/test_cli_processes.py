@@ -5,10 +5,7 @@ together.
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +13,8 @@ from typing import Any
 
 import torch
 
-import torchproof
 from torchproof.nn import load_model
 
-SOURCE = str(Path(torchproof.__file__).parents[1])
 EPOCHS = 6
 TRAIN = (
     "train", "--model", "small-cnn(widths=(4, 8), hidden=16, dropout=0.2, batch_norm=True)",
@@ -101,21 +96,17 @@ def result(out: Path) -> dict[str, Any]:
     return content
 
 
-def test_two_processes_train_the_same_network(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_two_processes_train_the_same_network(
+    cli: Callable[..., Any], torchrun: Fork, tmp_path: Path
+) -> None:
     """Started by torchrun itself; the others are told the same by their environment."""
     given = ("train", "--model", "small-cnn(widths=(4, 8), hidden=16)", "--method", "AT(steps=2)",
              "--first", 120, "--epochs", 2, "--batch-size", 40)  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
-    launched = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                "2", "-m", "torchproof", *map(str, given), "--out", str(two))  # fmt: skip
-    source = os.pathsep.join([SOURCE, *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        launched, env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    process = torchrun(*given, "--out", two)
     assert cli(*given, "--out", one).code == 0
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    said = process.end()
+    assert process.poll() == 0, said
     assert said.count("run directory") == 1  # only the first process speaks
     ours, theirs = (load_model(str(out)).model.state_dict() for out in (two, one))
     for name, value in theirs.items():

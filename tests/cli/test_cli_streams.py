@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from torchproof.cli import radii
 from torchproof.core.errors import FileError, InputError
 from torchproof.data import load, streamed_set
 from torchproof.data.shards import shards
@@ -97,8 +98,10 @@ def test_an_evaluation_out_of_time_says_so_and_goes_on(
 
 def test_shards_of_a_stream_with_their_curves_are_merged_and_processes_share_one(
     cli: Callable[..., Any], pair: Callable[..., list[Any]], trained: Path, folder: Path,
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    """With curves of two radii."""
+    monkeypatch.setattr(radii, "FACTORS", (0.5, 2.0))
     data = f"stream(shards('{folder}/digits-*.tar', channels=1))"
     asked = ("evaluate", trained, "--data", data, "--threat", "linf:0.1", "--attack", "PGD(1)")
     asked += ("--chunk", 8, "--first", 24)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchproof.core.errors import InputError
-from torchproof.diagnose.generalisation import LARGEST, complexity, path_norm
+from torchproof.diagnose.generalisation import LARGEST, Complexity, complexity, path_norm
 
 CLASSES = 3
 
@@ -63,15 +64,21 @@ def test_the_path_norm_is_a_sum_over_paths() -> None:
     assert found == pytest.approx(paths + bias + float(d.square().sum()))
 
 
+@cache
+def of_many_draws() -> tuple[nn.Sequential, Tensor, Tensor, Complexity]:
+    """A model, images, labels that it gets right, and the complexity of a hundred draws."""
+    model, (x, _) = linear(), data()
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return model, x, y, complexity(model, x, y, draws=100)
+
+
 @pytest.mark.parametrize("aware", [False, True])
 def test_the_noise_has_the_standard_deviation_that_is_told(aware: bool) -> None:
     """At the level found, fresh noise of that deviation costs ten points of accuracy; with the
     variance as the deviation it would not.
     """
-    model, (x, _) = linear(), data()
-    with torch.no_grad():
-        y = model(x).argmax(1)
-    found = complexity(model, x, y, draws=100)
+    model, x, y, found = of_many_draws()
     sigma = found.relative_sigma if aware else found.sigma
     w = model[1].weight.detach().double()
     generator = torch.Generator().manual_seed(5)

@@ -6,11 +6,10 @@ import errno
 import random
 import resource
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +104,11 @@ def test_a_process_that_is_killed(go: Go, undisturbed: Report, same: Any, tmp_pa
         evaluate(Dies(net), blobs, made.THREAT, made.short_suite(), slots=16,
                  model_sha256={model_sha256_of(go)!r}, name="net", out={str(run)!r})
     """)
-    source = str(Path(journal.__file__).parents[2])
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONPATH": source, "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    copied: Any = get_context("spawn" if torch.cuda.is_available() else "fork")  # no new imports
+    process = copied.Process(target=exec, args=(script, {}))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     kept = read_records(run / "records.jsonl")[0]
     assert len(kept) > 60 and not (run / "result.json").exists()
     same(go(out=run, resume=True), undisturbed)

@@ -45,13 +45,20 @@ def test_standard_serves_every_norm(
 
 
 def test_costs_are_those_of_the_published_budgets(net: nn.Module, blobs: Any) -> None:
-    """At a tiny radius nothing breaks, and every attack spends its whole budget on the image."""
-    report = evaluate(net, blobs, Threat(Linf(), 1e-6), "standard", n=1)
+    """At a tiny radius nothing breaks, and every attack spends its whole budget on the image; a
+    tenth of its queries, of Square.
+    """
+    threat = Threat(Linf(), 1e-6)
+    *members, square = SUITES["standard"](threat).members
+    search: Any = square.attack.search
+    assert square.name == "Square" and search.queries == 5000
+    short = replace(square.attack, search=replace(search, queries=500))
+    report = evaluate(net, blobs, threat, [*members, Member("Square", short)], n=1)
     assert [(a.forward, a.backward) for a in report.attacks] == [
         (101, 100),
         (3 * 101 + 1, 3 * 100),  # three wrong classes, and a forward to rank them
         (3 * 101 + 1, 3 * 100),
-        (5000, 0),
+        (500, 0),
     ]
     assert report.forward == 1 + sum(a.forward for a in report.attacks)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from torchproof.core.errors import FileError, InputError, ResumeError
@@ -58,23 +58,26 @@ def test_threads_share_the_parts_and_nobody_works_twice(tmp_path: Path) -> None:
 def test_what_a_killed_process_held_is_taken_on(tmp_path: Path) -> None:
     together.begin(tmp_path, 3, 1, resume=False)
     program = (
-        "import sys, time, pathlib\n"
+        "import time, pathlib\n"
         "from torchproof.evaluate import together\n"
         "def one(shard, folder):\n"
         "    (folder / 'begun').write_text(shard)\n"
         "    time.sleep(60)\n"
-        "together.work(pathlib.Path(sys.argv[1]), one, lambda: False)\n"
+        f"together.work(pathlib.Path({str(tmp_path)!r}), one, lambda: False)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    copied: Any = get_context("spawn" if torch.cuda.is_available() else "fork")  # no new imports
+    process = copied.Process(target=exec, args=(program, {}))
+    process.start()
     first = together.folders(tmp_path)[0]
     limit = time.monotonic() + 60
     while not (first / "begun").exists():
-        assert process.poll() is None and time.monotonic() < limit
+        assert process.exitcode is None and time.monotonic() < limit
         time.sleep(0.01)
     with together.held(first) as mine:
         assert not mine
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
     seen: list[str] = []
 
     def one(shard: str, folder: Path) -> bool:

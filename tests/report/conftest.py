@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Digits:
         return found
 
 
+@cache
 def linear(alpha: float, n: int = 60) -> Digits:
     """A ridge classifier; a large `alpha` gives the more robust one."""
     data = load_digits()

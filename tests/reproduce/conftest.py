@@ -1,5 +1,5 @@
 """What the tests of experiments share: a picture is rendered once in a module, however often it
-is drawn, and the suite `fast` is two short attacks.
+is drawn, and attacks are short, those of the suite `fast`, of its probes and of tables.
 """
 
 from __future__ import annotations
@@ -7,9 +7,11 @@ from __future__ import annotations
 import pytest
 
 from torchproof.attack.catalogue import pgd
+from torchproof.attack.pgd import PGD
 from torchproof.core.objectives import Margin
 from torchproof.core.threats import AnyThreat
-from torchproof.evaluate import SUITES, Member, Suite
+from torchproof.evaluate import SUITES, Member, Suite, questions
+from torchproof.recipes import many
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,3 +28,5 @@ def fast_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
         return Suite(tuple(Member(name, attack) for name, attack in each.items()))
 
     monkeypatch.setitem(SUITES, "fast", short)
+    monkeypatch.setattr(questions, "_STEPS", 4)
+    monkeypatch.setattr(many, "PGD", lambda steps, *more: PGD(min(steps, 4), *more))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,10 @@ def experiment(request: Request) -> Outcome:
 def test_processes_measure_and_one_concludes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In processes that are no copies of this one; one process imports torch for all of them."""
+    server: Any = get_context("forkserver")
+    server.set_forkserver_preload(["torchproof.reproduce.experiment"])
+    monkeypatch.setattr("multiprocessing.get_context", {"spawn": server}.__getitem__)
     (tmp_path / "three_seeds_of_a_test.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(tmp_path)
     experiment = importlib.import_module("three_seeds_of_a_test").experiment

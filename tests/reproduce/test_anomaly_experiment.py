@@ -57,8 +57,8 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AAE, mean log-likelihood of latents, outlier training images, nats" in table
     assert table["planted outliers found by early rejection"].n == 10  # 5 for each seed
     assert {p.name for p in request.out.iterdir()} == {
-        "digits-0-against-2", "heat-maps-digits-0-against-2.png", "outcome.json", "picture.png",
-        "request.json", "table.md",
+        "digits-0-against-2", "heat-maps-digits-0-against-2.png", "locks", "outcome.json",
+        "picture.png", "request.json", "table.md",
     }  # fmt: skip
     before = json.loads((request.out / "outcome.json").read_text())["rows"]
     said.clear()
