@@ -57,7 +57,7 @@ def test_the_distance_approaches_the_closed_form(norm: Norm, excess: float) -> N
     true = closed_form(model, x, norm)
     few, many = (
         MinimumNorm(hop_skip_jump(Unlimited(norm), q))(model, x, y).distance / true - 1
-        for q in (200, 1600)
+        for q in (200, 1200)
     )
     assert bool((many >= -1e-9).all()), "nothing is nearer than the plane"
     assert bool((many <= few).all()), "the same run, longer: the nearest of more points"
@@ -184,13 +184,13 @@ def test_it_ends_with_the_first_win_inside_the_ball() -> None:
 
 
 def test_decisions_and_counts_do_not_depend_on_slots_or_order() -> None:
-    model, x, y = problem(n=9)
+    model, x, y = problem(n=7)
     eps = 1.5 * float(closed_form(model, x, Linf()).median())
-    attack = hop_skip_jump(Threat(Linf(), eps), 200, first=10)
+    attack = hop_skip_jump(Threat(Linf(), eps), 120, first=10)
     one, two = (attack(model, x, y, run=Run(seed=2, slots=s)) for s in (1, 64))
-    order = torch.tensor([5, 2, 8, 0, 1, 7, 3, 6, 4])
+    order = torch.tensor([5, 2, 0, 1, 3, 6, 4])
     three = attack(model, x[order], y[order], run=Run(seed=2, slots=4, ids=order))
-    assert 0 < int(one.lost.sum()) < 9
+    assert 0 < int(one.lost.sum()) < 7
     assert torch.equal(one.lost, two.lost) and torch.equal(one.spent, two.spent)
     assert torch.equal(one.lost[order], three.lost) and torch.equal(one.spent[order], three.spent)
 

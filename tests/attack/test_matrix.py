@@ -331,13 +331,13 @@ def test_what_cannot_meet_is_refused_at_construction(
 def test_what_is_found_is_allowed_and_what_is_said_of_it_true(
     search: str, threat: str, goals: list[str], make_problem: Any
 ) -> None:
-    for goal in goals:
-        said_and_done(search, threat, goal, make_problem)
-
-
-def said_and_done(search: str, threat: str, goal: str, make_problem: Any) -> None:
-    row, aim = THREATS[threat], GOALS[goal]
     problem = make_problem(n=3, k=5)
+    for goal in goals:
+        said_and_done(search, threat, goal, problem)
+
+
+def said_and_done(search: str, threat: str, goal: str, problem: Any) -> None:
+    row, aim = THREATS[threat], GOALS[goal]
     model, x, y, target = problem.model, problem.x, problem.y, problem.target
     if goal == "hypocritical":
         y = target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,8 @@ def most(norm: str, w: np.ndarray, room: np.ndarray, eps: float) -> float:
     low, high = 0.0, 1e9  # l2: the d that follows w until the box, as long as eps
     for _ in range(200):
         middle = (low + high) / 2
+        if middle in (low, high):  # no number is between them
+            break
         fits = np.linalg.norm(np.minimum(middle * size, room)) <= eps
         low, high = (middle, high) if fits else (low, middle)
     return float(size @ np.minimum(low * size, room))
@@ -128,6 +131,13 @@ def distance(norm: str, model: nn.Module, x: Tensor, label: int, box: float) -> 
     return min(found, default=math.inf)
 
 
+@functools.cache
+def distances(norm: str, wide: bool, box: float) -> np.ndarray:
+    """The true distances of the images of `problem(3, wide)`."""
+    model, x, y = problem(3, wide)
+    return np.array([distance(norm, model, x[i], int(y[i]), box) for i in range(len(x))])
+
+
 def length(norm: str, d: Tensor) -> np.ndarray:
     """Textbook lengths."""
     order = {"linf": np.inf, "l2": 2, "l1": 1, "l0": 0}[norm]
@@ -144,7 +154,7 @@ def test_distances_on_a_linear_model(
     box = 2.0 if wide and norm != "l0" else 0.0
     model, x, y = problem(3, wide)
     near = MinimumNorm(make(Unlimited(NORMS[norm], -box, 1 + box)))(model, x, y)
-    true = np.array([distance(norm, model, x[i], int(y[i]), box) for i in range(len(x))])
+    true = distances(norm, wide, box)
     moved = x + near.found.value
     assert bool((model(moved).argmax(1) != y).all())
     assert float(moved.min()) >= -box and float(moved.max()) <= 1 + box
@@ -169,28 +179,46 @@ def curved(seed: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer(8, 2), nn.Tanh(), layer(3, 8))
 
 
+SIDE = 401  # of the grid over all images of two pixels
+
+
+@functools.cache
+def nearest(norm: str) -> list[float]:
+    """How far the nearest image of another class is from each of `pixels()`, by brute force."""
+    model, x, y = pixels()
+    axis = torch.linspace(0, 1, SIDE, dtype=torch.float64)
+    grid, found = torch.cartesian_prod(axis, axis), []
+    with torch.no_grad():
+        answers = model(grid).argmax(1)
+    for i in range(len(x)):
+        if norm == "l0":  # one pixel: only grid lines through the image itself count
+            lines = torch.cat([torch.stack([axis, x[i, 0, 0, 1].expand(SIDE)], 1),
+                               torch.stack([x[i, 0, 0, 0].expand(SIDE), axis], 1)])  # fmt: skip
+            found.append(1.0 if bool((model(lines).argmax(1) != y[i]).any()) else 2.0)
+        else:
+            found.append(float(length(norm, (grid - x[i].flatten())[answers != y[i]]).min()))
+    return found
+
+
+@functools.cache
+def pixels() -> tuple[nn.Module, Tensor, Tensor]:
+    """The small network, and images of two pixels with its answers."""
+    model = curved(1)
+    x = torch.rand(24, 1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        return model, x, model(x).argmax(1)
+
+
 @each_case
 def test_brute_force_on_a_network_of_two_pixels(
     norm: str, make: Callable[[Any], Attack], slack: float
 ) -> None:
     """A grid over all images knows the truth: no attack is below it, and most reach it."""
-    model, side = curved(1), 401
-    axis = torch.linspace(0, 1, side, dtype=torch.float64)
-    grid = torch.cartesian_prod(axis, axis)
-    x = torch.rand(24, 1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with torch.no_grad():
-        y, answers = model(x).argmax(1), model(grid).argmax(1)
-    near = MinimumNorm(make(Unlimited(NORMS[norm])))(model, x, y)
-    ratios = []
-    for i in range(len(x)):
-        apart = length(norm, (grid - x[i].flatten())[answers != y[i]])
-        if norm == "l0":  # one pixel: only grid lines through the image itself count
-            lines = torch.cat([torch.stack([axis, x[i, 0, 0, 1].expand(side)], 1),
-                               torch.stack([x[i, 0, 0, 0].expand(side), axis], 1)])  # fmt: skip
-            apart = np.array([1.0 if bool((model(lines).argmax(1) != y[i]).any()) else 2.0])
-        true = apart.min()
-        assert near.distance[i] >= true - (0 if norm == "l0" else 4 / side)
-        ratios.append(float(near.distance[i]) / true)
+    model, x, y = pixels()
+    found = MinimumNorm(make(Unlimited(NORMS[norm])))(model, x, y).distance.numpy()
+    true = np.array(nearest(norm))
+    assert bool((found >= true - (0 if norm == "l0" else 4 / SIDE)).all())
+    ratios = found / true
     # DeepFool follows planes to the boundary, not to its nearest point
     assert np.median(ratios) <= (1.2 if make is deepfool else 1.04 + min(slack, 0.02)), ratios
 

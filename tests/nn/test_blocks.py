@@ -55,11 +55,18 @@ REFUSED = {"CIFS", "MedianFilter"}  # by the verifier: they choose, by rank
 TWICE = ("layer1", "layer2.0")
 
 
-def network(text: str, seed: int = 0, places: tuple[str, ...] = TWICE) -> Network:
-    shape = {"channels": 1, "size": 12, "classes": 4, "seed": seed, "blocks": (1, 1), "width": 6}
+def network(
+    text: str, seed: int = 0, blocks: tuple[int, ...] = (1, 1), places: tuple[str, ...] = TWICE
+) -> Network:
+    shape = {"channels": 1, "size": 12, "classes": 4, "seed": seed, "blocks": blocks, "width": 6}
     if text in GATES:
         return build("resnet", **shape, activation=text).eval()
     return build("resnet", **shape, insert=dict.fromkeys(places, text)).eval()
+
+
+def once(text: str) -> Network:
+    """One residual block and at most one inserted one, for what takes long with every operation."""
+    return network(text, blocks=(1,), places=("layer1.0",))
 
 
 def images(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -126,7 +133,7 @@ def test_works_without_gradients_copied_and_under_autocast(text: str) -> None:
 
 @pytest.mark.parametrize("text", NAMES)
 def test_exports_with_any_batch_size(text: str) -> None:
-    model, x = moved(network(text, places=TWICE[1:])), images(2)
+    model, x = moved(once(text)), images(2)
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
     more = images(5)
@@ -146,7 +153,7 @@ def test_weights_depend_on_the_seed_alone(text: str) -> None:
 
 @pytest.mark.parametrize("text", {t.partition("(")[0]: t for t in NAMES}.values())
 def test_the_verifier_bounds_it_or_refuses_it_by_name(text: str) -> None:
-    model = moved(network(text, places=TWICE[1:])).requires_grad_(False).double()
+    model = moved(once(text)).requires_grad_(False).double()
     x = images(2).double()  # intervals of solvers grow beyond what float32 can hold
     y, eps = model(x).argmax(1), 0.002
     if text.partition("(")[0] in REFUSED:

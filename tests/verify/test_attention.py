@@ -49,8 +49,9 @@ def test_torchs_transformers_are_bounded(name: str) -> None:
     y = z.argmax(1)
     others = [[j for j in range(3) if j != int(label)] for label in y]
     exact = torch.stack([z[i, y[i]] - z[i, others[i]] for i in range(2)])
-    assert torch.allclose(margins(net, X, y, parse("linf:1e-7")), exact, atol=1e-4)
-    lower = margins(net, X, y, parse("linf:0.001"), method="crown")
+    graph = graph_of(net, X)
+    assert torch.allclose(margins(graph, X, y, parse("linf:1e-7")), exact, atol=1e-4)
+    lower = margins(graph, X, y, parse("linf:0.001"), method="crown")
     near = (X[:, None] + (torch.rand(2, 500, 6, 4).double() * 2 - 1).sign() * 0.001).clamp(0, 1)
     found = net(near.flatten(0, 1)).view(2, 500, 3)
     reached = torch.stack([found[i, :, [int(y[i])]] - found[i, :, others[i]] for i in range(2)])

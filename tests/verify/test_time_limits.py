@@ -70,10 +70,10 @@ def test_branch_and_bound_ends_at_its_limit() -> None:
     x = torch.full((1, 1, 4, 5), 0.5, dtype=torch.float64)
     graph = graph_of(Hard().double().eval().requires_grad_(False), x)  # tracing is not limited
     began = time.process_time()
-    found = bab_margins(graph, x, torch.tensor([0]), Threat(Linf(), 0.4), time_limit=1.0)
+    found = bab_margins(graph, x, torch.tensor([0]), Threat(Linf(), 0.4), time_limit=0.5)
     spent = time.process_time() - began
     assert -1e9 < float(found.lower) <= 0.01 and found.found == (None,)
-    assert 0.9 <= spent <= 4.0
+    assert 0.45 <= spent <= 3.5
 
 
 def test_no_method_is_without_a_limit() -> None:
@@ -101,8 +101,8 @@ def test_programmes_are_made_under_the_clock(
     clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
     monkeypatch.setattr("torchproof.verify.clock.time", clock)
     torch.manual_seed(5)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU(),
-                        nn.Linear(7, 3)).double().eval().requires_grad_(False)  # fmt: skip
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(),
+                        nn.Linear(5, 3)).double().eval().requires_grad_(False)  # fmt: skip
     for weight in net.parameters():
         weight.mul_(2)
     x = torch.rand(1, 1, 2, 2, dtype=torch.float64)
