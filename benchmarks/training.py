@@ -157,18 +157,18 @@ def main() -> None:
         network = build(given.model, seed=0, **shape, **head)
         jobs[name] = job_of(name, Watched(network, *WATCHED.get(name, ())), x, y)
     bare = Watched(build(given.model, seed=0, **shape))
-    own = optimiser(bare.parameters(), settings(batch))
+    updates = optimiser(bare.parameters(), settings(batch))
     times: dict[str, list[float]] = {name: [] for name in jobs}
     costs: dict[str, list[dict[Kind, float]]] = {name: [] for name in jobs}
     for round_ in range(given.rounds + 1):
         for name, job in jobs.items():
             chosen = order(job.lesson.real, batch, 0, job.state.epoch)[0]
-            before = list(prices(bare, x, y, own))
+            before = list(prices(bare, x, y, updates))
             step(job, chosen)  # a step of a run comes after one of its own
             took = clock(lambda j=job, c=chosen: step(j, c))
             if round_ > 0:  # the first round warms up
                 times[name].append(took)
-                costs[name].append(mean(before, list(prices(bare, x, y, own))))
+                costs[name].append(mean(before, list(prices(bare, x, y, updates))))
     images = 2 * (given.rounds + 1) * batch
     rows = [row(name, jobs[name], times[name], costs[name], images) for name in jobs]
     every_cost = [cost for of_method in costs.values() for cost in of_method]

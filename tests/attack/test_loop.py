@@ -172,6 +172,7 @@ def test_a_run_without_a_queue_stops_when_told(make_problem: Any) -> None:
     run = Run(last=True, patience=math.inf, stop=lambda: next(asked))
     found = Attack(LINF, CrossEntropy(), PGD(5))(p.model, p.x, p.y, run=run)
     assert found.spent.tolist() == [[2, 2]] * 4 and not found.done.any()
+    assert found.by.tolist() == [[-1, -1]] * 4 and not found.lost.any()
 
 
 def test_training_refuses_answers_that_are_not_finite(make_problem: Any) -> None:

@@ -125,7 +125,8 @@ def test_what_some_bounds_lose_others_keep() -> None:
     torch.manual_seed(1)
     deep = nn.Sequential(nn.Linear(4, 8), *(Mixing() for _ in range(4)), nn.Linear(8, 3))
     deep, threat = deep.eval().requires_grad_(False), parse("linf:0.02")
-    x, y = X.float(), deep(X.float()).argmax(1)
+    x = torch.rand(2, 4)
+    y = deep(x).argmax(1)
     with pytest.raises(ModelError, match="layer_norm"):
         margins(deep, x, y, threat, method="ibp")
     alone, best = (margins(deep, x, y, threat, method=m) for m in ("crown", "best"))
@@ -138,5 +139,24 @@ def test_what_some_bounds_lose_others_keep() -> None:
 
 
 def test_a_reason_is_given_where_all_bounds_lose_it() -> None:
+    """0.001, which no bound of a ReLU less itself makes out."""
+    model = net(lambda z: torch.log(z.relu() - F.relu(z) + 1e-3))
     with pytest.raises(ModelError, match="defined above 0"):
-        margins(net(lambda z: torch.log(2 * z + 2.2)), X, torch.zeros(2).long(), parse("linf:1"))
+        margins(model, X, torch.zeros(2).long(), parse("linf:1"))
+
+
+def test_a_bound_does_not_depend_on_the_company() -> None:
+    """Of images whose intervals leave the domain of a logarithm, and of images whose do not."""
+    torch.manual_seed(3)
+    ends = net(lambda z: torch.log(2 * z + 2.6))
+    x, threat = torch.rand(8, 4).double(), parse("linf:0.12")
+    y, alone, lost = ends(x).argmax(1), [], 0
+    for one in range(8):
+        try:
+            alone.append(margins(ends, x[one : one + 1], y[one : one + 1], threat, method="ibp"))
+        except ModelError:
+            alone.append(torch.full((1, 2), -torch.inf, dtype=torch.float64))
+            lost += 1
+    assert 0 < lost < 8
+    found = margins(ends, x, y, threat, method="ibp")
+    assert torch.allclose(found, torch.cat(alone), rtol=0, atol=1e-12)

@@ -93,7 +93,9 @@ def _to_the_end(loop: Loop) -> Found:
     value = tree(torch.zeros_like, state.delta) if over else state.delta
     score = torch.full((len(jobs),), -torch.inf, dtype=next(leaves(value)).dtype)
     spent = torch.tensor([forward, backward]).repeat(len(jobs), 1)
-    by, lost = torch.stack([jobs.target, jobs.restart], 1), won.cpu() & (not over)
+    by, lost = torch.stack([jobs.target, jobs.restart], 1), won.cpu()
+    if over:
+        by, lost = torch.full_like(by, -1), torch.zeros_like(lost)
     done = torch.full((len(jobs),), not over)
     value = tree(lambda leaf: leaf.to(here), value)
     return Found(value, lost, score, spent, by, done, blind.cpu())

@@ -40,8 +40,8 @@ class Rows:
 
     def tensors(self, device: torch.device, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """Images and labels of the rows, on `device`; images in `dtype`, if there is one."""
-        index = self.index.to(self.x.device)
-        x, y = self.x.index_select(0, index), self.y.index_select(0, index)  # whole rows are copied
+        # copies whole rows, for which x[index] takes five times as long
+        x, y = (t.index_select(0, self.index.to(t.device)) for t in (self.x, self.y))
         return x.to(device, dtype or x.dtype), y.to(device)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torchproof.core.norms import Linf
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.alpha import optimised
 from torchproof.verify.clock import look
+from torchproof.verify.domain import OutsideDomain, by_example
 from torchproof.verify.graph import Graph, Node, Values, bind, traced
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -125,28 +127,28 @@ def bounded(
     with torch.no_grad():
         inside = InputSet.of(x, threat)
 
-        def one(bound: Bound) -> tuple[Tensor, int]:
-            passed = Pass.of(graph, inside, bound)
+        def one(bound: Bound, some: InputSet, labels: Tensor) -> tuple[tuple[Tensor], int]:
+            passed = Pass.of(graph, some, bound)
             classes = passed.walk.reference[graph.output].shape[-1]
-            return passed.lower(rows_of(y, classes).to(x.dtype)), passed.walk.walked
+            return (passed.lower(rows_of(labels, classes).to(x.dtype)),), passed.walk.walked
 
-        found = members(method, one)
-        best = torch.stack([margins for margins, _ in found]).amax(0)
+        found = members(method, lambda bound: by_example(inside, y, partial(one, bound)))
+        best = torch.stack([margins for (margins,), _ in found]).amax(0)
         return Margins(best, sum(walked for _, walked in found))
 
 
 def members(method: str, one: Callable[[Bound], T]) -> list[T]:
-    """one(bound) for every member of a method. What is wrong for one member, such as a logarithm of
-    what its bounds let fall below 0, leaves the others; raises ModelError where none is left.
+    """one(bound) for every member of a method but those whose bounds leave the domain of a
+    function, such as a logarithm; raises OutsideDomain, the last one, where all do.
     """
     found: list[T] = []
-    for bound in BOUNDS[method]:
+    bounds = BOUNDS[method]
+    for bound in bounds:
         try:
             found.append(one(bound))
-        except ModelError as error:
-            first = error
-    if not found:
-        raise first
+        except OutsideDomain:
+            if bound is bounds[-1] and not found:
+                raise
     return found
 
 
@@ -211,7 +213,7 @@ class Pass:
             self.intervals[node.name] = known.range(inputs)
         except ModelError as error:
             given = f"{error.given}, at {node.where!r}"
-            raise ModelError(given, error.expected, error.remedy) from error
+            raise type(error)(given, error.expected, error.remedy) from error
 
     def _arguments(self, node: Node) -> Sequence[Any]:
         values: Values = {**self.walk.reference, **self.intervals}

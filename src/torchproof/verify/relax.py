@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchproof.core.errors import ModelError
 from torchproof.verify.clock import look
+from torchproof.verify.domain import OutsideDomain
 from torchproof.verify.interval import Interval
 
 OUTER, INNER, LAST = 14, 12, 32  # halvings in the search for a slope, within it, and at the end
@@ -139,7 +139,7 @@ class Curve(Relaxation):
 
     def _within(self, z: Interval) -> tuple[Tensor, Tensor]:
         if self.above is not None and not bool((z.lower > self.above).all()):
-            raise ModelError(
+            raise OutsideDomain(
                 f"values down to {float(z.lower.min()):.3g} before a function that is defined "
                 f"above {self.above:g}",
                 "inputs inside its domain",

@@ -20,7 +20,9 @@ class Linf(Norm):
         return g.sign()
 
     def move(self, d: Tensor, g: Tensor, length: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return torch.addcmul(d, g.sign(), expand(length, g))  # signs times lengths are exact
+        return torch.addcmul(
+            d, g.sign(), expand(length, g).to(g.dtype)
+        )  # signs times lengths are exact
 
     def project(self, d: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return torch.clamp(d, low, high)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import InputError, ModelError, unknown
 from torchproof.core.threats import AnyThreat
 from torchproof.verify.bounds import BOUNDS, Bound, graph_of, members
+from torchproof.verify.domain import by_example
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
@@ -71,8 +72,8 @@ def sound_margins(
     if method not in BOUNDS:
         best, rows = _solved(graph, inside, y, method, seconds)
         return SoundMargins(*_finite(best), rows)
-    found = members(method, partial(_bounded, graph, inside, y))
-    best = reduce(lambda best, one: better(one, best), (margins for margins, _ in found))
+    found = members(method, lambda bound: by_example(inside, y, partial(_bounded, graph, bound)))
+    best = reduce(lambda best, one: better(one, best), (Sum(*margins) for margins, _ in found))
     return SoundMargins(*_finite(best), sum(walked for _, walked in found))
 
 
@@ -110,7 +111,7 @@ def _branched(graph: Graph, inside: InputSet, y: Tensor, seconds: float | None) 
     return SoundMargins(*found, sum(walked), met)
 
 
-def _bounded(graph: Graph, inside: InputSet, y: Tensor, bound: Bound) -> tuple[Sum, int]:
+def _bounded(graph: Graph, bound: Bound, inside: InputSet, y: Tensor) -> tuple[Sum, int]:
     passed = Pass.of(graph, inside, bound)
     rows = rows_of(y, passed.walk.single[graph.output].shape[-1]).to(inside.x.dtype)
     slopes = slopes_of(passed.walk, rows, bound.steps) if bound.steps else {}
