@@ -59,10 +59,10 @@ def test_commands_that_are_none() -> None:
     assert len(group.commands) == len(Torchproof.table)
 
 
-@cache
-def imported() -> tuple[float, float]:
-    """A new process that asserts what the package has, and tells what torchproof costs, without and
-    with every name, beside torch.
+def test_the_package_waits_for_nothing_has_everything_and_costs_little() -> None:
+    """The function `evaluate` stays what it is whoever imports the subpackage of that name. Beside
+    torch, processor time in one process, so that other work on the machine does not count: without
+    and with every name.
     """
     code = (
         "import sys, time; clock = time.process_time\n"
@@ -82,17 +82,6 @@ def imported() -> tuple[float, float]:
         "print(alone / torch_, (alone + clock() - d) / torch_)"
     )
     alone, with_every_name = map(float, said(code).split())
-    return alone, with_every_name
-
-
-def test_the_package_waits_for_nothing_and_has_everything() -> None:
-    """The function `evaluate` stays what it is whoever imports the subpackage of that name."""
-    assert imported()
-
-
-def test_an_import_costs_little_beside_torch() -> None:
-    """Processor time in one process, so that other work on the machine does not count."""
-    alone, with_every_name = imported()
     assert alone < 1.2 and with_every_name < 1.6
 
 

@@ -90,15 +90,14 @@ def _to_the_end(loop: Loop) -> Found:
             blind += point.undefined
         forward, backward = forward + point.cost[0], backward + point.cost[1]
         state = search.step(cases.set, cases.key, state, point)
-    value = tree(torch.zeros_like, state.delta) if over else state.delta
-    score = torch.full((len(jobs),), -torch.inf, dtype=next(leaves(value)).dtype)
     spent = torch.tensor([forward, backward]).repeat(len(jobs), 1)
-    by, lost = torch.stack([jobs.target, jobs.restart], 1), won.cpu()
-    if over:
-        by, lost = torch.full_like(by, -1), torch.zeros_like(lost)
-    done = torch.full((len(jobs),), not over)
-    value = tree(lambda leaf: leaf.to(here), value)
-    return Found(value, lost, score, spent, by, done, blind.cpu())
+    if over:  # what was spent is spent
+        nothing = Found.empty(len(jobs), state.delta, here)
+        return replace(nothing, spent=spent, undefined=blind.cpu())
+    value = tree(lambda leaf: leaf.to(here), state.delta)
+    score = torch.full((len(jobs),), -torch.inf, dtype=next(leaves(value)).dtype)
+    by, done = torch.stack([jobs.target, jobs.restart], 1), torch.ones(len(jobs), dtype=torch.bool)
+    return Found(value, won.cpu(), score, spent, by, done, blind.cpu())
 
 
 def _advance(loop: Loop, found: Found, live: Slots, queue: Queue) -> tuple[Slots, Tensor | None]:

@@ -127,13 +127,13 @@ def bounded(
     with torch.no_grad():
         inside = InputSet.of(x, threat)
 
-        def one(bound: Bound, some: InputSet, labels: Tensor) -> tuple[tuple[Tensor], int]:
+        def one(bound: Bound, some: InputSet, labels: Tensor) -> tuple[Tensor, int]:
             passed = Pass.of(graph, some, bound)
             classes = passed.walk.reference[graph.output].shape[-1]
-            return (passed.lower(rows_of(labels, classes).to(x.dtype)),), passed.walk.walked
+            return passed.lower(rows_of(labels, classes).to(x.dtype)), passed.walk.walked
 
         found = members(method, lambda bound: by_example(inside, y, partial(one, bound)))
-        best = torch.stack([margins for (margins,), _ in found]).amax(0)
+        best = torch.stack([margins for margins, _ in found]).amax(0)
         return Margins(best, sum(walked for _, walked in found))
 
 

@@ -16,29 +16,26 @@ class OutsideDomain(ModelError):
 
 
 def by_example(
-    inside: InputSet, y: Tensor, ask: Callable[[InputSet, Tensor], tuple[tuple[Tensor, ...], int]]
-) -> tuple[tuple[Tensor, ...], int]:
-    """ask(inside, y): bounds (B, ...), what else it says of each, and what that cost. Where bounds
-    of some examples leave the domain of a function, the others are asked about one by one: no bound
-    depends on the company. Those have -inf; raises OutsideDomain where all of them do.
+    inside: InputSet, y: Tensor, ask: Callable[[InputSet, Tensor], tuple[Tensor, int]]
+) -> tuple[Tensor, int]:
+    """ask(inside, y): bounds (B, ...), and what they cost. Where those of some examples leave the
+    domain of a function, all are asked about one by one, so that no bound depends on the company,
+    and those have -inf; raises OutsideDomain where all of them do.
     """
     try:
         return ask(inside, y)
     except OutsideDomain:
         if len(y) == 1:
             raise
-    alone = [(inside.take(torch.tensor([i])), y[i : i + 1]) for i in range(len(y))]
-    found: list[tuple[tuple[Tensor, ...], int] | None] = []
-    for example in alone:
+    found: dict[int, Tensor] = {}
+    cost, lost = 0, None
+    for i in range(len(y)):
         try:
-            found.append(ask(*example))
-        except OutsideDomain:
-            found.append(None)
-    known = [one for one in found if one is not None]
-    if not known:
-        return ask(*alone[0])  # which raises what is to be said
-    nothing = tuple(
-        torch.full_like(t, -torch.inf if i == 0 else 0) for i, t in enumerate(known[0][0])
-    )
-    rows = [nothing if one is None else one[0] for one in found]
-    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True)), sum(n for _, n in known)
+            found[i], own = ask(inside.take(torch.tensor([i])), y[i : i + 1])
+            cost += own
+        except OutsideDomain as error:
+            lost = error
+    if lost is not None and not found:
+        raise lost
+    nothing = torch.full_like(next(iter(found.values())), -torch.inf)
+    return torch.cat([found.get(i, nothing) for i in range(len(y))]), cost

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import Pass, graph_of, members
+from torchproof.verify.bounds import BOUNDS, Pass, graph_of
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.interval import Interval
@@ -49,7 +48,7 @@ def starts(
         inside, y = InputSet.of(x, threat), y.to(x.device)
         for row in range(len(x)):
             one, clock = torch.tensor([row], device=x.device), Clock(time_limit)
-            passes = members(MIDDLE, partial(Pass.of, graph, inside.take(one)))
+            passes = [Pass.of(graph, inside.take(one), bound) for bound in BOUNDS[MIDDLE]]
             classes = passes[0].walk.reference[graph.output].shape[-1]
             rows = rows_of(y[one], classes).to(x)
             lower = torch.stack([p.lower(rows) for p in passes]).amax(0)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import partial, reduce
 from importlib import import_module
 from typing import NamedTuple, cast
 
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from torchproof.core.errors import InputError, ModelError, unknown
 from torchproof.core.threats import AnyThreat
-from torchproof.verify.bounds import BOUNDS, Bound, graph_of, members
-from torchproof.verify.domain import by_example
+from torchproof.verify.bounds import BOUNDS, Bound, graph_of
 from torchproof.verify.graph import Graph, Node, Values, bind
 from torchproof.verify.inputs import InputSet, rows_of
 from torchproof.verify.operators import AFFINE, nonlinear, relaxation
@@ -72,9 +70,15 @@ def sound_margins(
     if method not in BOUNDS:
         best, rows = _solved(graph, inside, y, method, seconds)
         return SoundMargins(*_finite(best), rows)
-    found = members(method, lambda bound: by_example(inside, y, partial(_bounded, graph, bound)))
-    best = reduce(lambda best, one: better(one, best), (Sum(*margins) for margins, _ in found))
-    return SoundMargins(*_finite(best), sum(walked for _, walked in found))
+    found, rows = [], 0
+    for bound in BOUNDS[method]:
+        one, walked = _bounded(graph, inside, y, bound)
+        found.append(one)
+        rows += walked
+    best = found[0]
+    for one in found[1:]:
+        best = better(one, best)
+    return SoundMargins(*_finite(best), rows)
 
 
 def _solved(
@@ -111,7 +115,7 @@ def _branched(graph: Graph, inside: InputSet, y: Tensor, seconds: float | None) 
     return SoundMargins(*found, sum(walked), met)
 
 
-def _bounded(graph: Graph, bound: Bound, inside: InputSet, y: Tensor) -> tuple[Sum, int]:
+def _bounded(graph: Graph, inside: InputSet, y: Tensor, bound: Bound) -> tuple[Sum, int]:
     passed = Pass.of(graph, inside, bound)
     rows = rows_of(y, passed.walk.single[graph.output].shape[-1]).to(inside.x.dtype)
     slopes = slopes_of(passed.walk, rows, bound.steps) if bound.steps else {}

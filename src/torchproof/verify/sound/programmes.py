@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchproof.verify import k_relu
-from torchproof.verify.bounds import members
+from torchproof.verify.bounds import BOUNDS
 from torchproof.verify.clock import OutOfTime, limit
 from torchproof.verify.graph import Graph, Values
 from torchproof.verify.inputs import InputSet, rows_of
@@ -133,7 +133,7 @@ class Begun(NamedTuple):
 
     @classmethod
     def of(cls, graph: Graph, inside: InputSet, y: Tensor, bounds: str) -> Begun:
-        passes = members(bounds, partial(Pass.of, graph, inside))
+        passes = [Pass.of(graph, inside, bound) for bound in BOUNDS[bounds]]
         rows = rows_of(y, passes[0].walk.single[graph.output].shape[-1]).to(inside.x)
         found = []
         for p in passes:
