@@ -139,7 +139,6 @@ def test_a_run(tiny: None, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
     stored = [json.loads(p.read_text()) for p in (tmp_path / "out" / "cells").iterdir()]
     cases = [Case(**fields) for cell in stored for fields in cell["cases"]]
-    assert outcome.seconds >= sum(cell["seconds"] for cell in stored)
     assert len(stored) == 2 * (3 * 2 + 2 * 2) and len(cases) == 2 * len(stored) == 2 * len(said)
     assert all(c.outside == 0 for c in cases)
     assert all(c.share == pytest.approx(16 / 36) for c in cases if c.region == "centre 4")

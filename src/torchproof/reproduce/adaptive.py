@@ -20,6 +20,7 @@ from torchproof.reproduce.adaptive_measures import code, debugged, on_base, on_d
 from torchproof.reproduce.adaptive_picture import picture
 from torchproof.reproduce.adaptive_record import Attacked, Broken, Cell, Control, Debugged
 from torchproof.reproduce.adaptive_subjects import Materials, Pair, Part, code_of, trained
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, available, conclude
 from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.packed import packed
@@ -56,14 +57,16 @@ def measured(
     request.claim({"part": f"{part}"})
     defences, missing = built(zoo, request)
     bench = Bench(request, part, Materials(request, part))
-    cells: dict[str, list[Cell]] = {name: [] for name in defences}
-    for seed in request.all_seeds:
-        for name, defence in defences.items():
-            cells[name].append(bench.cell(defence, seed))
-    found = [Broken(n, defences[n].flags, tuple(mine)) for n, mine in cells.items()]
-    # of no seed: the process that has the first one measures them
-    mine = known if 0 in request.all_seeds else ()
-    controls = [one for name in mine if (one := bench.control(name, *known[name])) is not None]
+
+    def one(name: str, seed: int) -> Cell | Control | None:
+        if name in defences:
+            return bench.cell(defences[name], seed)
+        return bench.control(name, *known[name]) if seed == 0 else None  # packed ones have no seed
+
+    each = shared(request, [*defences, *known], one)
+    cells = {name: [cell for cell in each[name] if isinstance(cell, Cell)] for name in defences}
+    found = [Broken(name, defences[name].flags, tuple(mine)) for name, mine in cells.items()]
+    controls = [made for name in known if isinstance(made := each[name][0], Control)]
     table = compact(found, missing, controls)
     write(request.out / "zoo.md", table.encode())
     request.say(table)

@@ -18,6 +18,7 @@ from torchproof.evaluate import certify, evaluate
 from torchproof.nn import load_model
 from torchproof.recipes import Plan, recipe
 from torchproof.report.pictures import content
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, Row, Verdict, available, conclude
 from torchproof.reproduce.figures import Figures
 from torchproof.reproduce.subjects import seeded, tested_on, trained
@@ -107,12 +108,11 @@ def certified_training(request: Request) -> Outcome:
     request.claim({f"{t} {m}": p.model_dump_json() for (t, m), p in chosen.plans.items()})
     some = next(iter(chosen.plans.values()))
     test = tested_on(request, some.data, chosen.n)
-    table = {
-        (threat, name): [
-            _measure(request, chosen, (threat, name), seed, test) for seed in request.all_seeds
-        ]
-        for threat, name in chosen.plans
-    }
+    named = {f"{threat}, {name}": (threat, name) for threat, name in chosen.plans}
+    found = shared(
+        request, named, lambda name, seed: _measure(request, chosen, named[name], seed, test)
+    )
+    table = {named[name]: each for name, each in found.items()}
     return conclude(
         request, name="certified-training", paper=PAPER, claim=CLAIM,
         settings={

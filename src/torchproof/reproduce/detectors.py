@@ -18,6 +18,7 @@ from torchproof.detect.bench.setup import Setup
 from torchproof.detect.bench.splits import ELSEWHERE, Sizes, elsewhere
 from torchproof.detect.catalogue import DETECTORS, recipe
 from torchproof.recipes import Plan
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.detectors_figures import judge, rows
 from torchproof.reproduce.detectors_picture import picture
 from torchproof.reproduce.experiment import Outcome, Request, at_hand, conclude
@@ -87,10 +88,8 @@ def detectors_experiment(request: Request) -> Outcome:
     """
     parts = parts_of(request)
     request.claim({"parts": f"{parts}"})
-    found: dict[str, list[Bench]] = {part.data: [] for part in parts}
-    for seed in request.all_seeds:
-        for part in parts:
-            found[part.data].append(_measured(request, part, seed))
+    named = {part.data: part for part in parts}
+    found = shared(request, named, lambda name, seed: _measured(request, named[name], seed))
     return conclude(
         request, name="detectors", paper=PAPER, claim=CLAIM,
         settings={part.data: _described(part, found[part.data][0]) for part in parts},

@@ -245,13 +245,12 @@ def conclude(
     rows: Sequence[Row],
     judged: tuple[Verdict, str],
     picture: bytes,
-    seconds: float | None = None,
 ) -> Outcome:
     """Writes outcome.json, table.md and picture.png into the folder of the request.
 
-    judged: the verdict and why; seconds: what it took, by default since the request was made, and
-    what the outcome says that is there already, of a run that is resumed. Raises Partial, and
-    writes nothing, where the request is for some of the seeds.
+    judged: the verdict and why. What it took is counted since the request was made, on top of what
+    the outcome of a run that is resumed says. Raises Partial, and writes nothing, where the request
+    is for some of the seeds.
     """
     if request.own:
         raise Partial
@@ -259,7 +258,7 @@ def conclude(
     outcome = Outcome(
         name=name, paper=paper, claim=claim, scale=request.scale, settings=settings,
         seeds=request.all_seeds, rows=tuple(rows), verdict=judged[0], because=judged[1],
-        seconds=spent if seconds is None else seconds, versions=versions(),
+        seconds=spent, versions=versions(),
         code=fingerprint(PLACES[name][0]) if name in PLACES else "",
         cpu_seconds=_cpu_spent(request),
     )  # fmt: skip

@@ -4,8 +4,9 @@ trained to one loss, and a sweep of widths through the interpolation threshold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torchproof.data.dataset import Dataset
 from torchproof.diagnose.generalisation import complexity
 from torchproof.diagnose.prunability import By, Prunability, prunability
 from torchproof.nn import build
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.experiment import Outcome, Request, available, conclude
 from torchproof.reproduce.prunability_figures import MAGNITUDE, Cell, Wide, judge, picture, rows
 from torchproof.train import Settings, Standard, fit
@@ -77,9 +79,16 @@ def prunability_experiment(request: Request) -> Outcome:
         raise InputError(given, "the scale small", "run it with --scale small")
     part = part_of(request)
     request.claim({"part": f"{part}"})
-    banks = [Bank(request, part, seed) for seed in request.all_seeds]
-    cells = [cell for bank in banks for cell in bank.ladder()]
-    sweep = [cell for bank in banks for cell in bank.sweep()]
+    banks = [Bank(request, part, seed) for seed in range(request.seeds)]
+    measure: dict[str, Callable[[Bank], Cell | Wide]] = {
+        **{f"{w}, {noise}": partial(Bank.rung, widths=w, share=noise)
+           for w in part.widths for noise in part.noise},
+        **{f"{units} units": partial(Bank.swept, units=units) for units in part.units},
+    }  # fmt: skip
+    found = shared(request, measure, lambda name, seed: measure[name](banks[seed]))
+    each = [found[name][seed] for seed in range(request.seeds) for name in measure]
+    cells = [cell for cell in each if isinstance(cell, Cell)]
+    sweep = [cell for cell in each if isinstance(cell, Wide)]
     first = [cell for cell in cells if cell.width == str(part.widths[0])]
     return conclude(
         request,
@@ -172,13 +181,6 @@ class Bank:
     def labels(self, share: float) -> Tensor:
         seed = keys.seed_of(self.seed, "random labels")
         return mixed_labels(self.train.y, share, len(self.train.classes), seed)
-
-    def ladder(self) -> list[Cell]:
-        return [self.rung(widths, share) for widths in self.part.widths
-                for share in self.part.noise]  # fmt: skip
-
-    def sweep(self) -> list[Wide]:
-        return [self.swept(units) for units in self.part.units]
 
     def rung(self, widths: tuple[int, int], share: float) -> Cell:
         """One network of the ladder, trained to the target and measured."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -19,6 +18,7 @@ from torchproof.core import keys
 from torchproof.core.errors import InputError
 from torchproof.core.threats import parse
 from torchproof.data.dataset import Dataset
+from torchproof.reproduce.ahead import shared
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
 from torchproof.reproduce.experiment import Outcome, Request, conclude
 from torchproof.reproduce.figures import Figures
@@ -86,15 +86,17 @@ def regional_experiment(request: Request) -> Outcome:
     pictures = images(request)
     request.claim({**about, "data_sha256": pictures.sha256})
     chosen = choose(networks, pictures, setting.n, request.seeds)
-    cells = [(name, name, region) for name in NAMES for region in setting.white_regions]
-    cells += [(*pair, region) for pair in setting.pairs for region in setting.moved_regions]
-    cases: list[Case] = []
-    seconds = time.monotonic() - request.started
-    for seed in request.all_seeds:
-        for source, target, region in cells:
-            cell = Cell(source, target, region, seed)
-            found = cell.measured(request, networks, pictures, chosen[seed], setting)
-            cases, seconds = [*cases, *found.cases], seconds + found.seconds
+    ways = [(name, name, region) for name in NAMES for region in setting.white_regions]
+    ways += [(*pair, region) for pair in setting.pairs for region in setting.moved_regions]
+    named = {" ".join(way): way for way in ways}
+
+    def one(name: str, seed: int) -> tuple[Case, ...]:
+        return Cell(*named[name], seed).measured(
+            request, networks, pictures, chosen[seed], setting
+        )  # fmt: skip
+
+    found = shared(request, named, one)
+    cases = [case for seed in range(request.seeds) for name in named for case in found[name][seed]]
     return conclude(
         request,
         name="regional",
@@ -104,7 +106,6 @@ def regional_experiment(request: Request) -> Outcome:
         rows=rows(cases),
         judged=judge(cases),
         picture=picture(cases),
-        seconds=seconds,
     )
 
 
@@ -156,9 +157,8 @@ def choose(
 
 
 class Measured(Figures):
-    """The cases of one cell, and the seconds that they took."""
+    """The cases of one cell."""
 
-    seconds: float
     cases: tuple[Case, ...]
 
 
@@ -178,20 +178,18 @@ class Cell:
         pictures: Dataset,
         ids: list[int],
         setting: Setting,
-    ) -> Measured:
+    ) -> tuple[Case, ...]:
         """The cases of these images, read back where they were measured before."""
         name = f"{self.source}-{self.target}-{self.region}-seed{self.seed}"
         path = request.out / "cells" / (name.replace(" ", "").replace("%", "") + ".json")
         if path.exists():
-            return Measured.read(path)
+            return Measured.read(path).cases
         step, steps = setting.white if self.source == self.target else setting.moved
-        started = time.monotonic()
-        found = self.attacked(networks, pictures, ids, step, steps)
-        measured = Measured(seconds=time.monotonic() - started, cases=tuple(found))
-        measured.write(path)
+        found = tuple(self.attacked(networks, pictures, ids, step, steps))
+        Measured(cases=found).write(path)
         fooled = sum(case.won for case in found)
         request.say(f"{name}: {fooled} of {len(found)} fooled")
-        return measured
+        return found
 
     def attacked(
         self,
