@@ -40,6 +40,8 @@ def optimised(
         asked = {name: slope.requires_grad_(not last) for name, slope in slopes.items()}
         with torch.set_grad_enabled(not last):
             found = walk.lower(rows, example[live], slopes=asked)
+        if not (last or found.requires_grad):  # no hinge is before these rows
+            return found
         best[live] = torch.maximum(best[live], found.detach())
         keep = best[live] < enough
         if last or not bool(keep.any()):

@@ -18,7 +18,8 @@ from torchproof.verify.clock import look
 from torchproof.verify.domain import OutsideDomain
 from torchproof.verify.interval import Interval
 
-OUTER, INNER, LAST = 14, 12, 32  # halvings in the search for a slope, within it, and at the end
+GRID, ROUNDS = 8, 2  # in the search for a slope: points of half an interval, and corrections
+INNER, LAST = 8, 24  # halvings there, and for what is to hold
 
 
 class Lines(NamedTuple):
@@ -150,19 +151,41 @@ class Curve(Relaxation):
     def _best(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes and intercepts, (2, ...), of the best lines below s and below -s."""
         sign, middle = _signs(start), start + (end - start) / 2
-        ends = sign * self._slope(self._edges(start, end))[:, None]
-        least, most = ends.amin(0), ends.amax(0)
-        chord = sign * (self.function(end) - self.function(start)) / (end - start)
-        chord = torch.where(end > start, chord, ends[0])
-        tries = [chord, sign * self._slope(middle), ends[0], ends[-1]]
-        for _ in range(OUTER):
-            k = least + (most - least) / 2
-            left = self._least(k, start, end, INNER)[1] < middle
-            least, most = torch.where(left, k, least), torch.where(left, most, k)
-        slopes = torch.stack([*tries, least, most])
+        tangent = sign * self._slope(middle)
+        k = slope = self._hull(start, middle, end)
+        height = torch.full_like(k, -torch.inf)
+        for _ in range(ROUNDS):  # k becomes the slope between the places that keep it down
+            low, left = self._least(k, start, middle, INNER)
+            up, right = self._least(k, middle, end, INNER)
+            value = torch.minimum(low, up) + k * middle
+            slope = torch.where(value > height, k, slope)
+            height = torch.maximum(value, height)
+            chord = sign * (self.function(right) - self.function(left)) / (right - left)
+            k = torch.where(right > left, chord, tangent)
+        slopes = torch.stack([tangent, slope, k])
         at, _ = self._least(slopes, start, end, LAST)
         best = (at + slopes * middle).argmax(0, keepdim=True)
         return slopes.gather(0, best)[0], at.gather(0, best)[0]
+
+    def _hull(self, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
+        """(2, ...) the slope of the chord that is lowest at the middle, of those between points of
+        the two halves, for s and for -s.
+        """
+        half, sign = middle - start, _signs(start)
+        share = torch.arange(1, GRID + 1, dtype=start.dtype, device=start.device) / GRID
+        share = share.view(-1, *[1] * start.dim())
+        left = sign * self.function(middle - half * share)[:, None]
+        right = sign * self.function(middle + (end - middle) * share)[:, None]
+        share = share[:, None]
+        lowest, rise = torch.full_like(left[0], torch.inf), torch.zeros_like(left[0])
+        for i in range(GRID):
+            wide = share + share[i]
+            value, j = ((share * left[i] + share[i] * right) / wide).min(0, keepdim=True)
+            steep = (right.gather(0, j) - left[i]) / wide.expand_as(right).gather(0, j)
+            rise = torch.where(value[0] < lowest, steep[0], rise)
+            lowest = torch.minimum(value[0], lowest)
+        tiny = torch.finfo(start.dtype).tiny
+        return rise / half.clamp_min(tiny)
 
     def _least(self, k: Tensor, start: Tensor, end: Tensor, halvings: int) -> tuple[Tensor, Tensor]:
         """The least of +-s(z) - k z on [start, end], and where it is; k (..., 2, *start.shape), for
