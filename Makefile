@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: quickstart test lint docs results wheel clean
+.PHONY: quickstart test test-all lint docs results wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,10 +16,12 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)
 	$(BIN)/torchproof quickstart --out quickstart --overwrite
 
-# Compiled once, for the workers and the processes that tests start.
-test: $(STAMP)
+# Compiled once, for the workers and the processes that tests start. `make test` leaves out what is
+# marked slow (a hundred functions that take a quarter of the time), `make test-all` nothing.
+test: KIND := -m "not slow"
+test test-all: $(STAMP)
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(KIND)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -61,6 +61,7 @@ def found(quantised: DefendedPredictor, images: Any, held: Any, threat: Any) -> 
     return made
 
 
+@pytest.mark.slow
 def test_a_quantiser_is_found_out(found: Adapted) -> None:
     assert {"zero-gradients", "active-test-fails", "declaration-false"} <= set(found.names)
     assert found.suspect == "levels" and "levels" in found.best
@@ -119,6 +120,7 @@ class Clipped(Hundredfold):
         return (100 * z).softmax(1).clamp_min(1e-7).log()
 
 
+@pytest.mark.slow
 def test_a_way_around_a_part_is_tried_with_a_loss_that_has_a_slope_there(
     net: nn.Module, run: Adapt, threat: Any
 ) -> None:
@@ -157,6 +159,7 @@ def test_honest_networks_raise_no_flag(name: str, request: Any, run: Adapt) -> N
     assert "nothing suspicious" in found.reading
 
 
+@pytest.mark.slow
 def test_noise_is_judged_by_the_majority(run: Adapt, net: Any, parts: Any, threat: Any) -> None:
     model = DefendedPredictor(
         net, preprocess={"noise": parts["noise"](0.15)}, declared=Declared(random=True)
@@ -190,6 +193,7 @@ class Suspicious(nn.Module):
         return far.masked_fill(other, torch.inf).amin(1)
 
 
+@pytest.mark.slow
 def test_a_detector_that_rejects_everything(
     run: Adapt, net: Any, held: Any, train_images: Any, threat: Any
 ) -> None:
@@ -221,6 +225,7 @@ class Telling(nn.Module):
         return {"logits": self.head(features), "features": features}
 
 
+@pytest.mark.slow
 def test_features_that_are_told_are_matched(run: Adapt, net: Any) -> None:
     found = run(Telling(net), n=16, budget=400)
     names = [step.name for step in found.steps]

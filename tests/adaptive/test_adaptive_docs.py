@@ -22,6 +22,7 @@ def code_of(page: str) -> str:
     return "".join(code for mark, code in split if mark.strip() == "python")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_searches")
 def test_the_tutorial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -47,6 +47,7 @@ def test_the_loss_is_the_sum_of_its_three_parts(logits: Any) -> None:
     torch.testing.assert_close(MeanProbabilities()(logits).exp(), mean)
 
 
+@pytest.mark.slow
 def test_the_regulariser_makes_the_members_more_different(made_row: Callable[..., Any]) -> None:
     material, *both = made_row("ensemble-diversity")
     x, y = material.test.x, material.test.y

@@ -94,6 +94,7 @@ def made(made_row: Callable[..., Any]) -> Any:
     return made_row("generative")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_features_are_those_of_the_base(made: Any) -> None:
     material, defended, base = made

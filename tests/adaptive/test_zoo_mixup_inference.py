@@ -25,6 +25,7 @@ def material(made_row: Callable[..., Any]) -> Material:
     return found
 
 
+@pytest.mark.slow
 def test_the_pool_holds_each_class(material: Material) -> None:
     pool = pool_of(material.train, 7)
     assert pool.shape == (10, 7, 1, 8, 8)

@@ -51,6 +51,7 @@ def closed_form(model: Linear, x: Tensor, norm: Norm) -> Tensor:
     return z / dual.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "excess"), [(L2(), 0.05), (Linf(), 0.1)], ids=["l2", "linf"])
 def test_the_distance_approaches_the_closed_form(norm: Norm, excess: float) -> None:
     model, x, y = problem()

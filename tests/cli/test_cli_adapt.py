@@ -50,6 +50,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_a_defence_in_a_file(cli: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "defence.py", tmp_path / "out"
     file.write_text(DEFENCE.format(run=str(trained)))

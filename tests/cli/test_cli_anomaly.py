@@ -39,6 +39,7 @@ def answer(path: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["plain", "adversarial", "itsr", "reject"])
 def test_fit_and_score(ask: Ask, tmp_path: Path, method: str) -> None:
     net, out = tmp_path / "net", tmp_path / "scores"

@@ -37,6 +37,7 @@ def threes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_record_vector_and_pictures(trained: Path, threes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = run(
@@ -67,6 +68,7 @@ def test_record_vector_and_pictures(trained: Path, threes: Path, tmp_path: Path)
     assert "A-CAV" in answer.output and "TCAV" in answer.output
 
 
+@pytest.mark.slow
 def test_a_class_as_the_concept(trained: Path, tmp_path: Path) -> None:
     given = (trained, "--layer", "net.act3", "--draws", 2, "--n", 60, "--most", 300)
     answer = run(*given, "--concept", "digits=0", "--out", tmp_path / "out")
@@ -80,6 +82,7 @@ def test_a_class_as_the_concept(trained: Path, tmp_path: Path) -> None:
     assert isinstance(wrong.exception, UnknownName)
 
 
+@pytest.mark.slow
 def test_captum_is_asked_or_named(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

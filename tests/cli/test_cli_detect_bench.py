@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(APP, [str(part) for part in args])
 
 
+@pytest.mark.slow
 def test_record_page_and_pictures(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = run(trained, *FEW, "--out", out)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from torchproof.nn import cards, load_model
 
 
@@ -31,6 +33,7 @@ def test_record_pictures_and_page(cli: Callable[..., Any], trained: Path, tmp_pa
     assert cli(*given, "--resume").code == 0
 
 
+@pytest.mark.slow
 def test_layers_and_checkpoints_are_asked_for_by_their_options(
     cli: Callable[..., Any], trained: Path, tmp_path: Path
 ) -> None:

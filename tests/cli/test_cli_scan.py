@@ -70,6 +70,7 @@ def test_without_a_bank(ask: Ask, bank: Bank, tmp_path: Path) -> None:
     assert b"<svg" in (tmp_path / "out" / "curve.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folder_and_then_its_rule(ask: Ask, bank: Bank, tmp_path: Path) -> None:
     subject = bank.folder / bank.entries[1].name
     first = ask(subject, "--bank", bank.folder, "--n", 80)

@@ -91,6 +91,7 @@ def done(classifier: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tup
     return found, out
 
 
+@pytest.mark.slow
 def test_every_cell_is_there(done: tuple[Bench, Path]) -> None:
     found, out = done
     assert [one.name for one in found.judged] == [
@@ -172,6 +173,7 @@ def test_figures_are_those_of_scikit_learn(done: tuple[Bench, Path]) -> None:
         assert row.caught["0.05"].share == (scores["PGD linf:0.3"].numpy() > low).mean()
 
 
+@pytest.mark.slow
 def test_failed_images_are_told_apart(classifier: nn.Module) -> None:
     train, test = (sets.load("digits", split=part) for part in ("train", "test"))
     rows = chosen(attack_rows("digits", (1, 8, 8)), ["FGSM linf:0.125", "PGD linf:0.3"])
@@ -242,6 +244,7 @@ def _figures(found: Bench) -> object:
     return content
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_refused_and_the_rest_goes_on(classifier: nn.Module) -> None:
     train, test = (sets.load("digits", split=part) for part in ("train", "test"))
     rows = chosen(attack_rows("digits", (1, 8, 8)), ["PGD linf:0.3"])

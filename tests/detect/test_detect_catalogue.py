@@ -42,6 +42,7 @@ def test_recipes_from_text() -> None:
         recipe("lid(neighbours=3)")
 
 
+@pytest.mark.slow
 def test_nothing_is_read_before_it_is_asked_for() -> None:
     code = (
         "import sys; from torchproof.detect.catalogue import DETECTORS; 'nic' in DETECTORS; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from torchproof.detect.bench.record import FILE
 from torchproof.detect.catalogue import DETECTORS
 
 
+@pytest.mark.slow
 def test_the_page(classifier: nn.Module, tmp_path: Path) -> None:
     """The code that docs/detect/index.md prints runs as printed."""
     page = Path(__file__).parents[2] / "docs" / "detect" / "index.md"

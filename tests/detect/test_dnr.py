@@ -35,6 +35,7 @@ def layers_of(model: Any, x: Tensor) -> list[np.ndarray]:
     return [layer.flatten(1).double().numpy() for layer in (one, two, three)]
 
 
+@pytest.mark.slow
 def test_decisions_equal_scikit_learn(fitted: Any, classifier: nn.Module, images: Any) -> None:
     """The whole pipeline with scikit-learn's own kernel, cross-validation and one-vs-rest."""
     y, x = images.fit.y.numpy(), images.test.adversarial[:60]

@@ -107,6 +107,7 @@ def test_none_is_missing(recipes: dict[str, Detector]) -> None:
     assert {type(recipe) for recipe in recipes.values()} == set(DETECTORS.values())
 
 
+@pytest.mark.slow
 def test_attacked_images_are_more_suspicious(
     row: Row, threshold: Threshold, clean: Tensor, unaware: Tensor
 ) -> None:
@@ -137,6 +138,7 @@ def test_the_slope_is_that_of_the_score(row: Row, fitted: Fitted, images: Any) -
     assert bool((found != 0).all())
 
 
+@pytest.mark.slow
 def test_fitting_leaves_no_trace_and_is_decided_by_the_seed(
     row: Row, name: str, recipes: dict[str, Detector], classifier: nn.Module, images: Any
 ) -> None:
@@ -167,6 +169,7 @@ def test_saved_as_modules_are(fitted: Fitted, images: Any) -> None:
     assert torch.equal(other.score(x), expected)
 
 
+@pytest.mark.slow
 def test_its_own_attacks_bring_suspicion_down(
     row: Row, fitted: Fitted, threshold: Threshold, images: Any, calm: Tensor, clean: Tensor,
     unaware: Tensor,

@@ -48,6 +48,7 @@ def test_evidence_is_density_and_uncertainty(classifier: nn.Module, images: Any)
     torch.testing.assert_close(fitted.features(x), deep)
 
 
+@pytest.mark.slow
 def test_images_of_the_density_teach_nothing_else(classifier: Any, images: Any) -> None:
     """Half of each class; what is made of them does not reach the regression."""
     data = taught(images)

@@ -84,6 +84,7 @@ def test_evidence_is_that_of_the_layers(classifier: nn.Module, images: Any) -> N
     torch.testing.assert_close(fitted.evidence(x), torch.stack(expected, 1), rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_the_batch_teaches_nothing_else(classifier: nn.Module, images: Any) -> None:
     """Its images, and what was made of them, are not among those that teach the regression."""
     data = Clean(images.fit.x, images.fit.y, images.fit.adversarial)

@@ -113,6 +113,7 @@ def test_principal_components_are_scikit_learns() -> None:
         Principal.of(torch.ones(5, 4), 2)
 
 
+@pytest.mark.slow
 def test_untrained_heads_are_worse_on_the_pair_features(
     recipes: Any, classifier: nn.Module, images: Any, barely: Tensor
 ) -> None:

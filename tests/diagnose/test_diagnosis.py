@@ -61,6 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(about, before, found, out)
 
 
+@pytest.mark.slow
 def test_every_number_is_there_again(whole: Whole) -> None:
     about, found = whole.about, whole.found
     assert fingerprint(about.model) == whole.before and about.model.training is False
@@ -112,6 +113,7 @@ def laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", savefig)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("laid_out_once")
 def test_the_page_shows_every_part(whole: Whole) -> None:
     page = render_diagnosis(whole.found, whole.out).read_text()

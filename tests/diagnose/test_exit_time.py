@@ -23,6 +23,7 @@ def test_free_motion_leaves_an_interval_after_the_exact_time(alpha: float) -> No
     assert free_exit_time(2, 2.0, 1.0) == 2.0  # a^2 / 2
 
 
+@pytest.mark.slow
 def test_levy_noise_leaves_by_the_width_and_not_by_the_height() -> None:
     alpha, scale = 1.2, 0.15
     times = {}
@@ -36,6 +37,7 @@ def test_levy_noise_leaves_by_the_width_and_not_by_the_height() -> None:
     assert times[2, 1] / times[1, 1] == pytest.approx(2**alpha, rel=0.2)
 
 
+@pytest.mark.slow
 def test_gaussian_noise_leaves_by_the_height() -> None:
     scale, step = 0.5, 0.004
     edge = 1 + OVERSHOOT * scale * math.sqrt(2 * step)

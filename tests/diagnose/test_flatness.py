@@ -145,6 +145,7 @@ def test_larger_balls_are_less_flat_and_the_worst_is_not_below_the_average() -> 
 # -- invariance
 
 
+@pytest.mark.slow
 def test_scaled_layers_are_as_flat_as_before_and_the_naive_ball_says_otherwise() -> None:
     net, x, y = trained()
     for kind in ("layer", "filter"):

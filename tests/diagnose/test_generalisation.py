@@ -73,6 +73,7 @@ def of_many_draws() -> tuple[nn.Sequential, Tensor, Tensor, Complexity]:
     return model, x, y, complexity(model, x, y, draws=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aware", [False, True])
 def test_the_noise_has_the_standard_deviation_that_is_told(aware: bool) -> None:
     """At the level found, fresh noise of that deviation costs ten points of accuracy; with the

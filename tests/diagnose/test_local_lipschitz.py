@@ -149,6 +149,7 @@ def test_bounds_lie_above_and_probabilities_saturate() -> None:
     assert all(a * r <= math.sqrt(2) for a, r in zip(free.attacked, free.radii, strict=True))
 
 
+@pytest.mark.slow
 def test_the_answer_of_a_layer_is_that_of_the_network_cut_behind_it() -> None:
     model, x = network(), images()
     found = local_lipschitz(model, x, (0.2, 0.5), output="3", draws=5, steps=5)

@@ -83,6 +83,7 @@ def test_the_published_estimator_on_20_sets_of_100000(alpha: float) -> None:
     assert all(e.low < e.alpha < e.high and e.n == 100_000 for e in each)
 
 
+@pytest.mark.slow
 def test_nine_in_ten_intervals_and_more_cover_the_index() -> None:
     large = [(a, mohammadi(x)) for a in ALPHAS for x in draws(a)]
     assert sum(e.low <= a <= e.high for a, e in large) >= 0.9 * len(large)

@@ -280,6 +280,7 @@ def test_the_test_of_anderson_and_darling_by_a_plain_loop() -> None:
 # ---- trained networks
 
 
+@pytest.mark.slow
 def test_a_trained_network_over_its_training() -> None:
     data = load("digits", split="train")
     torch.manual_seed(0)

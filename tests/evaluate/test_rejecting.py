@@ -119,6 +119,7 @@ def test_what_can_be_misclassified_and_accepted_is_lost(suite: str) -> None:
     assert bool(left) == (suite == "thorough")
 
 
+@pytest.mark.slow
 def test_rejection_helps_but_less_than_a_blind_attack_says() -> None:
     model, (x, y) = guarded(), data()
     keep = model.detector(x) <= 0  # those that are accepted, so that both count the same images

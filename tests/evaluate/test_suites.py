@@ -44,6 +44,7 @@ def test_standard_serves_every_norm(
     assert all(row.budget == ";".join(names) for row in survivors)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_published_budgets(net: nn.Module, blobs: Any) -> None:
     """At a tiny radius nothing breaks, and every attack spends its whole budget on the image; a
     tenth of its queries, of Square.

@@ -66,6 +66,7 @@ def shortened() -> list[Member]:
     return [*members[:-1], turned(Member("Square", square(THREAT, 200)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["quick", "fast", "thorough", "standard"])
 def test_exactly_what_can_be_moved_to_the_target_is_lost(suite: str, tmp_path: Path) -> None:
     model, t = Linear(), 2
@@ -161,6 +162,7 @@ def test_members_of_ones_own_are_turned() -> None:
     assert reached and all(row.status == "broken" for row in reached)
 
 
+@pytest.mark.slow
 def test_probes_ask_about_the_target(tmp_path: Path) -> None:
     """An attack that is too short is told apart from one that cannot win."""
     model = Linear()

@@ -104,6 +104,7 @@ def test_estimates_are_no_gradients() -> None:
 # ---- suites
 
 
+@pytest.mark.slow
 def test_thorough_is_as_strong_as_full_runs_and_cheaper(net: nn.Module, blobs: Any) -> None:
     threat = Threat(Linf(), 0.08)
     members = [Member("CE", apgd_ce(threat)), Member("T", apgd_t(threat))]
@@ -120,6 +121,7 @@ def test_thorough_is_as_strong_as_full_runs_and_cheaper(net: nn.Module, blobs: A
     assert lean.per_robust_example <= budget / 4 and quick.per_robust_example <= budget / 8
 
 
+@pytest.mark.slow
 def test_thorough_does_not_depend_on_company(net: nn.Module, blobs: Any, tmp_path: Path) -> None:
     x, y = blobs.x[5:11], blobs.y[5:11]
     threat = Threat(Linf(), 0.08)
@@ -164,6 +166,7 @@ def test_an_alarm_calls_the_reserve(net: nn.Module, blobs: Any, tmp_path: Path) 
     assert [vars(row) for row in joined.examples] == [vars(row) for row in report.examples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_processes_that_share_a_run_call_the_reserve_together(
     net: nn.Module, blobs: Any, tmp_path: Path, masked: bool
@@ -216,6 +219,7 @@ def test_averaging_leaves_frozen_parts_in_their_modes() -> None:
     assert whole.training and net[0].training and not net[1].training
 
 
+@pytest.mark.slow
 def test_rand_counts_every_draw(net: nn.Module, blobs: Any) -> None:
     torch.random.default_generator.manual_seed(0)
     report = evaluate(Noisy(net, 0.05).eval(), blobs, Threat(Linf(), 1e-6), "rand", n=4)
@@ -232,6 +236,7 @@ def test_rand_breaks_a_noisy_model(net: nn.Module, blobs: Any) -> None:
     assert sure.robust_accuracy < 0.3 and rand.robust_accuracy < 0.4
 
 
+@pytest.mark.slow
 def test_rand_goes_on_after_a_lucky_draw(net: nn.Module, blobs: Any) -> None:
     """The first average that is wrong may be luck: the worst point of the whole run is re-checked,
     and one that a second average refutes is no reason to believe nothing."""

@@ -131,6 +131,7 @@ def test_works_without_gradients_copied_and_under_autocast(text: str) -> None:
     assert torch.allclose(low, exact, rtol=0, atol=0.1 * max(float(exact.abs().max()), 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", NAMES)
 def test_exports_with_any_batch_size(text: str) -> None:
     model, x = moved(once(text)), images(2)
@@ -151,6 +152,7 @@ def test_weights_depend_on_the_seed_alone(text: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", {t.partition("(")[0]: t for t in NAMES}.values())
 def test_the_verifier_bounds_it_or_refuses_it_by_name(text: str) -> None:
     model = moved(once(text)).requires_grad_(False).double()

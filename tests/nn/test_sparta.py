@@ -175,6 +175,7 @@ def test_first_and_second_derivatives(text: str) -> None:
     assert torch.autograd.gradgradcheck(answer, inputs)
 
 
+@pytest.mark.slow
 def test_compiles() -> None:
     model = moved(build("resnet", **SHAPE, width=4, seed=0, activation="sparta")).eval()
     x = maps(2, 1, 12, 12).float()

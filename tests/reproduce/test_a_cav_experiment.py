@@ -149,6 +149,7 @@ def figures(out: Path) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if not name.endswith("seconds")}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
     request = Request(tmp_path / "out", seeds=2, data_dir=tmp_path, say=said.append)

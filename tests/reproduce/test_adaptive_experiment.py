@@ -306,6 +306,7 @@ def test_test_images_differ_between_seeds(tmp_path: Path) -> None:
     assert len(big.train) + len(big.calibration) == len(load("digits", split="train"))
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path: Path) -> None:
     said: list[str] = []
     mine = {"levels": DEFENCE}

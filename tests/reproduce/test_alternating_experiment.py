@@ -198,6 +198,7 @@ def figures(out: Path) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if not name.endswith("seconds")}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def tiny(name: str) -> tuple[Part, ...]:
     return (part,)
 
 
+@pytest.mark.slow
 def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anomaly_parts, "_small", tiny)
     said: list[str] = []

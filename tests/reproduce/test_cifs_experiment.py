@@ -34,6 +34,7 @@ def network() -> nn.Module:
     return build("resnet", channels=1, size=8, classes=4, seed=0, width=4, insert=blocks).eval()
 
 
+@pytest.mark.slow
 def test_no_attack_is_stronger_than_the_union() -> None:
     model = network()
     x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -85,6 +86,7 @@ def test_the_verdict_is_that_of_the_union() -> None:
     assert verdict == "contradicts" and "(-10.0 points)" in text and "worth +15.0 points" in text
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

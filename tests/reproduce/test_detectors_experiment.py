@@ -39,6 +39,7 @@ def tiny(name: str, paper: bool) -> Part:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detectors, "_part", tiny)
     said: list[str] = []

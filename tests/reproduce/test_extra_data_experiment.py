@@ -67,6 +67,7 @@ def test_there_are_no_settings_of_a_paper(tmp_path: Path) -> None:
         extra_data.extra_data_experiment(request)
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

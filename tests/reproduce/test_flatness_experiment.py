@@ -152,6 +152,7 @@ def test_the_settings_of_both_scales(tmp_path: Path) -> None:
     assert plans[AT].data == "cifar10" and plans[AT].threat == "linf:8/255"
 
 
+@pytest.mark.slow
 def test_a_whole_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"data": "digits", "model": "small-cnn(widths=(4, 4), hidden=16)", "n": 120,
              "threat": "linf:0.1", "settings": {"epochs": 1, "lr": 2e-3, "optimiser": "adam",

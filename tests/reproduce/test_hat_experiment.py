@@ -40,6 +40,7 @@ def test_verdicts_follow_their_thresholds(clean: float, robust: float, verdict: 
     assert hat.judge(lines, ())[0] == verdict
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

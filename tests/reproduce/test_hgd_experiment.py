@@ -154,6 +154,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures_of, "evaluate", lambda *_, **__: Half())
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
     request = {"data_dir": tmp_path, "seeds": 1}

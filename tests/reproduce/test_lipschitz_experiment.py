@@ -21,6 +21,7 @@ TINY = Part(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

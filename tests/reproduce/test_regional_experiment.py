@@ -132,6 +132,7 @@ def figures(out: Path) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if not name.endswith("seconds")}
 
 
+@pytest.mark.slow
 def test_a_run(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
     outcome = EXPERIMENTS["regional"](Request(tmp_path / "out", seeds=2, say=said.append))

@@ -95,6 +95,7 @@ def stored(folder: Path, names: list[str]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_on_other_logs_says_that_they_are_others(tmp_path: Path) -> None:
     """Nothing is left out: logs that no table knows have rows as well."""
     data = stored(tmp_path / "data", [*experiment.KNOWN, "mine__noise_0.25_1"])

@@ -96,6 +96,7 @@ def test_the_wider_relu_network_costs_as_much() -> None:
     assert operations(build("resnet", **shape, width=8), x) < 0.85 * ours
 
 
+@pytest.mark.slow
 def test_a_tiny_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the digits, which have no other data set to go to; resumed, it gives the same figures."""
     monkeypatch.setattr(sparta_transfer, "IMAGES", 10)

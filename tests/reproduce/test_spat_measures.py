@@ -67,6 +67,7 @@ def test_the_verdict_says_what_unscaled_cosines_hide() -> None:
     assert "15.0 points that PGD-20 on unscaled cosines misses" in because
 
 
+@pytest.mark.slow
 def test_it_is_measured_on_the_networks_of_the_study(tmp_path: Path) -> None:
     study = spat.spat_study
     names = ["TRADES", "TRADES, cosine head", "SPAT"]

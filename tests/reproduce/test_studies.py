@@ -192,6 +192,7 @@ def test_a_study_runs_from_end_to_end_and_resumes(
     assert "published" in (tmp_path / "out" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_jsigr_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsigr, "IMAGES", 8)
     study = small(jsigr.jsigr_study, ["plain", "J-SIGR", "Jacobian alone"])

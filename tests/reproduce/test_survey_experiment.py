@@ -99,6 +99,7 @@ def test_another_scale_is_refused(tmp_path: Path) -> None:
         survey_experiment(Request(tmp_path / "out", scale="paper", say=lambda text: None))
 
 
+@pytest.mark.slow
 def test_every_training_for_smoothing_has_a_figure_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

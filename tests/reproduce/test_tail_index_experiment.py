@@ -142,6 +142,7 @@ def test_plain_descent() -> None:
         torch.testing.assert_close(p, q)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "SMALL", TINY)
     monkeypatch.setattr(experiment, "DRIVERS", {1.5: 0.4, 2.0: 1.0})  # walkers leave soon

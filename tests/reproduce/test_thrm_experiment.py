@@ -101,6 +101,7 @@ def test_plans_differ_in_method_and_weight_alone(tmp_path: Path) -> None:
     assert rates[6] == 0.1 and rates[10] == rates[80] == 0.05  # as the authors train
 
 
+@pytest.mark.slow
 def test_it_runs_from_end_to_end_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

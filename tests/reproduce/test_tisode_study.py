@@ -88,6 +88,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str
     return study(request), said
 
 
+@pytest.mark.slow
 def test_the_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     found, said = tiny(tmp_path, monkeypatch)

@@ -172,6 +172,7 @@ def figures(out: Path) -> dict[str, Any]:
     return {"rows": kept, "settings": stored["settings"], "seeds": stored["seeds"]}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(tiny: None, tmp_path: Path) -> None:
     said: list[str] = []
 

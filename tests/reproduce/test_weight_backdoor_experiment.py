@@ -97,6 +97,7 @@ def test_sweeps_are_of_one_data_set_and_by_seed() -> None:
     assert len(sweeps(cells({}), "docstrings")) == 1
 
 
+@pytest.mark.slow
 def test_the_texts_are_real_and_do_not_name_their_library() -> None:
     found = text.docstrings(20, 10)
     assert found.x.shape == (80, text.LENGTH) and found.test_x.shape == (40, text.LENGTH)
@@ -136,6 +137,7 @@ def test_the_parts_of_each_scale(tmp_path: Path) -> None:
     assert 0.05 in small.budgets and small.tests < large.tests and "(8, 16)" in small.plan.model
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.of(epochs=1, batch_size=64, lr=5e-3, optimiser="adam", schedule="cyclic",
                            weight_decay=0.0, held_out=0)  # fmt: skip

@@ -40,6 +40,7 @@ def layers() -> dict[str, nn.Module]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention", "no bias", "layer", "encoder"])
 def test_torchs_transformers_are_bounded(name: str) -> None:
     """Within next to no radius as they answer, and at a larger one no point is beyond."""
@@ -77,6 +78,7 @@ def test_the_same_answers_and_weights(apart: bool, average: bool) -> None:
     assert torch.equal(masked[0], again[0]) and not torch.allclose(masked[0], found[0])
 
 
+@pytest.mark.slow
 def test_what_somebody_made_of_an_attention_stays() -> None:
     """A `forward` that an instance was given is the network's, then and afterwards."""
     net = Attending(nn.MultiheadAttention(4, 2, batch_first=True)).double().eval()
@@ -92,6 +94,7 @@ def test_what_somebody_made_of_an_attention_stays() -> None:
     assert "forward" in vars(attention) and torch.equal(net(X), before)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_first_is_refused() -> None:
     net = Attending(nn.MultiheadAttention(4, 2)).double().eval()
     with pytest.raises(ModelError, match="depend on the others of the batch"):

@@ -42,6 +42,7 @@ def test_near_the_true_constant_of_a_smooth_function() -> None:
     assert float(found) == pytest.approx(3 / 4, rel=0.02)
 
 
+@pytest.mark.slow
 def test_points_depend_on_seed_and_id_alone() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)).double().eval()

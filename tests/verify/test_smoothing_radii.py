@@ -87,6 +87,7 @@ def test_finite_orders_beat_the_two_forms_for_laplace_noise_with_a_runner_up() -
         assert bool(renyi.laplace_l1(a, b, 1.0) > published + 1e-3) == better
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "kind"), CASES)
 def test_a_radius_grows_with_certainty_and_with_the_noise(by: str, kind: str) -> None:
     find = theory(by, kind)
