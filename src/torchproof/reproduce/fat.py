@@ -52,6 +52,6 @@ fat_study = Study(
         "FAT for MART, tau 1": {"method": _fat(MART, 1), "paper": "cifar10-fat-mart"},
     },
     judge=judge,
-    base=MNIST,
+    base={**MNIST, "n": 4000},
     published={"FAT for TRADES, tau 1": (0.5351, "AutoAttack, WRN-34-10, CIFAR-10, RobustBench")},
 )

@@ -48,8 +48,8 @@ ROUNDS = 4
 FRESH = (0, 3, 7)  # classes that a last, fresh universal attack aims at
 # threats for patterns and attacks, images to retrain on, steps of a pattern, epochs of the base
 SMALL = {
-    "mnist": ("linf:0.3", "linf:0.1", 500, 200, 4),
-    "cifar10": ("linf:24/255", "linf:2/255", 500, 100, 8),
+    "mnist": ("linf:0.3", "linf:0.1", 500, 150, 4),
+    "cifar10": ("linf:24/255", "linf:2/255", 500, 80, 8),
     "digits": ("linf:0.3", "linf:0.1", 400, 100, 4),
 }
 TUNED = {

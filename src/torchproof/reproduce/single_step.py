@@ -102,6 +102,7 @@ single_step_study = Study(
         "Free AT": (0.4147, "AutoAttack, WRN-34-10, CIFAR-10, RobustBench"),
         COMBINED: (0.464, "AutoAttack, PreActResNet-18, CIFAR-10, abstract"),
     },
+    n=400,
     weights="last",
     more=flagged,
 )  # fmt: skip
