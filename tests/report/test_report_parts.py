@@ -235,5 +235,5 @@ def test_what_a_method_notes_is_drawn_without_a_binomial_interval(
     shares = plots.curves(run, [plots.ACCURACIES[0]], "accuracy, %", "b")
     assert plain is not None and "FillBetween" not in plain and "FillBetween" in str(shares)
     html = render([write("one")], metrics.parent / "report.html", training=metrics).read_text()
-    assert "Catastrophic overfitting in epoch 19, 20" in html and "3 to 8 (7)" in html
+    assert "Catastrophic overfitting in epoch 19, 20" in html and "confused most" in html
     assert "mixing ratio" in html

@@ -48,7 +48,6 @@ def test_all_projections_give_the_exact_norm() -> None:
     torch.testing.assert_close(how.losses(net, how.prepare(net, b)), wanted)
 
 
-@pytest.mark.slow
 def test_random_projections_are_unbiased() -> None:
     net, b = network(), batch(2)
     how = JSIGR(jacobian=2.0, selective=0, projections=2000)

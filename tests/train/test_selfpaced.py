@@ -76,7 +76,6 @@ def slopes(own: float, other: float, detach: bool) -> tuple[float, float]:
     return float(g[0, 0]), float(g[0, 1])
 
 
-@pytest.mark.slow
 def test_cosines_are_pulled_to_six_tenths_and_minus_one_tenth() -> None:
     assert slopes(0.5, 0.3, detach=False)[0] < 0 < slopes(0.7, 0.3, detach=False)[0]
     assert slopes(0.5, -0.05, detach=False)[1] > 0 > slopes(0.5, -0.15, detach=False)[1]

@@ -23,8 +23,9 @@ class Cell(BaseModel):
 
     robust: what the suite left; pgd: under PGD-20 on cross-entropy; loss, train_loss: the mean
     cross-entropy at the images of that PGD, of test and of as many training images, none of them
-    held out; standing: ids that the suite left; backward: per training image and epoch, of the
-    attacks; seconds: of the training; catastrophic: epochs so flagged; figures: of the last epoch.
+    held out; standing: ids that the suite left; backward: of the attacks, per epoch and image that
+    is trained on, not held out; what images of a second source take counts; seconds: of the
+    training; catastrophic, collapsed: epochs so flagged; figures: of the last epoch.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +43,7 @@ class Cell(BaseModel):
     seconds: float
     epochs: int
     catastrophic: int
+    collapsed: int
     overfitting: float | None
     figures: dict[str, float]
     flags: list[str]
@@ -110,7 +112,8 @@ class Comparison(BaseModel):
             f"robust accuracy to {self.reference}, paired by seed (t interval) and by image (exact "
             "McNemar test). Over-report: PGD-20 minus the suite. Robust loss: mean cross-entropy "
             "at the last iterates of PGD-20; loss gap: of test minus training images; backward: "
-            "passes of the attacks per training image and epoch; seconds: of the training."
+            "passes of the attacks per image trained on (not held out) and epoch; seconds: of the "
+            "training."
         )
         columns = ["method", "clean", "FGSM", "PGD-20", f"{self.suite}", "95 %",
                    "over-report", f"minus {self.reference}", "p seeds", "p images", "robust loss",
@@ -130,22 +133,25 @@ class Comparison(BaseModel):
 
 def _overfitted(lines: Sequence[Line]) -> list[str]:
     """Of every row seed by seed, where any run was flagged: means hide which networks collapsed."""
-    if not any(cell.catastrophic for line in lines for cell in line.cells.values()):
+    every = [cell for line in lines for cell in line.cells.values()]
+    if not any(cell.catastrophic or cell.collapsed for cell in every):
         return []
     said = [
         "",
-        "Catastrophic overfitting, seed by seed: FGSM minus PGD-20 of the network judged, in "
-        "points, its clean accuracy in percent, and the epochs flagged, at whatever look.",
+        "Catastrophic overfitting and collapse, seed by seed: FGSM minus PGD-20 of the network "
+        "judged, in points, its clean accuracy in percent, the epochs flagged as overfitted, at "
+        "whatever look, and those flagged as collapsed (no more right than one answer to all).",
         "",
-        "| method | gap | clean | epochs flagged |",
-        "|---|---|---|---|",
+        "| method | gap | clean | epochs flagged | collapsed |",
+        "|---|---|---|---|---|",
     ]
     for line in lines:
         cells = list(line.cells.values())
         gaps = ", ".join(f"{100 * (cell.fgsm - cell.pgd):.0f}" for cell in cells)
         clean = ", ".join(f"{100 * cell.clean:.0f}" for cell in cells)
         flagged = ", ".join(f"{cell.catastrophic} of {cell.epochs}" for cell in cells)
-        said.append(f"| {line.name} | {gaps} | {clean} | {flagged} |")
+        fallen = ", ".join(str(cell.collapsed) for cell in cells)
+        said.append(f"| {line.name} | {gaps} | {clean} | {flagged} | {fallen} |")
     return said
 
 

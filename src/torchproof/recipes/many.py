@@ -167,7 +167,7 @@ class Many:
         loss, pgd, fgsm = attacked(model, test.x, test.y, threat, seed)
         seen = _training_rows(ready, len(test))
         train_loss, train_pgd, _ = attacked(model, *seen, threat, seed)
-        rows = len(ready.train) * len(records)
+        rows = (len(ready.train) - records[0].held_out) * len(records)
         return Cell(
             n=len(test), clean=report.clean_accuracy, robust=report.robust_accuracy, pgd=pgd,
             fgsm=fgsm, loss=loss, train_loss=train_loss, train_pgd=train_pgd,
@@ -175,6 +175,7 @@ class Many:
             backward=sum(r.backward for r in records) / rows,
             seconds=sum(r.seconds for r in records), epochs=len(records),
             catastrophic=sum(r.overfitted for r in records),
+            collapsed=sum(r.collapsed for r in records),
             overfitting=records[-1].overfitting, figures=records[-1].figures,
             flags=[f"{flag.name} ({flag.severity})" for flag in report.flags],
         )  # fmt: skip

@@ -36,7 +36,7 @@ METHODS: dict[str, str] = {
     "cifar10-awp": f"AWP(AT({_PGD}), gamma=0.01)",
     "cifar10-fat": f"FAT(AT({_PGD}), tau='AT')",
     "cifar10-fat-trades": f"FAT(TRADES({_PGD}, beta=6), tau='TRADES')",
-    "cifar10-fat-mart": f"FAT(MART({_PGD}, lam=6), tau='MART')",
+    "cifar10-fat-mart": f"FAT(MART({_PGD}, lam=3), tau='MART')",
     "cifar10-fgsm-at": "Sum(FGSMAT(ramp=0.2, mask=RandomMask(0.4)), FirstLayer(decay=0.005))",
     "cifar10-fast-at": "FastAT(length=1.25, ramp=0.2)",
     "cifar10-n-fgsm": "NFGSM(k=2, ramp=0.2)",

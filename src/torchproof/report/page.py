@@ -223,6 +223,7 @@ def _curves(run: Training) -> list[tuple[Markup, list[plots.Curve]]]:
     """The plots of the training run that its record allows, with the curves in each."""
     kinds = [
         (plots.ACCURACIES, "accuracy, %"),
+        (plots.GAPS, "overfitting, as a share"),
         (plots.LOSSES, "loss, nats"),
         (plots.LOOKS, "gap and cosine"),
         (plots.FIRST_LAYER, "first layer"),

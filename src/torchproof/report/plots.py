@@ -54,6 +54,14 @@ ACCURACIES = (
     Curve("train_robust", "training batches, attacked", 1),
 )
 HELD_OUT = ("clean", "robust", "fgsm")  # shares of the held-out examples, which have an interval
+GAPS = (
+    Curve(
+        "overfitting",
+        "robust overfitting: best held-out robust accuracy so far minus that of the epoch",
+        0,
+    ),
+    Curve("gap", "catastrophic overfitting: one step of ε minus the iterated attack, held out", 4),
+)
 LOSSES = (Curve("loss", "loss of the training method, mean over the epoch", 0),)
 
 GAP = Curve(

@@ -24,10 +24,9 @@ SAID = {
     "best_epoch",
     "best_clean",
     "best_robust",
-    "overfitting",
     "rolled_back",
 }
-DRAWN = {"loss", "clean", "robust", "fgsm", "train_clean", "train_robust"}
+DRAWN = {"loss", "clean", "robust", "fgsm", "train_clean", "train_robust", "overfitting"}
 FIGURE = "figures."  # before the names of what a method notes of itself
 LOOK = "looks."  # before the names of what a look between the ends of epochs saw
 
@@ -77,7 +76,12 @@ class Training:
         return [(row, value) for row, value in values if value is not None]
 
     def points(self, name: str) -> list[tuple[float, float]]:
-        """(epoch, value) of each number under `name`; those of looks lie between the epochs."""
+        """(epoch, value) of each number under `name`; those of looks lie between the epochs. "gap":
+        accuracy under one step minus that under the iterated attack.
+        """
+        if name == "gap":
+            gaps = [(self.epoch(row), _gap(noted)) for row, noted in enumerate(self.epochs)]
+            return [(at, gap) for at, gap in gaps if gap is not None]
         if not name.startswith(LOOK):
             return [(self.epoch(row), value) for row, value in self.series(name)]
         seen = [(at, _number(look, name.removeprefix(LOOK))) for at, look in self.looks]
@@ -143,7 +147,7 @@ class Training:
 
     @property
     def collapsed(self) -> list[int]:
-        """The epochs after which the network gave every held-out image the same class."""
+        """The epochs after which a constant answer would have been right as often, held out."""
         return [
             self.epoch(row)
             for row, epoch in enumerate(self.epochs)

@@ -26,8 +26,9 @@ _SLOTS, _PAIRS = 256, 10
 @dataclass(frozen=True)
 class Measured:
     """Fractions of n rows; None where nothing was held out, or no threat is known. `attack` says
-    against what; fgsm: against a single step of length eps; confused: (label, answer, count) of
-    images that the attack moved, the most frequent first.
+    against what; collapsed: one answer to all rows would be right as often; fgsm: against a single
+    step of length eps; confused: (label, answer, count) of images that the attack moved, the most
+    frequent first.
     """
 
     n: int
@@ -66,15 +67,16 @@ def measure(
         logits = _logits(model, x, seed, room.slots)
         right = (logits.argmax(1) == y).nonzero()[:, 0].cpu()
         run = Run(keys.seed_of(seed, "held-out attack"), mine.index[right], room.slots)
-        found.append((logits, right, _attacked(model, x, y, right, threat, steps, run, logits)))
+        found.append((right, _attacked(model, x, y, right, threat, steps, run, logits)))
 
     while not room.survives(attempt):
         pass
-    ((logits, right, (single, kept, pairs)),) = found
+    ((right, (single, kept, pairs)),) = found
     clean, fgsm, robust = distributed.total(len(right), single, kept)
     distributed.sum_([pairs])
     n = len(rows)
-    collapsed = _single(logits.argmax(1), rows.y[rows.index])
+    counts = rows.y[rows.index].bincount()
+    collapsed = clean <= int(counts.max()) < n
     if threat is None:
         return Measured(n, clean / n, collapsed=collapsed)
     named = f"PGD-{steps}, {threat}"
@@ -127,11 +129,3 @@ def _frequent(pairs: Tensor) -> tuple[tuple[int, int, int], ...]:
     order = counts.flatten().argsort(descending=True, stable=True)[:_PAIRS].tolist()
     rows = [(i // len(counts), i % len(counts), int(counts.flatten()[i])) for i in order]
     return tuple(row for row in rows if row[2])
-
-
-def _single(answer: Tensor, labels: Tensor) -> bool:
-    """Do all processes answer one class, and the same, while there are several labels?"""
-    low, high = (int(answer.min()), int(answer.max())) if len(answer) else (-1, -1)
-    first = distributed.from_first(low)
-    differing = int(len(answer) > 0 and (low != first or high != first))
-    return distributed.total(differing)[0] == 0 and bool((labels != labels[0]).any())

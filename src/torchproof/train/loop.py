@@ -213,7 +213,7 @@ def _close(job: Job) -> Record:
     if job.folder is not None and distributed.rank() == 0:
         job.folder.append(record)
     if record.collapsed:
-        _log.warning("epoch %d: all held-out images get the same class", record.epoch)
+        _log.warning("epoch %d: a constant answer would be right as often", record.epoch)
     return record
 
 

@@ -34,14 +34,14 @@ class Record(BaseModel):
 
     They are those of the averaged weights when there is an average. robust: against the attack
     that `attack` names; overfitting: best minus present accuracy, robust where that is measured
-    (robust overfitting, Rice et al. 2020); collapsed: every held-out image gets the same class;
-    forward, backward: samples that the attacks of this epoch's training spent; seconds: this
-    epoch's, held-out measurement included; fgsm: held-out accuracy against a single step of length
-    eps; catastrophic: it is more than a quarter above `robust`, or `robust` fell by a fifth since
-    it was last looked at; best_epoch: 0, and no best accuracies, while every epoch was rolled back;
-    checks: the looks between epochs; rolled_back: times that the best weights were taken up again;
-    confused: (label, answer, count) of held-out images that the attack moved, the most frequent
-    first; figures: means over the epoch of what the method notes.
+    (robust overfitting, Rice et al. 2020); collapsed: clean accuracy is no higher than that of the
+    best constant answer; forward, backward: samples that the attacks of this epoch's training
+    spent; seconds: this epoch's, held-out measurement included; fgsm: held-out accuracy against a
+    single step of length eps; catastrophic: it is more than a quarter above `robust`, or `robust`
+    fell by a fifth from the epoch before; best_epoch: 0, and no best accuracies, while every epoch
+    was rolled back; checks: the looks between epochs; rolled_back: times that the best weights were
+    taken up again; confused: (label, answer, count) of held-out images that the attack moved, the
+    most frequent first; figures: means over the epoch of what the method notes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
