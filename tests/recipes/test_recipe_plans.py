@@ -41,6 +41,8 @@ CONTINUED = (
     "cifar10-smoothadv-pretrained",
     "mnist-rat",
     "mnist-ladder",
+    "cifar10-rat",
+    "cifar10-ladder",
 )  # recipes that start from trained weights
 STREAMED = ("cifar10-generated", "cifar10-pseudo-labelled")  # recipes with extra data
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}
@@ -184,6 +186,11 @@ def test_the_settings_of_terms_wrappers_and_fine_tunings(folder: Path, tmp_path:
         ready = prepare(_taught(plan.model_copy(update={"n": None}), tmp_path, folder), folder, CPU)
         assert isinstance(ready.method, kind) and plan.model == recipe("mnist-standard").model
         assert small(name).start == "runs/mnist-standard-small"
+    for name, images in (("cifar10-rat", 500), ("cifar10-ladder", None)):
+        plan, little = recipe(name), small(name)
+        first, first_little = recipe("cifar10-standard"), small("cifar10-standard")
+        assert (plan.n, plan.start, plan.model) == (images, "runs/cifar10-standard", first.model)
+        assert little.start == f"{plan.start}-small" and little.model == first_little.model
 
 
 def test_cards_say_what_a_method_has_to(tmp_path: Path) -> None:

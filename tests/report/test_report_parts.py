@@ -236,4 +236,6 @@ def test_what_a_method_notes_is_drawn_without_a_binomial_interval(
     assert plain is not None and "FillBetween" not in plain and "FillBetween" in str(shares)
     html = render([write("one")], metrics.parent / "report.html", training=metrics).read_text()
     assert "Catastrophic overfitting in epoch 19, 20" in html and "confused most" in html
-    assert "mixing ratio" in html
+    assert "mixing ratio" in html and "catastrophic overfitting: one step" in html
+    gaps = [0.9 - line["robust"] for line in lines]
+    assert [gap for _, gap in run.points("gap")] == pytest.approx(gaps)

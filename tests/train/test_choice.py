@@ -157,6 +157,28 @@ def test_a_constant_classifier_is_noted(data: Make, network: Make, settings: Mak
     assert not next(iter(fit(network(), (x, y), Standard(), settings()))).collapsed
 
 
+class OneOff(nn.Module):
+    """Answers the class after the one that the first pixel says: always wrong, never constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        told = (2 * x.flatten(1)[:, 0]).round().long()
+        return self.scale * nn.functional.one_hot((told + 1) % 3, 3).to(x.dtype)
+
+
+def test_a_classifier_that_is_no_better_than_a_constant_one_is_noted(
+    data: Make, settings: Make
+) -> None:
+    x, y = data()
+    x = x.clone()
+    x[:, 0, 0, 0] = y / 2
+    record = next(iter(fit(OneOff(), (x, y), Standard(), settings(lr=1e-9))))
+    assert record.clean == 0.0 and record.collapsed
+
+
 def test_shared_threats_are_not_measured_per_image(
     data: Make, network: Make, settings: Make
 ) -> None:

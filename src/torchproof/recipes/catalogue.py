@@ -47,7 +47,13 @@ from torchproof.recipes.cifar10 import (
     cifar10_thrm,
     cifar10_trades,
 )
-from torchproof.recipes.continued import mnist_ladder, mnist_rat, mnist_standard
+from torchproof.recipes.continued import (
+    cifar10_ladder,
+    cifar10_rat,
+    mnist_ladder,
+    mnist_rat,
+    mnist_standard,
+)
 from torchproof.recipes.extra import cifar10_generated, cifar10_pseudo_labelled
 from torchproof.recipes.ode import mnist_odenet, mnist_tisode
 from torchproof.recipes.plan import Plan
@@ -143,6 +149,8 @@ RECIPES: dict[str, Callable[[], Plan]] = {
     "mnist-standard": mnist_standard,
     "mnist-rat": mnist_rat,
     "mnist-ladder": mnist_ladder,
+    "cifar10-rat": cifar10_rat,
+    "cifar10-ladder": cifar10_ladder,
     "mnist-odenet": mnist_odenet,
     "mnist-tisode": mnist_tisode,
     "cifar10-at": cifar10_at,

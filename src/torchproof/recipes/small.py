@@ -66,8 +66,11 @@ METHODS: dict[str, str] = {
     "cifar10-diffai": f"DiffAI(ramp={_RAMP}, symbols=8)",
     "cifar10-colt": f"COLT(ramp=Ramp(0.0, 0.2), depth=1, {_FEW})",
     "mnist-standard": "Standard",
-    "mnist-rat": "RAT(rounds=4, steps=100)",
-    "mnist-ladder": "BoundaryGuided('net.fc1', eps=0.75, unit='share', decoding=(14, 64, 3e-3))",
+    **dict.fromkeys(("mnist-rat", "cifar10-rat"), "RAT(rounds=4, steps=100)"),
+    **dict.fromkeys(
+        ("mnist-ladder", "cifar10-ladder"),
+        "BoundaryGuided('net.fc1', eps=0.75, unit='share', decoding=(14, 64, 3e-3))",
+    ),
     "mnist-odenet": "Standard",
     "mnist-tisode": "TisODE(Standard(), lam=0.1, start=0.05)",
     **smoothed.SMALL,
@@ -90,24 +93,14 @@ MODELS: dict[str, str] = {
 _PROVED = ("mnist-ibp", "mnist-crown-ibp", "mnist-fast-ibp", "mnist-sabr", "mnist-taps",
            "cifar10-ibp", "cifar10-crown-ibp", "cifar10-sabr", "cifar10-diffai",
            "cifar10-colt")  # fmt: skip
+# 24 epochs a round, of images that are drawn in one of ten versions
+_REGION = {"epochs": 96, "batch_size": 64, "lr": 5e-4, "schedule": "constant", "held_out": 0}
+_GUIDED = {"batch_size": 64, "lr": 0.01, "momentum": 0.5, "optimiser": "sgd",
+           "schedule": "constant", "held_out": 0}  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {
     "mnist-standard": {"epochs": 3, "held_out": 0},
-    # 24 epochs a round, of images that are drawn in one of ten versions
-    "mnist-rat": {
-        "epochs": 96,
-        "batch_size": 64,
-        "lr": 5e-4,
-        "schedule": "constant",
-        "held_out": 0,
-    },
-    "mnist-ladder": {
-        "batch_size": 64,
-        "lr": 0.01,
-        "momentum": 0.5,
-        "optimiser": "sgd",
-        "schedule": "constant",
-        "held_out": 0,
-    },
+    **dict.fromkeys(("mnist-rat", "cifar10-rat"), _REGION),
+    **dict.fromkeys(("mnist-ladder", "cifar10-ladder"), _GUIDED),
     **{name: {"batch_size": 25, "lr": 5e-3, "clip": 10.0} for name in _PROVED},
     # as many steps as 8 epochs of 5,000 images, and less than a third of them labelled
     "cifar10-generated": {"epochs": 12, "held_out": 100, "extra_share": 0.7},
@@ -118,13 +111,13 @@ MORE: dict[str, dict[str, Any]] = {
 }
 THREATS: dict[str, str] = {
     **dict.fromkeys(smoothed.SMALL, smoothed.SMALL_THREAT),
-    **dict.fromkeys(("mnist-standard", "mnist-rat", "mnist-ladder"), "linf:0.3"),
+    **dict.fromkeys(("mnist-standard", "mnist-rat", "mnist-ladder", "cifar10-rat"), "linf:0.3"),
 }
 """Where it is not linf:0.2."""
 IMAGES: dict[str, int] = {
     "mnist-standard": 8000,
-    "mnist-rat": 500,
-    "mnist-ladder": 3000,
+    **dict.fromkeys(("mnist-rat", "cifar10-rat"), 500),
+    **dict.fromkeys(("mnist-ladder", "cifar10-ladder"), 3000),
     "cifar10-generated": 1000,
     "cifar10-pseudo-labelled": 1000,
 }

@@ -57,7 +57,7 @@ HELD_OUT = ("clean", "robust", "fgsm")  # shares of the held-out examples, which
 GAPS = (
     Curve(
         "overfitting",
-        "robust overfitting: best held-out robust accuracy so far minus that of the epoch",
+        "overfitting: best held-out accuracy so far, robust where measured, minus the epoch's",
         0,
     ),
     Curve("gap", "catastrophic overfitting: one step of ε minus the iterated attack, held out", 4),
