@@ -52,7 +52,6 @@ def rows(out: Path) -> list[dict[str, str]]:
         return [{k: row[k] for k in ("label", "status")} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
 def test_a_stream_is_evaluated_as_its_images_are(
     cli: Callable[..., Any], trained: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +82,6 @@ def test_a_stream_is_evaluated_as_its_images_are(
     assert "n = 35" in cli(*again, "--resume").words
 
 
-@pytest.mark.slow
 def test_an_evaluation_out_of_time_says_so_and_goes_on(
     cli: Callable[..., Any], trained: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -98,7 +96,6 @@ def test_an_evaluation_out_of_time_says_so_and_goes_on(
     assert whole["complete"] and whole["n"] == sum(COUNTS) and "n = 40" in finished.words
 
 
-@pytest.mark.slow
 def test_shards_of_a_stream_with_their_curves_are_merged_and_processes_share_one(
     cli: Callable[..., Any], pair: Callable[..., list[Any]], trained: Path, folder: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from torchproof.core.errors import InputError
-from torchproof.core.metrics import clopper_pearson, student
+from torchproof.core.metrics import clopper_pearson, fallen, student
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -53,3 +53,13 @@ def test_the_interval_of_a_mean_share_ends_where_shares_do() -> None:
     assert free is not None and free[1] > 1
     assert student([0.87, 0.95, 0.92], 0.0, 1.0) == (free[0], 1.0)
     assert student([0.01, 0.05], 0.0, 1.0)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "counted"),
+    [([1, 1, 0, 1, 0], [0, 0, 0, 1, 0]), ([0, 1], [0, 1]), ([1, 1], [1, 1]), ([], [])],
+    ids=["late start", "from the first", "never learnt", "nothing"],
+)
+def test_what_was_not_yet_learnt_has_not_fallen(flags: list[int], counted: list[int]) -> None:
+    """A run that never learns anything has: there is no later epoch that was better."""
+    assert fallen([bool(flag) for flag in flags]) == [bool(flag) for flag in counted]

@@ -121,7 +121,6 @@ def test_thorough_is_as_strong_as_full_runs_and_cheaper(net: nn.Module, blobs: A
     assert lean.per_robust_example <= budget / 4 and quick.per_robust_example <= budget / 8
 
 
-@pytest.mark.slow
 def test_thorough_does_not_depend_on_company(net: nn.Module, blobs: Any, tmp_path: Path) -> None:
     x, y = blobs.x[5:11], blobs.y[5:11]
     threat = Threat(Linf(), 0.08)
@@ -166,7 +165,6 @@ def test_an_alarm_calls_the_reserve(net: nn.Module, blobs: Any, tmp_path: Path) 
     assert [vars(row) for row in joined.examples] == [vars(row) for row in report.examples]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_processes_that_share_a_run_call_the_reserve_together(
     net: nn.Module, blobs: Any, tmp_path: Path, masked: bool

@@ -152,7 +152,6 @@ def test_weights_depend_on_the_seed_alone(text: str) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", {t.partition("(")[0]: t for t in NAMES}.values())
 def test_the_verifier_bounds_it_or_refuses_it_by_name(text: str) -> None:
     model = moved(once(text)).requires_grad_(False).double()

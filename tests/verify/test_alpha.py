@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from torchproof.core.norms import L0, L1, L2, Linf, Norm
 from torchproof.core.threats import Threat
+from torchproof.verify import graph_of
 from torchproof.verify.alpha import optimised
 from torchproof.verify.bounds import Bound, Pass
 from torchproof.verify.graph import Graph
 from torchproof.verify.inputs import InputSet
+from torchproof.verify.methods import METHODS
 
 Load = Callable[[str], tuple[nn.Module, Tensor, dict[str, np.ndarray], Graph]]
 ABOUT = Threat(Linf(), 0.05, low=-np.inf, high=np.inf)
@@ -117,3 +119,34 @@ def test_of_every_ball_and_the_pixel_box(golden: Load, name: str, norm: Norm) ->
         moved = inside.ball.project(torch.randn(x.shape, generator=generator))
         z = net(x + moved)
         assert bool((better[:, :5] <= z + 1e-5).all() and (-better[:, 5:] >= z - 1e-5).all())
+
+
+class Heads(nn.Module):
+    """Two layers side by side behind one; the second has no hinge before its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 6)
+        self.one, self.two, self.last = nn.Linear(6, 5), nn.Linear(4, 5), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.one(self.stem(x).relu()).relu()
+        logits: Tensor = self.last(torch.cat([first, self.two(x).relu()], -1))
+        return logits
+
+
+def test_a_branch_without_a_hinge_before_it_is_bounded_too() -> None:
+    torch.manual_seed(1)
+    net = Heads().eval().requires_grad_(False)
+    x = torch.rand(3, 4)
+    graph, y = graph_of(net, x), net(x).argmax(1)
+    threat = Threat(Linf(), 0.2)
+    plain, full = (
+        METHODS[name](graph, x, y, threat).lower for name in ("crown", "alpha-crown-full")
+    )
+    assert bool((full >= plain - 1e-5).all()) and bool((full > plain + 1e-4).any())
+    moved = (x + 0.2 * (2 * torch.rand(500, 3, 4) - 1)).clamp(0, 1)
+    margins = net(moved).gather(2, y.expand(500, 3)[..., None]) - net(moved)
+    reached = margins.amin(0)
+    rows = torch.stack([reached[i][torch.arange(3) != y[i]] for i in range(3)])
+    assert bool((full <= rows + 1e-5).all())

@@ -40,7 +40,6 @@ def layers() -> dict[str, nn.Module]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention", "no bias", "layer", "encoder"])
 def test_torchs_transformers_are_bounded(name: str) -> None:
     """Within next to no radius as they answer, and at a larger one no point is beyond."""

@@ -130,7 +130,6 @@ def test_limits_of_sums_and_differences(kind: str) -> None:
             assert depth > 0 or np.allclose(limits[joint], exact[joint], atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0.0, 0.2])
 def test_in_order_up_to_the_truth(slope: float) -> None:
     """Propagated <= LP <= pairs <= triples and pairs of programmes <= integers = all patterns."""

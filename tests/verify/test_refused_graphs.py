@@ -121,7 +121,6 @@ class Mixing(nn.Module):
         return own
 
 
-@pytest.mark.slow
 def test_what_some_bounds_lose_others_keep() -> None:
     torch.manual_seed(1)
     deep = nn.Sequential(nn.Linear(4, 8), *(Mixing() for _ in range(4)), nn.Linear(8, 3))

@@ -122,6 +122,31 @@ def test_products_within_their_planes() -> None:
             )
 
 
+@pytest.mark.parametrize("kind", sorted(POSITIVE))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_asked_below_a_domain(kind: str, dtype: torch.dtype) -> None:
+    """Wide intervals that begin close to the end of the domain, where places are rounded."""
+    start = torch.tensor([1e-6, 1e-5, 1e-3, 1e-9, 1e-20], dtype=dtype)
+    end = torch.tensor([700.0, 5000.0, 1e5, 1.0, 1.0], dtype=dtype)
+    low, low_at, high, high_at = RELAXED[kind]().lines([Interval(start, end)])
+    assert all(bool(t.isfinite().all()) for t in (low[0], low_at, high[0], high_at))
+    z = (start + (end - start) * STEPS.to(dtype)[:, None]).clamp(start, end)
+    value = FUNCTIONS[kind][1](z)
+    noise = 16 * torch.finfo(dtype).eps * (value.abs() + (low[0].abs() + high[0].abs()) * z)
+    assert bool((low[0] * z + low_at <= value + noise).all())
+    assert bool((value <= high[0] * z + high_at + noise).all())
+
+
+def test_a_softplus_that_jumps_is_still_above_its_bounds() -> None:
+    known = RELAXED["softplus"](1.0, 1.0)
+    z = torch.linspace(0.9, 5, 4101, dtype=torch.float64)
+    value, at = F.softplus(z, 1.0, 1.0), Interval(z[:1], z[-1:])
+    assert bool((value.diff() < 0).any())
+    low, low_at, high, high_at = known.lines([at])
+    assert bool((low[0] * z + low_at <= value).all() and (high[0] * z + high_at >= value).all())
+    assert float(known.range([at]).lower) <= 1.0 and float(known.range([at]).upper) >= 5.0
+
+
 def test_maxima_within_their_planes() -> None:
     generator = torch.Generator().manual_seed(2)
     middle = torch.randn(40, 5, generator=generator, dtype=torch.float64)
@@ -138,6 +163,12 @@ def test_maxima_within_their_planes() -> None:
         top = x.amax(1)
         assert bool(((low[0] * x).sum(1) + low_at <= top + 1e-12).all())
         assert bool(((high[0] * x).sum(1) + high_at >= top - 1e-12).all())
+    slanted = Largest().slanted([where])
+    centre = (high[0] * middle).sum(1) + high_at
+    before = (slanted.high[0] * middle).sum(1) + slanted.high_at
+    flat = (high[0] == 0).all(1)
+    assert bool(flat.any()) and torch.equal(high_at[flat], where.upper.amax(1)[flat])
+    assert bool((centre <= before + 1e-12).all() and (centre[flat] < before[flat]).all())
     sure = Interval(torch.tensor([[3.0, 0.0]]), torch.tensor([[4.0, 1.0]]))
     low, low_at, high, high_at = Largest().lines([sure])
     assert low[0].tolist() == high[0].tolist() == [[1, 0]] and low_at == high_at == 0

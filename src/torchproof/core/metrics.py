@@ -43,3 +43,9 @@ def student(
     half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
     middle = statistics.fmean(values)
     return max(least, middle - half), min(most, middle + half)
+
+
+def fallen(flags: Sequence[bool]) -> list[bool]:
+    """Of the flags `collapsed` of a run's epochs, without those before anything was learnt."""
+    learnt = next((row for row, flag in enumerate(flags) if not flag), 0)
+    return [flag and row >= learnt for row, flag in enumerate(flags)]

@@ -43,7 +43,7 @@ class Cell(BaseModel):
     seconds: float
     epochs: int
     catastrophic: int
-    collapsed: int
+    collapsed: int | None = None  # of records that are older, it is not known
     overfitting: float | None
     figures: dict[str, float]
     flags: list[str]
@@ -150,7 +150,7 @@ def _overfitted(lines: Sequence[Line]) -> list[str]:
         gaps = ", ".join(f"{100 * (cell.fgsm - cell.pgd):.0f}" for cell in cells)
         clean = ", ".join(f"{100 * cell.clean:.0f}" for cell in cells)
         flagged = ", ".join(f"{cell.catastrophic} of {cell.epochs}" for cell in cells)
-        fallen = ", ".join(str(cell.collapsed) for cell in cells)
+        fallen = ", ".join("–" if cell.collapsed is None else str(cell.collapsed) for cell in cells)
         said.append(f"| {line.name} | {gaps} | {clean} | {flagged} | {fallen} |")
     return said
 

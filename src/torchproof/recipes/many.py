@@ -21,6 +21,7 @@ from torchproof.attack.starts import Zero
 from torchproof.core import keys
 from torchproof.core.errors import FileError, InputError, ResumeError
 from torchproof.core.files import write
+from torchproof.core.metrics import fallen
 from torchproof.core.objectives import CrossEntropy
 from torchproof.core.threats import Threat, parse
 from torchproof.evaluate import evaluate
@@ -175,7 +176,7 @@ class Many:
             backward=sum(r.backward for r in records) / rows,
             seconds=sum(r.seconds for r in records), epochs=len(records),
             catastrophic=sum(r.overfitted for r in records),
-            collapsed=sum(r.collapsed for r in records),
+            collapsed=sum(fallen([r.collapsed for r in records])),
             overfitting=records[-1].overfitting, figures=records[-1].figures,
             flags=[f"{flag.name} ({flag.severity})" for flag in report.flags],
         )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchproof.core.errors import FileError
+from torchproof.core.metrics import fallen
 from torchproof.report.numbers import Share
 
 # Other names under which a foreign loop may have noted the same number.
@@ -147,12 +148,11 @@ class Training:
 
     @property
     def collapsed(self) -> list[int]:
-        """The epochs after which a constant answer would have been right as often, held out."""
-        return [
-            self.epoch(row)
-            for row, epoch in enumerate(self.epochs)
-            if epoch.get("collapsed") is True
-        ]
+        """The epochs after which a constant answer would have been right as often, held out; not
+        those before anything was learnt.
+        """
+        flags = fallen([epoch.get("collapsed") is True for epoch in self.epochs])
+        return [self.epoch(row) for row, flag in enumerate(flags) if flag]
 
     @property
     def catastrophic(self) -> list[int]:

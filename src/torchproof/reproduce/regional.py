@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from torchproof import data as sets
@@ -157,7 +158,9 @@ def choose(
 
 
 class Measured(Figures):
-    """The cases of one cell."""
+    """The cases of one cell; older files hold more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     cases: tuple[Case, ...]
 

@@ -97,8 +97,11 @@ def _clamp(low: Any = None, high: Any = None, *_: Any) -> Relaxation:
 
 
 def _softplus(beta: float = 1.0, threshold: float = 20.0, *_: Any) -> Relaxation:
-    # torch goes over to z itself beyond the threshold, a jump of less than exp(-threshold) / beta
-    return Curve(partial(F.softplus, beta=beta, threshold=threshold), (threshold / beta,))
+    def smooth(z: torch.Tensor) -> torch.Tensor:
+        return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
+
+    # torch goes over to z itself beyond the threshold
+    return Curve(smooth, lack=math.log1p(math.exp(-threshold)) / beta)
 
 
 # where the second derivatives change sign

@@ -111,7 +111,8 @@ class Hinge(Relaxation):
 @dataclass(frozen=True)
 class Curve(Relaxation):
     """A function of one variable, by itself. breaks: where its slope begins to rise or to fall, or
-    jumps; above: the end of its domain, where it has one; floor: what it never is below.
+    jumps; above: the end of its domain, where it has one; floor: what it never is below; lack: by
+    how much at most the operation is below the function, which it is never above.
 
     For any slope k the tightest intercept below is min s(z) - k z on [l, u], which an end, a break
     or a root of s'(z) = k attains. The line chosen is the one that touches the convex hull of s at
@@ -123,6 +124,7 @@ class Curve(Relaxation):
     breaks: tuple[float, ...] = ()
     above: float | None = None
     floor: float = -math.inf
+    lack: float = 0.0
 
     @property
     def bounded(self) -> bool:
@@ -131,12 +133,12 @@ class Curve(Relaxation):
     def range(self, inputs: Sequence[Interval]) -> Interval:
         start, end = self._within(inputs[0])
         ends, _ = self._least(torch.zeros_like(start).expand(2, *start.shape), start, end, LAST)
-        return Interval(ends[0].clamp_min(self.floor), -ends[1])
+        return Interval((ends[0] - self.lack).clamp_min(self.floor), -ends[1])
 
     def lines(self, inputs: Sequence[Interval]) -> Lines:
         with torch.no_grad():
             slopes, at = self._best(*self._within(inputs[0]))
-        return Lines((slopes[0],), at[0], (-slopes[1],), -at[1])
+        return Lines((slopes[0],), at[0] - self.lack, (-slopes[1],), -at[1])
 
     def _within(self, z: Interval) -> tuple[Tensor, Tensor]:
         if self.above is not None and not bool((z.lower > self.above).all()):
@@ -164,7 +166,8 @@ class Curve(Relaxation):
             k = torch.where(right > left, chord, tangent)
         slopes = torch.stack([tangent, slope, k])
         at, _ = self._least(slopes, start, end, LAST)
-        best = (at + slopes * middle).argmax(0, keepdim=True)
+        heights = at + slopes * middle
+        best = torch.where(heights.isnan(), -torch.inf, heights).argmax(0, keepdim=True)
         return slopes.gather(0, best)[0], at.gather(0, best)[0]
 
     def _hull(self, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
@@ -174,8 +177,9 @@ class Curve(Relaxation):
         half, sign = middle - start, _signs(start)
         share = torch.arange(1, GRID + 1, dtype=start.dtype, device=start.device) / GRID
         share = share.view(-1, *[1] * start.dim())
-        left = sign * self.function(middle - half * share)[:, None]
-        right = sign * self.function(middle + (end - middle) * share)[:, None]
+        # exact at the ends and never beyond them, where there may be nothing
+        left = sign * self.function(start + half * (1 - share))[:, None]
+        right = sign * self.function(end - (end - middle) * (1 - share))[:, None]
         share = share[:, None]
         lowest, rise = torch.full_like(left[0], torch.inf), torch.zeros_like(left[0])
         for i in range(GRID):
@@ -248,13 +252,25 @@ class Largest(Relaxation):
     """The maximum over the last axis.
 
     Below: the entry with the largest lower bound. Above: gamma + sum_i a_i (x_i - l_i) with gamma
-    the largest lower bound and a_i = [(u_i - gamma) / (u_i - l_i)]_+ (Boopathy et al. 2019).
+    the largest lower bound and a_i = [(u_i - gamma) / (u_i - l_i)]_+ (Boopathy et al. 2019), or
+    the largest upper bound where that is lower in the middle.
     """
 
     def range(self, inputs: Sequence[Interval]) -> Interval:
         return Interval(inputs[0].lower.amax(-1), inputs[0].upper.amax(-1))
 
     def lines(self, inputs: Sequence[Interval]) -> Lines:
+        start, end = inputs[0].lower, inputs[0].upper
+        known = self.slanted(inputs)
+        over = (end - start.amax(-1, keepdim=True)).clamp_min(0)
+        most = end.amax(-1)
+        # to the middle the plane rises by half of their sum
+        flat = over.sum(-1) > 2 * over.amax(-1)
+        high = torch.where(flat[..., None], torch.zeros_like(known.high[0]), known.high[0])
+        return known._replace(high=(high,), high_at=torch.where(flat, most, known.high_at))
+
+    def slanted(self, inputs: Sequence[Interval]) -> Lines:
+        """The same with the plane of Boopathy et al. throughout."""
         start, end = inputs[0].lower, inputs[0].upper
         gamma, best = start.max(-1, keepdim=True)
         low = torch.zeros_like(start).scatter_(-1, best, 1.0)

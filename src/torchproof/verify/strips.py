@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchproof.verify.interval import Interval
-from torchproof.verify.relax import Curve, Hinge, Lines, Product, Relaxation
+from torchproof.verify.relax import Curve, Hinge, Largest, Lines, Product, Relaxation
 
 
 class Strip(NamedTuple):
@@ -54,7 +54,7 @@ def _curve(known: Curve, z: Interval) -> Strip:
     rise = known.function(z.upper) - known.function(z.lower)
     chord = torch.where(width > 0, rise / width, ends[0])
     k = torch.stack([lines.low[0], lines.high[0], chord, torch.minimum(*ends)])
-    turned = Curve(lambda v: known.function(v) - k * v, known.breaks, known.above)
+    turned = Curve(lambda v: known.function(v) - k * v, known.breaks, known.above, lack=known.lack)
     left = turned.range([Interval(z.lower.expand_as(k), z.upper.expand_as(k))])
     best = left.width.argmin(0, keepdim=True)
     slope, low, high = (t.gather(0, best)[0] for t in (k, left.lower, left.upper))
@@ -76,7 +76,8 @@ def _product(x: Interval, y: Interval) -> Strip:
 
 
 def _largest(known: Relaxation, z: Interval) -> Strip:
-    lines, answer = known.lines([z]), known.range([z])
+    assert isinstance(known, Largest)
+    lines, answer = known.slanted([z]), known.range([z])
     tries = [lines.low[0], lines.high[0], torch.zeros_like(lines.low[0])]
     found = [_left(k, z, lines, answer) for k in tries]
     low, high = (torch.stack([getattr(f, end) for f in found]) for end in ("lower", "upper"))

@@ -79,7 +79,7 @@ def largest(
         return answer
     y = draft.variables(gamma[bent], high[bent].max(1))
     answer.put(bent, y)
-    lines = known.lines([at])
+    lines = known.slanted([at])
     above = flat(lines.high[0]).reshape(low.shape)[bent]
     x, low, high, possible = x.at(bent), low[bent], high[bent], possible[bent]
     rows, _ = np.nonzero(possible)

@@ -61,9 +61,9 @@ def _product(known: Product, inputs: Sequence[Interval]) -> Lines:
 
 
 def _largest(known: Largest, inputs: Sequence[Interval]) -> Lines:
-    """Below, an entry itself. Above, gamma + sum a_i (x_i - l_i) with 0 <= a_i <= 1 and gamma >= l:
-    it lacks at most u_i - gamma - a_i (u_i - l_i) for the entry that is the maximum, which is 0 but
-    for the rounding of a_i.
+    """Below, an entry itself. Above, the largest upper bound, or gamma + sum a_i (x_i - l_i) with
+    0 <= a_i <= 1 and gamma >= l: it lacks at most u_i - gamma - a_i (u_i - l_i) for the entry that
+    is the maximum, which is 0 but for the rounding of a_i.
     """
     lines, z = known.lines(inputs), inputs[0]
     noise = charge(z.lower.shape[-1] + 16) * (2 * size(z)).sum(-1) + TINY
