@@ -2,13 +2,15 @@
 same passes.
 
     python benchmarks/train_epoch.py [--networks MODEL:CHANNELSxSIZE:IMAGES ...] [--rounds 7]
+                                    [--batch 128]
 
 One thread, process time. All train the same network on the same random images with PGD-10 (random
-start, last iterate) and SGD with momentum; rounds alternate, and medians are compared. The
-hand-written loop draws its random numbers with torch's generator and notes nothing but the loss;
-`fit` is asked for no held-out measurement and no checkpoint. MAIR's AT and the attacker of
-MadryLab's robustness join where they work; their batches go through the same loop of forward,
-backward and step.
+start, last iterate) and SGD with momentum; loops alternate, each is the first in its turn, and
+medians are compared. The hand-written loop draws its random numbers with torch's generator and
+notes nothing but the loss; `fit` is asked for no held-out measurement and no checkpoint, and what
+a run costs once is in its time, shared by as few steps as IMAGES and `--batch` make. MAIR's AT and
+the attacker of MadryLab's robustness join where they work; their batches go through the same loop
+of forward, backward and step.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torchproof.nn import build
 from torchproof.train import AT, AWP, TRADES, Settings, fit
 
 NETWORKS = ["small-cnn:1x28:1280", "small-cnn:3x32:640", "preact-resnet18:3x32:64"]
-BATCH, LR, STEPS = 128, 0.01, 10
+LR, STEPS = 0.01, 10
 Epoch = Callable[..., None]
 
 
@@ -59,12 +61,12 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     return adv.detach()
 
 
-def by_hand(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
+def by_hand(model: nn.Module, x: Tensor, y: Tensor, eps: float, batch: int) -> None:
     """One epoch."""
     optimiser = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
     model.train()
     total = 0.0
-    for rows in torch.randperm(len(x)).split(BATCH):
+    for rows in torch.randperm(len(x)).split(batch):
         images, labels = x[rows], y[rows]
         loss = F.cross_entropy(model(pgd(model, images, labels, eps)), labels)
         optimiser.zero_grad()
@@ -73,24 +75,24 @@ def by_hand(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> None:
         total += float(loss.detach())
 
 
-def by_fit(model: nn.Module, x: Tensor, y: Tensor, method: AT | AWP | TRADES) -> None:
+def by_fit(model: nn.Module, x: Tensor, y: Tensor, method: AT | AWP | TRADES, batch: int) -> None:
     """One epoch."""
     settings = Settings.of(
-        epochs=1, batch_size=BATCH, lr=LR, held_out=0, momentum=0.9, schedule="constant"
+        epochs=1, batch_size=batch, lr=LR, held_out=0, momentum=0.9, schedule="constant"
     )
     for _ in fit(model, (x, y), method, settings):
         pass
 
 
 def peers(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, batch: int
 ) -> tuple[dict[str, Epoch], dict[str, str]]:
     """An epoch by each other library that works here, and why not by the others."""
     found: dict[str, Epoch] = {}
     missing: dict[str, str] = {}
     for name, made in (("MAIR", _mair), ("robustness", _robustness)):
         try:
-            epoch = made(model, eps)
+            epoch = made(model, eps, batch)
             epoch(x[:2], y[:2])
             found[name] = epoch
         except Exception as error:  # whatever an import or a first step may raise
@@ -98,7 +100,7 @@ def peers(
     return found, missing
 
 
-def _mair(model: nn.Module, eps: float) -> Epoch:
+def _mair(model: nn.Module, eps: float, batch: int) -> Epoch:
     import mair
 
     trainer = mair.AT(mair.RobModel(model, 10), eps, eps / 4, STEPS)
@@ -106,7 +108,7 @@ def _mair(model: nn.Module, eps: float) -> Epoch:
     def epoch(x: Tensor, y: Tensor) -> None:
         optimiser = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
         model.train()
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.randperm(len(x)).split(batch):
             cost = trainer.calculate_cost((x[rows], y[rows]))
             optimiser.zero_grad()
             cost.backward()
@@ -115,7 +117,7 @@ def _mair(model: nn.Module, eps: float) -> Epoch:
     return epoch
 
 
-def _robustness(model: nn.Module, eps: float) -> Epoch:
+def _robustness(model: nn.Module, eps: float, batch: int) -> Epoch:
     from types import SimpleNamespace
 
     from robustness.attacker import AttackerModel
@@ -129,7 +131,7 @@ def _robustness(model: nn.Module, eps: float) -> Epoch:
         optimiser = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
         both.train()
         total = 0.0
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.randperm(len(x)).split(batch):
             logits, _ = both(x[rows], y[rows], **options)
             loss = F.cross_entropy(logits, y[rows])
             optimiser.zero_grad()
@@ -146,27 +148,31 @@ def seconds(job: object, *given: object) -> float:
     return process_time() - started
 
 
-def compare(network: str, threat: Threat, rounds: int) -> tuple[list[Row], dict[str, str]]:
-    """The medians, and which peers are not there; the rounds alternate, so that a busy machine
-    slows all alike.
+def compare(
+    network: str, threat: Threat, rounds: int, batch: int
+) -> tuple[list[Row], dict[str, str]]:
+    """The medians, and which peers are not there; loops alternate within a round and begin it in
+    turn, so that a busy machine slows all alike.
     """
     name, shape, images = network.split(":")
     channels, size = (int(n) for n in shape.split("x"))
     torch.manual_seed(0)
     model = build(name, channels=channels, size=size, classes=10)
     x, y = torch.rand(int(images), channels, size, size), torch.randint(10, (int(images),))
-    others, missing = peers(model, x[:2], y[:2], threat.eps)
+    others, missing = peers(model, x[:2], y[:2], threat.eps, batch)
     jobs: dict[str, Epoch] = {
-        "by hand": partial(by_hand, eps=threat.eps),
-        "fit": partial(by_fit, method=AT(threat, steps=STEPS)),
+        "by hand": partial(by_hand, eps=threat.eps, batch=batch),
+        "fit": partial(by_fit, method=AT(threat, steps=STEPS), batch=batch),
         **{peer: partial(_ignoring_the_model, epoch) for peer, epoch in others.items()},
     }
     start = {key: t.clone() for key, t in model.state_dict().items()}
     times: dict[str, list[float]] = {job: [] for job in jobs}
+    order = list(jobs)
     for round_ in range(rounds + 1):
-        for job, epoch in jobs.items():
+        order = [*order[1:], order[0]]  # what runs behind another finds its memory and its heat
+        for job in order:
             model.load_state_dict(start)
-            took = seconds(epoch, model, x, y)
+            took = seconds(jobs[job], model, x, y)
             if round_ > 0:  # the first round warms up
                 times[job].append(took)
     hand = times["by hand"]
@@ -187,19 +193,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="MODEL:CxS:IMAGES")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--out", default="train_epoch")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[Row] = []
     missing: dict[str, str] = {}
     for network in given.networks:
-        found, absent = compare(network, parse("linf:0.1"), given.rounds)
+        found, absent = compare(network, parse("linf:0.1"), given.rounds, given.batch)
         rows, missing = rows + found, {**missing, **absent}
     head = ["network, shape, images", "loop", "seconds", "least", "of by hand", "of its rounds"]
     text = (
         f"# An adversarial-training epoch\n\nPGD-{STEPS}, linf 0.1, SGD with momentum; process "
-        f"time, medians of {given.rounds} alternating rounds. Of by hand: ratio of the "
-        "medians; of its rounds: median of the ratios within a round.\n\n"
+        f"time, batches of {given.batch}, medians of {given.rounds} rounds. Of by hand: ratio of "
+        "the medians; of its rounds: median of the ratios within a round.\n\n"
         + markdown(head, [list(row) for row in rows])
     )
     about = facts({}, missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torchproof.core.threats import parse
 from torchproof.recipes import Plan
 from torchproof.reproduce import EXPERIMENTS, Request
 from torchproof.reproduce.certified_training import certified_training
+from torchproof.reproduce.experiment import Partial
 from torchproof.train import Settings, catalogue
 
 experiment = sys.modules[certified_training.__module__]
@@ -80,7 +82,12 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True)
         before.write(folder / "found.json")
     said: list[str] = []
-    outcome = EXPERIMENTS["certified-training"](Request(tmp_path / "run", seeds=1, say=said.append))
+    ahead = Request(tmp_path / "run", seeds=1)
+    with pytest.raises(Partial):  # as a process that measures ahead
+        certified_training(replace(ahead.part(0), say=said.append))
+    count = len(said)
+    outcome = EXPERIMENTS["certified-training"](replace(ahead, resume=True, say=said.append))
+    assert len(said) == count > 0, "what was measured ahead is read back"
     rows = {row.what: row.ours[0] for row in outcome.rows}
     assert len(rows) == 20
     for _, name in plans:
@@ -92,7 +99,6 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert name in ("AT", "IBP") or (clean, certified) == (7 / 8, 5 / 8)
     assert (tmp_path / "run" / "picture.png").read_bytes().startswith(b"\x89PNG")
     again = Request(tmp_path / "run", seeds=1, resume=True, say=said.append)
-    count = len(said)
     assert certified_training(again).rows == outcome.rows and len(said) == count
     with pytest.raises(ResumeError):
         certified_training(Request(tmp_path / "run", seeds=2, resume=True, say=said.append))

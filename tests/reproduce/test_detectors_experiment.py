@@ -24,7 +24,7 @@ from torchproof.reproduce import detectors
 from torchproof.reproduce.detectors import Part, detectors_experiment, parts_of
 from torchproof.reproduce.detectors_figures import judge, rows
 from torchproof.reproduce.detectors_picture import picture
-from torchproof.reproduce.experiment import Request
+from torchproof.reproduce.experiment import Partial, Request
 
 WHOLE = detectors._part("digits", False)
 MAIN, OTHER = "PGD linf:0.3", "DeepFool l2"
@@ -46,7 +46,11 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "no data"
     empty.mkdir()
     request = Request(tmp_path / "out", seeds=1, data_dir=empty, say=said.append)
-    outcome = detectors_experiment(request)
+    with pytest.raises(Partial):  # as a process that measures ahead
+        detectors_experiment(dataclasses.replace(request.part(0), say=said.append))
+    count = sum("fooled" in line for line in said)
+    outcome = detectors_experiment(dataclasses.replace(request, resume=True))
+    assert count == sum("fooled" in line for line in said) > 0
     assert any("digits take the place" in line for line in said)
     table = {row.what: row for row in outcome.rows}
     assert table[f"digits: feature-squeezing: AUROC, {MAIN}"].ci95 is not None
@@ -55,7 +59,7 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table["digits: nss: robust accuracy with it, adaptive attack"].n == 2
     assert table["digits: feature-squeezing: AUROC, adaptive attack"].mean < 0.7
     assert {p.name for p in request.out.iterdir()} == {
-        "digits-seed0", "outcome.json", "picture.png", "request.json", "table.md",
+        "digits-seed0", "locks", "outcome.json", "picture.png", "request.json", "table.md",
     }  # fmt: skip
     stored = Bench.read(request.out / "digits-seed0" / "bench")
     assert {one.trained_on for one in stored.judged if one.detector == "nss"} == {

@@ -11,7 +11,7 @@ import torch
 from torchproof.core.errors import InputError
 from torchproof.nn import build
 from torchproof.reproduce import prunability as experiment
-from torchproof.reproduce.experiment import Request
+from torchproof.reproduce.experiment import Partial, Request
 from torchproof.reproduce.prunability import Part, Until, loss_of, mixed_labels
 from torchproof.reproduce.prunability_figures import MAGNITUDE, Cell, Wide, described, judge
 
@@ -28,7 +28,10 @@ def test_it_runs_from_end_to_end_and_resumes(
     monkeypatch.setattr(experiment, "part_of", lambda request: TINY)
     told: list[str] = []
     request = Request(tmp_path / "out", seeds=1, data_dir=tmp_path, say=told.append)
-    first = experiment.prunability_experiment(request)
+    with pytest.raises(Partial):  # as a process that measures ahead
+        experiment.prunability_experiment(dataclasses.replace(request.part(0), say=told.append))
+    assert len(told) == 6
+    first = experiment.prunability_experiment(dataclasses.replace(request, resume=True))
     assert (tmp_path / "out" / "picture.png").stat().st_size > 10_000
     cells = [Cell.read(p) for p in sorted((tmp_path / "out").glob("seed*/ladder*.json"))]
     assert len(cells) == 4 and all(c.reached and 0 < c.loss < 0.8 for c in cells)

@@ -20,6 +20,7 @@ from torchproof.core.errors import FileError, InputError, MissingExtra, ResumeEr
 from torchproof.data.dataset import Dataset
 from torchproof.reproduce import EXPERIMENTS, Outcome, Request
 from torchproof.reproduce.efficientnet import NAMES, efficientnets
+from torchproof.reproduce.experiment import Partial
 from torchproof.reproduce.regional_figures import Case, judge, paired, rows
 
 experiment = sys.modules[EXPERIMENTS["regional"].__module__]
@@ -181,6 +182,14 @@ def test_a_run_is_resumed(tiny: None, tmp_path: Path, monkeypatch: pytest.Monkey
     run(Request(tmp_path / "cut", seeds=1, resume=True, say=said.append))
     assert len(said) == 1, "finished cells are read back"
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+    told: list[str] = []
+    ahead = Request(tmp_path / "ahead", seeds=1)
+    with pytest.raises(Partial):  # as a process that measures ahead
+        run(replace(ahead.part(0), say=told.append))
+    count = len(told)
+    run(replace(ahead, resume=True, say=told.append))
+    assert count == 9 + len(said) == len(told), "what was measured ahead is read back"
+    assert figures(tmp_path / "ahead") == figures(tmp_path / "whole")
     (tmp_path / "cut" / "cells" / "lite0-lite0-global-seed0.json").write_text("[{}]")
     with pytest.raises(FileError, match="lite0-lite0-global"):
         run(Request(tmp_path / "cut", seeds=1, resume=True, say=print))

@@ -70,7 +70,7 @@ def _part(name: str, paper: bool) -> Part:
     plan = Plan(data=name, model="small-cnn(dropout=0.3)", method="Standard", n=10_000,
                 settings=settings)  # fmt: skip
     detectors = tuple(DETECTORS) if paper else tuple(SHORT.get(name, name) for name in DETECTORS)
-    sizes = Sizes(2000, 2000, 1000, 200) if paper else Sizes(2000, 1000, 500, 50)
+    sizes = Sizes(2000, 2000, 1000, 200) if paper else Sizes(2000, 1000, 400, 40)
     if name == "cifar10":
         settings = settings.model_copy(update={"epochs": 30})
         model = "small-cnn(widths=(64, 128), hidden=256, batch_norm=True, dropout=0.3)"

@@ -67,7 +67,7 @@ PUBLISHED = (1 / 255, 250)
 SETTINGS = {
     # steps eight times as long reach as far (240/255) in an eighth of the passes
     "small": Setting(
-        4, PUBLISHED, (8 / 255, 30),
+        10, PUBLISHED, (8 / 255, 30),
         (GLOBAL, "centre 150", "centre 120", "centre 90", "frame 166"),
         (GLOBAL, "centre 150", "centre 120"),
         tuple(zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)),
