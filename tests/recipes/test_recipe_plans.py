@@ -61,18 +61,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _taught(plan: Plan, path: Path, data: Path) -> Plan:
     """A plan that names a teacher, weights to start from or a stream, with those that are there."""
+    channels, size = {"cifar10": (3, 32)}.get(plan.data, (1, 28))
     if plan.labeller is not None:
-        cards.save(build("mlp", channels=3, size=32, classes=10, hidden=(4,)), path / "labeller")
+        labeller = build("mlp", channels=channels, size=size, classes=10, hidden=(4,))
+        cards.save(labeller, path / "labeller")
         plan = plan.model_copy(update={"labeller": str(path / "labeller")})
     if plan.extra is not None:
-        return plan.model_copy(update={"extra": f"npz:{data / 'cifar10.npz'}"})
+        return plan.model_copy(update={"extra": f"npz:{data / plan.data}.npz"})
     if plan.start is not None:
         first = prepare(plan.model_copy(update={"start": None}), data, CPU).model
         cards.save(first, path / "start")
         return plan.model_copy(update={"start": str(path / "start")})
     if plan.teacher is None:
         return plan
-    cards.save(build("mlp", channels=3, size=32, classes=10, hidden=(4,)), path / "teacher")
+    teacher = build("mlp", channels=channels, size=size, classes=10, hidden=(4,))
+    cards.save(teacher, path / "teacher")
     return plan.model_copy(update={"teacher": str(path / "teacher")})
 
 
@@ -105,11 +108,12 @@ def test_every_recipe_prepares(
         moved = ready.augment(ready.train.x[:8], torch.arange(8))
         assert moved.shape == (8, *x.shape[1:]) and not torch.equal(moved, ready.train.x[:8])
     assert RECIPES[name].__doc__  # what `torchproof list recipes` shows
+    little = small(name)
+    (tmp_path / "small").mkdir()
+    there = _taught(little.model_copy(update={"n": None}), tmp_path / "small", folder)
+    assert type(prepare(there, folder, CPU).method) is type(ready.method)
+    assert little.data in ("mnist", "digits")
     if name not in (*TAUGHT, *CONTINUED, *STREAMED):
-        little = small(name)
-        other = prepare(little.model_copy(update={"n": None}), folder, CPU)
-        assert type(other.method) is type(ready.method)
-        assert little.data in ("mnist", "digits")
         assert little.settings.epochs <= 8 or little == recipe(name)
 
 

@@ -223,19 +223,21 @@ def test_what_a_method_notes_is_drawn_without_a_binomial_interval(
     write: Write, metrics: Path
 ) -> None:
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    more = {"figures": {"mixing_ratio": 0.5}, "fgsm": 0.9, "confused": [[3, 8, 7]]}
+    watched = {"mixing_ratio": 0.5, "weight_shift": 0.2, "friendly_steps": 3.0}
+    more = {"figures": watched, "fgsm": 0.9, "confused": [[3, 8, 7]]}
     late = {"catastrophic": True, "checks": [{"catastrophic": False}]}
     noted = [{**line, **more, **(late if line["epoch"] > 18 else {})} for line in lines]
     metrics.write_text("\n".join(map(json.dumps, noted)))
     run = Training.read(metrics)
-    assert run.figures == ["mixing_ratio"] and run.catastrophic == [19, 20]
-    assert run.confused == [(3, 8, 7)] and not {"fgsm", "mixing_ratio"} & set(run.undrawn)
+    assert sorted(run.figures) == sorted(watched) and run.catastrophic == [19, 20]
+    assert run.confused == [(3, 8, 7)] and not {"fgsm", *watched} & set(run.undrawn)
     curve = plots.Curve("figures.mixing_ratio", "mixing ratio", 5)
     plain = plots.curves(run, [curve], "mixing ratio", "a")
     shares = plots.curves(run, [plots.ACCURACIES[0]], "accuracy, %", "b")
     assert plain is not None and "FillBetween" not in plain and "FillBetween" in str(shares)
     html = render([write("one")], metrics.parent / "report.html", training=metrics).read_text()
     assert "Catastrophic overfitting in epoch 19, 20" in html and "confused most" in html
-    assert "mixing ratio" in html and "catastrophic overfitting: one step" in html
+    assert all(name.replace("_", " ") in html for name in watched)
+    assert "catastrophic overfitting: one step" in html
     gaps = [0.9 - line["robust"] for line in lines]
     assert [gap for _, gap in run.points("gap")] == pytest.approx(gaps)

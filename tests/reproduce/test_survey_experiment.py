@@ -45,6 +45,10 @@ def test_the_verdict_follows_the_three_conditions() -> None:
     assert judge(survey(loose, many))[0] == "does not show at this scale"
     ahead = cell("mnist", 18, bab=18, crown=17)
     assert judge(survey(few, ahead))[0] == "does not show at this scale"
+    late = cell("mnist", 18, crown=6)  # 3 of the 8 images that it was asked about, and no more
+    stopped = late.rows[0].model_copy(update={"method": "bab", "certified": Share.of(3, 8)})
+    late = late.model_copy(update={"rows": (*late.rows, stopped)})
+    assert judge(survey(few, late))[0] == "shows"
     wrong = Violation(network="mnist", threat="linf:0.1", image=3, method="crown",
                       wrong="certified but broken", told=1.0, reached=-1.0)  # fmt: skip
     assert judge(survey(few, many, violations=(wrong,)))[0] == "contradicts"

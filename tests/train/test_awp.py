@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchproof.core.errors import ModelError
 from torchproof.core.norms import Linf
 from torchproof.core.threats import Threat
-from torchproof.train import AT, AWP, MART, TRADES, Batch, Method, Standard
+from torchproof.train import AT, AWP, FAT, IAT, MART, TRADES, Batch, Method, Standard
 from torchproof.train.method import drawn, read
 from torchproof.train.shift import moved, shifted
 
@@ -57,8 +57,12 @@ def naive_shift(net: nn.Module, method: Method, b: Batch, gamma: float) -> dict[
 
 
 @pytest.mark.parametrize(
-    "inner", [AT(THREAT, steps=3), TRADES(THREAT, steps=3), MART(THREAT, steps=3), Standard()],
-    ids=lambda m: type(m).__name__,
+    "inner",
+    [
+        AT(THREAT, steps=3), TRADES(THREAT, steps=3), MART(THREAT, steps=3), IAT(THREAT, steps=3),
+        FAT(AT(THREAT, steps=3), tau=1), FAT(TRADES(THREAT, steps=3), tau=0), Standard(),
+    ],
+    ids=["AT", "TRADES", "MART", "IAT", "FAT", "FAT of TRADES", "Standard"],
 )  # fmt: skip
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_awp_shift_equals_the_formula(inner: Method, dropout: float) -> None:

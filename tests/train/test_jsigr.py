@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
 from torchproof.core.errors import InputError
@@ -76,6 +78,31 @@ def test_the_selective_term_is_the_gradient_outside_the_salient_pixels() -> None
         torch.testing.assert_close(how.losses(net, given), wanted)
     made = how.prepare(net, b).drawn["salient"]
     assert torch.equal(made, saliency(net, b.x) >= 0.2) and made.any() and not made.all()
+
+
+@pytest.mark.parametrize(("stride", "blur"), [(2, 3), (4, 5)])
+def test_saliency_is_as_written_out_place_by_place(stride: int, blur: int) -> None:
+    """Blurring and interpolation by scipy, one blended image at a time."""
+    net, x = network(), batch(2).x
+
+    def p(image: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return net(torch.from_numpy(image)[None, None]).softmax(1)[0].numpy()
+
+    centres = np.arange((stride - 1) / 2, 8, stride)
+    rows, columns = np.mgrid[:8, :8]
+    for image, found in zip(x[:, 0].numpy(), saliency(net, x, stride, blur), strict=True):
+        smooth = ndimage.gaussian_filter(image, blur / 4, radius=blur // 2, mode="nearest")
+        grid = np.zeros((len(centres), len(centres)))
+        for i, row in enumerate(centres):
+            for j, column in enumerate(centres):
+                away = (rows - row) ** 2 + (columns - column) ** 2
+                bump = np.exp(-away / (2 * (stride / 2) ** 2))
+                moved = p(image * (1 - bump) + smooth * bump)
+                grid[i, j] = 0.5 * ((moved - p(image)) ** 2).sum()
+        places = (np.stack([rows, columns]) - centres[0]) / stride
+        full = ndimage.map_coordinates(grid, places, order=1, mode="nearest")
+        np.testing.assert_allclose(found.numpy(), full / full.max(), rtol=1e-6, atol=1e-9)
 
 
 def test_the_gradient_in_the_weights_is_that_of_finite_differences() -> None:

@@ -19,13 +19,14 @@ from torchproof.core.threats import Threat
 from torchproof.nn.cosine import CosineHead
 from torchproof.nn.purified import Purified
 from torchproof.nn.unet import DUNET
-from torchproof.train import METHODS, SPAT, Method, Settings, Standard, Sum, method
+from torchproof.train import METHODS, SPAT, LabelSmoothing, Method, Settings, Standard, Sum, method
 from torchproof.train.certified.bounding import Bounding
 from torchproof.train.denoiser import Guided
 from torchproof.train.hypersphere import HE
 from torchproof.train.job import Job, lesson_of, started
 from torchproof.train.ladder import LADDER
-from torchproof.train.step import take
+from torchproof.train.method import drawn, read
+from torchproof.train.step import batch_of, take
 from torchproof.train.wrapper import Wrapper
 
 THREAT = Threat(Linf(), 0.1)
@@ -51,6 +52,8 @@ REGULARISERS = {
     "LaplacianSmoothness",
 }  # fmt: skip
 """They say too little alone."""
+UNLABELLED = {"PixelGuided", "FGD", "LGD"}
+"""Whose losses look at no labels."""
 WRAPPERS: dict[str, Callable[[Method], Method]] = {
     **{name: kind for name, kind in METHODS.items() if issubclass(kind, Wrapper)},
     "Sum": lambda inner: Sum(inner, Standard()),
@@ -89,6 +92,8 @@ def reason(name: str, inside: tuple[str, ...], of: str) -> str | None:
         return "outermost"
     if name != "Sum" and name in inside:
         return "one tau" if name == "FAT" else f"{name} around {name}"
+    if name == "LabelSmoothing" and of in UNLABELLED and "Sum" not in inside:
+        return "looks at labels"
     if name in TERMS and (of not in VOTING or not set(inside) <= TERMS):
         return "NoiseAugmentation, SmoothAdv or MACER"
     if name == "TisODE" and kind_of(base(of)) != "usual":
@@ -160,6 +165,19 @@ def test_the_tables_hold_all_methods_and_wrappers() -> None:
 
 def test_only_regularisers_say_that_they_are() -> None:
     assert {name for name in METHODS if METHODS[name].regulariser} == REGULARISERS
+
+
+@pytest.mark.parametrize("name", sorted({*BASES} - REGULARISERS - UNLABELLED))
+def test_label_smoothing_changes_every_loss_that_it_may_stand_around(name: str) -> None:
+    """Where it changed nothing, it would have to be refused."""
+    inner, found = base(name), []
+    for made in (inner, LabelSmoothing(inner, 0.3)):
+        job = job_of(made, kind_of(inner))
+        model = job.learner.model
+        ready = made.prepare(model, batch_of(job.lesson, model, job.state, torch.arange(4)))
+        with drawn(ready):
+            found.append(read(made, model, ready).detach())
+    assert found[0].shape == (4,) and not torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", sorted(REGULARISERS))

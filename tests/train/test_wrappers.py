@@ -109,6 +109,8 @@ def test_weight_perturbation_around_a_sum_raises_its_loss(network: Make) -> None
         ("EMA(AT(), decay=1)", "decay = 1"),
         ("SWA(AT(), start=1)", "start = 1"),
         ("LabelSmoothing(AT(), amount=1)", "amount = 1"),
+        ("LabelSmoothing(AWP(LGD()))", "a method whose loss looks at labels"),
+        ("FAT(AT(patience=2), tau=5)", "one of both: tau is the patience"),
         ("EMA(3)", "3 in EMA"),
         ("AT(patience=-1)", "patience = -1"),
         ("AT(patience='1')", "patience = '1'"),

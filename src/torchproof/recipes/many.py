@@ -32,7 +32,7 @@ from torchproof.recipes.comparison import Cell, Comparison, line_of
 from torchproof.recipes.plan import Plan, Prepared, prepare, run
 from torchproof.recipes.table import Judgement, Table
 from torchproof.train import Record
-from torchproof.train.rows import split
+from torchproof.train.rows import beside, split
 
 CELL = "cell.json"
 
@@ -168,7 +168,8 @@ class Many:
         loss, pgd, fgsm = attacked(model, test.x, test.y, threat, seed)
         seen = _training_rows(ready, len(test))
         train_loss, train_pgd, _ = attacked(model, *seen, threat, seed)
-        rows = (len(ready.train) - records[0].held_out) * len(records)
+        own = len(ready.train) - records[0].held_out
+        rows = (own + beside(own, ready.plan.settings.extra_share)) * len(records)
         return Cell(
             n=len(test), clean=report.clean_accuracy, robust=report.robust_accuracy, pgd=pgd,
             fgsm=fgsm, loss=loss, train_loss=train_loss, train_pgd=train_pgd,

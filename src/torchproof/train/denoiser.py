@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Guided(Method):
     eps: what x* may be away, drawn uniformly from these (input units); sources: networks that x* is
     made on, by name, by default the classifier itself; ways: see `AttackSet`, whose default has
     unattacked and noisy images among them, without which clean accuracy suffers. A run is the same
-    run as long as the sources' weights are. Labels are not asked for.
+    run as long as the sources' weights are. Labels are not asked for, but by CGD.
 
     Which checkpoint is best cannot be seen from clean accuracy, where a fresh denoiser that changes
     nothing is hard to beat: train with held_out=0. Raises InputError for an attack set that makes
@@ -72,6 +72,7 @@ class Guided(Method):
     sources: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     ways: tuple[Way, ...] | None = None
     weights: tuple[str, ...] = field(init=False, default=())
+    labelled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         digests = [f"{n} {digest(m.state_dict())}" for n, m in self.sources.items()]
@@ -151,6 +152,8 @@ class CGD(Guided):
 
     Arguments: those of `Guided`.
     """
+
+    labelled: ClassVar[bool] = True
 
     def distance(self, parts: Halves, x: Tensor, batch: Batch) -> Tensor:
         logits = parts.classifier(x)

@@ -39,8 +39,8 @@ class FAT(Wrapper):
 
     The inner method brings the random start. Deviation: the authors add noise of 0.001 at each
     step around AT; here that is AT's own argument noise. Raises InputError for a tau that is
-    none, for a method without an inner attack or whose attack has no steps, and for THRM, whose
-    attack seeks right answers.
+    none, for a method without an inner attack, whose attack has no steps or has a patience of its
+    own, and for THRM, whose attack seeks right answers.
     """
 
     tau: float | str | Schedule = PUBLISHED
@@ -59,6 +59,10 @@ class FAT(Wrapper):
         if any(isinstance(inner.objective, Hypocritical) for inner in attacks):
             remedy = "write THRM alone: hypocritical images are made to be answered right"
             raise InputError("THRM in FAT", "an attack that makes answers wrong", remedy)
+        own = next((inner for inner in attacks if inner.patience != math.inf), None)
+        if own is not None:
+            given = f"{type(own).__name__} with patience = {own.patience!r} in FAT"
+            raise InputError(given, "one of both: tau is the patience", "leave patience out")
         if any(isinstance(inner, FAT) for inner in inside):
             raise InputError("FAT around FAT", "one tau", "leave the inner one out")
         _check(self.schedule)

@@ -138,12 +138,14 @@ class Method(ABC):
     they are part of a checkpoint. `outermost` methods concern the whole run and are wrapped by
     nothing but their like. `label`: what the card of every network trained so has to say.
     `regulariser`: is there no loss about labels in it, so that it needs one beside it in a sum?
+    `labelled`: do its losses look at the labels of the batch?
     """
 
     memory: ClassVar[tuple[str, ...]] = ()
     label: ClassVar[str] = ""
     outermost: ClassVar[bool] = False
     regulariser: ClassVar[bool] = False
+    labelled: ClassVar[bool] = True
 
     def accept(self, augmented: bool) -> None:  # noqa: B027
         """Called before a run; raises InputError for images that it cannot go with."""

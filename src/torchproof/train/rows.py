@@ -91,6 +91,11 @@ def steps_of(n: int, batch_size: int, share: float = 0.0) -> int:
     return max(1, math.ceil(n / (batch_size * (1 - share)) - 1e-9))
 
 
+def beside(n: int, share: float) -> int:
+    """How many rows of a second source an epoch takes that sees n rows of the first."""
+    return round(n * share / (1 - share))
+
+
 def order(
     n: int, batch_size: int, seed: int, epoch: int, extra: int = 0, share: float = 0.0
 ) -> tuple[Tensor, ...]:
@@ -104,7 +109,7 @@ def order(
     batches = keys.permutation(n, seed, "order", epoch).tensor_split(steps)
     if not extra:
         return batches
-    wanted = round(n * share / (1 - share))
+    wanted = beside(n, share)
     rounds = [keys.permutation(extra, seed, "extra", epoch, i) for i in range(-(-wanted // extra))]
     more = (n + torch.cat([*rounds, torch.arange(0)])[:wanted]).tensor_split(steps)
     return tuple(torch.cat(both) for both in zip(batches, more, strict=True))

@@ -16,9 +16,11 @@ def saliency(
     """(B, H, W) in [0, 1]: how far the probabilities move, 1/2 |p(x) - p(x')|^2, when the image is
     blurred around a pixel, divided by the largest such change of the image.
 
-    x: (B, C, H, W). Blurring is a Gaussian bump of width `stride` on a grid of that stride, values
-    between are interpolated; blur: side of the blurring kernel, odd. The model is asked in eval
-    mode, (H / stride)(W / stride) times per image, and is left as it was.
+    x: (B, C, H, W). The image is blended into a blurred one by a Gaussian bump, of standard
+    deviation stride / 2, at each place of a grid of that stride, and values between are
+    interpolated; blur: side of the blurring kernel, odd, whose standard deviation is blur / 4 (both
+    deviations are our choice). The model is asked in eval mode, (H / stride)(W / stride) times per
+    image, and is left as it was.
     """
     bumps = _bumps(x, stride)  # (G, 1, H, W)
     smooth = _blurred(x, blur)
