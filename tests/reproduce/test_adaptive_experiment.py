@@ -35,7 +35,7 @@ from torchproof.reproduce.adaptive_page import BROKE, PAGE, page
 from torchproof.reproduce.adaptive_picture import picture
 from torchproof.reproduce.adaptive_record import Attacked, Broken, Cell, Control, Debugged, Marks
 from torchproof.reproduce.adaptive_subjects import Materials, Part, code_of, keep, restored, trained
-from torchproof.reproduce.experiment import Outcome, Request, conclude
+from torchproof.reproduce.experiment import Outcome, Partial, Request, conclude
 
 TINY = Part(train=500, calibration=100, tests=16, budget=100)
 
@@ -310,7 +310,11 @@ def test_test_images_differ_between_seeds(tmp_path: Path) -> None:
 def test_a_whole_run(tmp_path: Path) -> None:
     said: list[str] = []
     mine = {"levels": DEFENCE}
-    told = measured(request(tmp_path, said), TINY, mine, {})
+    with pytest.raises(Partial):  # as a process that measures ahead
+        measured(replace(request(tmp_path, said).part(0), say=said.append), TINY, mine, {})
+    count = len(said)
+    told = measured(request(tmp_path, said, resume=True), TINY, mine, {})
+    assert not any("networks" in line for line in said[count:]), "they are read back"
     assert told.verdict == "does not show at this scale"  # one defence is not enough
     folder = tmp_path / f"levels-seed0-{code_of(DEFENCE)}"
     names = {file.name for file in folder.iterdir()}

@@ -77,7 +77,6 @@ def test_the_same_answers_and_weights(apart: bool, average: bool) -> None:
     assert torch.equal(masked[0], again[0]) and not torch.allclose(masked[0], found[0])
 
 
-@pytest.mark.slow
 def test_what_somebody_made_of_an_attention_stays() -> None:
     """A `forward` that an instance was given is the network's, then and afterwards."""
     net = Attending(nn.MultiheadAttention(4, 2, batch_first=True)).double().eval()

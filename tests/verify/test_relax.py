@@ -137,14 +137,50 @@ def test_nothing_is_asked_below_a_domain(kind: str, dtype: torch.dtype) -> None:
     assert bool((value <= high[0] * z + high_at + noise).all())
 
 
-def test_a_softplus_that_jumps_is_still_above_its_bounds() -> None:
-    known = RELAXED["softplus"](1.0, 1.0)
-    z = torch.linspace(0.9, 5, 4101, dtype=torch.float64)
-    value, at = F.softplus(z, 1.0, 1.0), Interval(z[:1], z[-1:])
-    assert bool((value.diff() < 0).any())
-    low, low_at, high, high_at = known.lines([at])
-    assert bool((low[0] * z + low_at <= value).all() and (high[0] * z + high_at >= value).all())
-    assert float(known.range([at]).lower) <= 1.0 and float(known.range([at]).upper) >= 5.0
+@pytest.mark.parametrize("kind", sorted(FUNCTIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_intervals_of_a_few_floats(kind: str, dtype: torch.dtype) -> None:
+    """A line is as near to the function there as rounding lets it be."""
+    arguments, function = FUNCTIONS[kind]
+    generator = torch.Generator().manual_seed(5)
+    start = 3 * torch.randn(400, generator=generator, dtype=dtype)
+    start = torch.cat([start, torch.tensor([0.8269648551940918, 3.09, -3.335], dtype=dtype)])
+    start = start.abs() + 0.05 if kind in POSITIVE else start
+    end, eps = start, torch.finfo(dtype).eps
+    for _ in range(4):
+        at = start.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(at).sum(), at)
+        low, low_at, high, high_at = RELAXED[kind](*arguments).lines([Interval(start, end)])
+        for z in (start, end):
+            value = function(z)
+            noise = 64 * eps * (1 + value.abs() + (1 + slope.abs()) * (1 + z.abs()))
+            below, above = value - (low[0] * z + low_at), high[0] * z + high_at - value
+            for off in (below, above):
+                assert bool((off.abs() <= noise).all()), (start[off.abs() > noise], off.abs().max())
+        end = torch.nextafter(end, torch.full_like(end, torch.inf))
+
+
+@pytest.mark.parametrize(
+    ("beta", "threshold"), [(1, 1), (1, -2), (3, 0.5), (-1, 0.5), (-2, 3), (1, -800), (1, 20)]
+)
+def test_a_softplus_that_jumps_is_still_within_its_bounds(beta: float, threshold: float) -> None:
+    known, jump = RELAXED["softplus"](beta, threshold), threshold / beta
+    generator = torch.Generator().manual_seed(6)
+    for width in (0.1, 3.0, 8.0):
+        start = jump + width * (2 * torch.rand(40, 1, generator=generator).double() - 1.5)
+        end = start + width
+        z = torch.cat([start + width * STEPS, torch.full_like(start, jump).clamp(start, end)], 1)
+        value, at = F.softplus(z, beta, threshold), Interval(start, end)
+        low, low_at, high, high_at = known.lines([at])
+        room = 1e-9 * (1 + value.abs().max())
+        assert bool((low[0] * z + low_at <= value + room).all())
+        assert bool((high[0] * z + high_at >= value - room).all())
+        known_range = known.range([at])
+        assert bool((known_range.lower <= value + room).all())
+        assert bool((known_range.upper >= value - room).all())
+        aside = (end < jump - 1e-6) | (start > jump + 1e-6)
+        tight = known_range.width <= value.amax(1, True) - value.amin(1, True) + 1e-6
+        assert bool(aside.any()) and bool(tight[aside].all()), "nothing is lost beside the jump"
 
 
 def test_maxima_within_their_planes() -> None:

@@ -177,7 +177,7 @@ class Many:
             backward=sum(r.backward for r in records) / rows,
             seconds=sum(r.seconds for r in records), epochs=len(records),
             catastrophic=sum(r.overfitted for r in records),
-            collapsed=sum(fallen([r.collapsed for r in records])),
+            collapsed=sum(fallen([r.collapsed for r in records])) if records[0].held_out else None,
             overfitting=records[-1].overfitting, figures=records[-1].figures,
             flags=[f"{flag.name} ({flag.severity})" for flag in report.flags],
         )  # fmt: skip

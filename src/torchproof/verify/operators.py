@@ -97,11 +97,10 @@ def _clamp(low: Any = None, high: Any = None, *_: Any) -> Relaxation:
 
 
 def _softplus(beta: float = 1.0, threshold: float = 20.0, *_: Any) -> Relaxation:
-    def smooth(z: torch.Tensor) -> torch.Tensor:
-        return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
-
-    # torch goes over to z itself beyond the threshold
-    return Curve(smooth, lack=math.log1p(math.exp(-threshold)) / beta)
+    # torch goes over to z beyond the threshold, which is log(1 + exp(-threshold)) / beta less
+    jump = (max(-threshold, 0.0) + math.log1p(math.exp(-abs(threshold)))) / abs(beta)
+    function = partial(F.softplus, beta=beta, threshold=threshold)
+    return Curve(function, (threshold / beta,), jump=jump)
 
 
 # where the second derivatives change sign

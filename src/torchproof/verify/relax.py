@@ -111,8 +111,8 @@ class Hinge(Relaxation):
 @dataclass(frozen=True)
 class Curve(Relaxation):
     """A function of one variable, by itself. breaks: where its slope begins to rise or to fall, or
-    jumps; above: the end of its domain, where it has one; floor: what it never is below; lack: by
-    how much at most the operation is below the function, which it is never above.
+    jumps; above: the end of its domain, where it has one; floor: what it never is below; jump: by
+    how much the function itself may jump at a break.
 
     For any slope k the tightest intercept below is min s(z) - k z on [l, u], which an end, a break
     or a root of s'(z) = k attains. The line chosen is the one that touches the convex hull of s at
@@ -124,7 +124,7 @@ class Curve(Relaxation):
     breaks: tuple[float, ...] = ()
     above: float | None = None
     floor: float = -math.inf
-    lack: float = 0.0
+    jump: float = 0.0
 
     @property
     def bounded(self) -> bool:
@@ -133,12 +133,25 @@ class Curve(Relaxation):
     def range(self, inputs: Sequence[Interval]) -> Interval:
         start, end = self._within(inputs[0])
         ends, _ = self._least(torch.zeros_like(start).expand(2, *start.shape), start, end, LAST)
-        return Interval((ends[0] - self.lack).clamp_min(self.floor), -ends[1])
+        room = self._jumps(start, end)
+        return Interval((ends[0] - room).clamp_min(self.floor), room - ends[1])
 
     def lines(self, inputs: Sequence[Interval]) -> Lines:
         with torch.no_grad():
-            slopes, at = self._best(*self._within(inputs[0]))
-        return Lines((slopes[0],), at[0] - self.lack, (-slopes[1],), -at[1])
+            start, end = self._within(inputs[0])
+            slopes, at = self._best(start, end)
+            room = self._jumps(start, end)
+        return Lines((slopes[0],), at[0] - room, (-slopes[1],), room - at[1])
+
+    def _jumps(self, start: Tensor, end: Tensor) -> Tensor | float:
+        """What has to be left between a bound and the function, where it jumps within the interval:
+        whose value it has at the break itself is a matter of rounding.
+        """
+        if not self.jump:
+            return 0.0
+        near = 4 * torch.finfo(start.dtype).eps
+        touched = [(start <= b + near * abs(b)) & (end >= b - near * abs(b)) for b in self.breaks]
+        return self.jump * torch.stack(touched).any(0).to(start)
 
     def _within(self, z: Interval) -> tuple[Tensor, Tensor]:
         if self.above is not None and not bool((z.lower > self.above).all()):
@@ -154,7 +167,7 @@ class Curve(Relaxation):
         """Slopes and intercepts, (2, ...), of the best lines below s and below -s."""
         sign, middle = _signs(start), start + (end - start) / 2
         tangent = sign * self._slope(middle)
-        k = slope = self._hull(start, middle, end)
+        k = slope = self._hull(start, middle, end, tangent)
         height = torch.full_like(k, -torch.inf)
         for _ in range(ROUNDS):  # k becomes the slope between the places that keep it down
             low, left = self._least(k, start, middle, INNER)
@@ -170,9 +183,9 @@ class Curve(Relaxation):
         best = torch.where(heights.isnan(), -torch.inf, heights).argmax(0, keepdim=True)
         return slopes.gather(0, best)[0], at.gather(0, best)[0]
 
-    def _hull(self, start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
+    def _hull(self, start: Tensor, middle: Tensor, end: Tensor, tangent: Tensor) -> Tensor:
         """(2, ...) the slope of the chord that is lowest at the middle, of those between points of
-        the two halves, for s and for -s.
+        the two halves, for s and for -s; the tangent where the interval has no halves.
         """
         half, sign = middle - start, _signs(start)
         share = torch.arange(1, GRID + 1, dtype=start.dtype, device=start.device) / GRID
@@ -189,7 +202,7 @@ class Curve(Relaxation):
             rise = torch.where(value[0] < lowest, steep[0], rise)
             lowest = torch.minimum(value[0], lowest)
         tiny = torch.finfo(start.dtype).tiny
-        return rise / half.clamp_min(tiny)
+        return torch.where(half > 0, rise / half.clamp_min(tiny), tangent)
 
     def _least(self, k: Tensor, start: Tensor, end: Tensor, halvings: int) -> tuple[Tensor, Tensor]:
         """The least of +-s(z) - k z on [start, end], and where it is; k (..., 2, *start.shape), for

@@ -54,7 +54,7 @@ def _curve(known: Curve, z: Interval) -> Strip:
     rise = known.function(z.upper) - known.function(z.lower)
     chord = torch.where(width > 0, rise / width, ends[0])
     k = torch.stack([lines.low[0], lines.high[0], chord, torch.minimum(*ends)])
-    turned = Curve(lambda v: known.function(v) - k * v, known.breaks, known.above, lack=known.lack)
+    turned = Curve(lambda v: known.function(v) - k * v, known.breaks, known.above, jump=known.jump)
     left = turned.range([Interval(z.lower.expand_as(k), z.upper.expand_as(k))])
     best = left.width.argmin(0, keepdim=True)
     slope, low, high = (t.gather(0, best)[0] for t in (k, left.lower, left.upper))
