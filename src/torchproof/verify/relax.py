@@ -144,9 +144,7 @@ class Curve(Relaxation):
         return Lines((slopes[0],), at[0] - room, (-slopes[1],), room - at[1])
 
     def _jumps(self, start: Tensor, end: Tensor) -> Tensor | float:
-        """What has to be left between a bound and the function, where it jumps within the interval:
-        whose value it has at the break itself is a matter of rounding.
-        """
+        """The room that a bound leaves where the function jumps, at a place subject to rounding."""
         if not self.jump:
             return 0.0
         near = 4 * torch.finfo(start.dtype).eps
@@ -201,8 +199,7 @@ class Curve(Relaxation):
             steep = (right.gather(0, j) - left[i]) / wide.expand_as(right).gather(0, j)
             rise = torch.where(value[0] < lowest, steep[0], rise)
             lowest = torch.minimum(value[0], lowest)
-        tiny = torch.finfo(start.dtype).tiny
-        return torch.where(half > 0, rise / half.clamp_min(tiny), tangent)
+        return torch.where(half > 0, rise / half, tangent)
 
     def _least(self, k: Tensor, start: Tensor, end: Tensor, halvings: int) -> tuple[Tensor, Tensor]:
         """The least of +-s(z) - k z on [start, end], and where it is; k (..., 2, *start.shape), for
